@@ -1,0 +1,3 @@
+"""What every test has: the behaviour markers."""
+
+pytest_plugins = ["tests.behaviours"]
