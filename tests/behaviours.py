@@ -47,6 +47,10 @@ class CatalogueError(Exception):
     """The catalogue is not what this module can read."""
 
 
+class MarkerError(Exception):
+    """A test is marked with what it cannot prove."""
+
+
 def read_catalogue(path: Path = CATALOGUE) -> Mapping[str, Behaviour]:
     """All behaviours by id, in the order of the file.
 
@@ -72,7 +76,7 @@ def read_catalogue(path: Path = CATALOGUE) -> Mapping[str, Behaviour]:
 def behaviour_ids(item: pytest.Item) -> list[str]:
     """The ids that a test carries.
 
-    Raises `pytest.UsageError` on a marker that is not one id of the catalogue, or stands on a unit test: a
+    Raises `MarkerError` on a marker that is not one id of the catalogue, or stands on a unit test: a
     behaviour is proved on a real daemon, through gRPC, the SDK or the command line.
     """
     ids = []
@@ -82,15 +86,14 @@ def behaviour_ids(item: pytest.Item) -> list[str]:
             case (str() as id_,) if id_ in known and not marker.kwargs:
                 ids.append(id_)
             case _:
-                raise pytest.UsageError(
-                    f"{item.nodeid}: a behaviour marker takes one id of {CATALOGUE.name}, not {marker.args!r}"
-                )
+                raise MarkerError(f"a behaviour marker takes one id of {CATALOGUE.name}, not {marker.args!r}")
     if ids and "unit" in item.path.relative_to(item.config.rootpath).parts:
-        raise pytest.UsageError(f"{item.nodeid}: a unit test cannot prove {', '.join(ids)}")
+        raise MarkerError(f"a unit test cannot prove {', '.join(ids)}")
     return ids
 
 
 _CATALOGUE: pytest.StashKey[Mapping[str, Behaviour]] = pytest.StashKey()
+_MISMARKED: pytest.StashKey[MarkerError] = pytest.StashKey()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -121,13 +124,24 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     selected: list[pytest.Item] = []
     deselected: list[pytest.Item] = []
     for item in items:
-        ids = behaviour_ids(item)
+        try:
+            ids = behaviour_ids(item)
+        except MarkerError as error:
+            # Raised when the test runs: a worker of xdist that fails while it collects cannot say why.
+            item.stash[_MISMARKED] = error
+            ids = []
         # Under xdist a report is all that reaches the process that writes the file.
         item.user_properties.extend(("behaviour", id_) for id_ in ids)
         (selected if wanted is None or wanted in ids else deselected).append(item)
     if deselected:
         config.hook.pytest_deselected(items=deselected)
         items[:] = selected
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Fails a test whose markers are wrong."""
+    if error := item.stash.get(_MISMARKED, None):
+        pytest.fail(str(error), pytrace=False)
 
 
 class ProvedBehaviours:
@@ -174,6 +188,9 @@ def main(arguments: list[str]) -> int:
         by_system.setdefault(id_.partition("-")[0], []).append(id_)
     for ids in by_system.values():
         sys.stdout.write(f"  {' '.join(ids)}\n")
+    untried = [id_ for id_ in sorted(proved) if id_.startswith("CC-") and not catalogue[id_].sabotages]
+    if untried:
+        sys.stdout.write(f"With a test but no sabotage that it catches: {' '.join(untried)}\n")
     for id_ in lost:
         sys.stdout.write(f"LOST {id_}: {catalogue[id_].text}\n")
     return 1 if lost else 0

@@ -48,11 +48,21 @@ def project(pytester: pytest.Pytester) -> pytest.Pytester:
 
 
 @pytest.mark.parametrize("arguments", ['"EV-999"', '"EV-1", "EV-2"', "", '"EV-1", why="no"'])
-def test_a_marker_that_is_not_one_known_id_stops_the_run(project: pytest.Pytester, arguments: str) -> None:
+def test_a_marker_that_is_not_one_known_id_fails_its_test(project: pytest.Pytester, arguments: str) -> None:
     project.makepyfile(f"import pytest\n@pytest.mark.behaviour({arguments})\ndef test_a(): pass\n")
     run = project.runpytest_subprocess()
-    assert run.ret == pytest.ExitCode.USAGE_ERROR
-    run.stderr.fnmatch_lines("*test_a: a behaviour marker takes one id*")
+    run.assert_outcomes(errors=1)
+    run.stdout.fnmatch_lines("a behaviour marker takes one id*")
+
+
+def test_a_unit_test_cannot_prove_a_behaviour(project: pytest.Pytester) -> None:
+    project.mkdir("unit")
+    (project.path / "unit" / "test_it.py").write_text(
+        'import pytest\n@pytest.mark.behaviour("EV-1")\ndef test_a(): pass\n'
+    )
+    run = project.runpytest_subprocess()
+    run.assert_outcomes(errors=1)
+    run.stdout.fnmatch_lines("a unit test cannot prove EV-1")
 
 
 def test_only_behaviours_whose_test_passed_count_as_proved(project: pytest.Pytester) -> None:
