@@ -52,9 +52,7 @@ def test_the_top_level_holds_what_the_layout_says_and_dotfiles() -> None:
 
 
 def test_the_stubs_are_those_of_the_protocol() -> None:
-    run = subprocess.run(
-        ["deploy/stubs", "--check"], cwd=REPOSITORY, capture_output=True, text=True, check=False
-    )
+    run = subprocess.run(["deploy/stubs", "--check"], cwd=REPOSITORY, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stdout + run.stderr
 
 
@@ -105,8 +103,7 @@ def test_the_domain_imports_nothing_beyond_the_standard_library() -> None:
             found += [
                 f"{path}:{node.lineno}: {module}"
                 for module in modules
-                if module.partition(".")[0] not in allowed
-                and not module.startswith("poolkeeper_server.domain")
+                if module.partition(".")[0] not in allowed and not module.startswith("poolkeeper_server.domain")
             ]
     assert found == []
 
@@ -156,7 +153,5 @@ def test_the_locks_pin_every_file_by_hash() -> None:
         if path.parent.name != "locks":
             continue
         text = (REPOSITORY / path).read_text()
-        requirements = re.findall(
-            r"^(\S+==\S+).*((?:\\\n    --hash=sha256:[0-9a-f]{64} ?)+)$", text, re.MULTILINE
-        )
+        requirements = re.findall(r"^(\S+==\S+).*((?:\\\n    --hash=sha256:[0-9a-f]{64} ?)+)$", text, re.MULTILINE)
         assert len(requirements) == len(re.findall(r"^\S", text, re.MULTILINE)), path
