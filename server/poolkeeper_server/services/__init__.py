@@ -1,0 +1,1 @@
+"""Use cases of the daemon, and what they stand on: secrets, certificates, tokens, metrics, events."""
