@@ -1,0 +1,122 @@
+"""Every event that the daemon logs, and how they are written. Event names are API, like those of metrics.
+
+Only the daemon's start calls configure_logging; importing this module changes nothing.
+"""
+
+import logging
+import sys
+from contextvars import ContextVar
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TextIO
+
+import orjson
+import structlog
+from structlog.typing import EventDict, FilteringBoundLogger, Processor, WrappedLogger
+
+
+class Event(StrEnum):
+    """The names of events; further facts are keys beside them."""
+
+    DAEMON_STARTED = "daemon_started"
+    DAEMON_READY = "daemon_ready"
+    DAEMON_DRAINING = "daemon_draining"
+    DAEMON_STOPPED = "daemon_stopped"
+    DAEMON_FAILED = "daemon_failed"
+    CHECK_OUT_GRANTED = "check_out_granted"
+    CHECK_OUT_DENIED = "check_out_denied"
+    CHECK_OUT_WAITING = "check_out_waiting"
+    CHECK_IN_DONE = "check_in_done"
+    SESSION_OPENED = "session_opened"
+    SESSION_ENDED = "session_ended"
+    SESSION_CLOSED = "session_closed"
+    NODE_ENROLLED = "node_enrolled"
+    NODE_PENDING = "node_pending"
+    NODE_COPIED = "node_copied"
+    ENROLMENT_FAILED = "enrolment_failed"
+    ALERT_RAISED = "alert_raised"
+    ADMIN_CHANGED = "admin_changed"
+    CALL_REFUSED = "call_refused"
+    CALL_SLOW = "call_slow"
+    CALL_FAILED = "call_failed"
+    COMMIT_FAILED = "commit_failed"
+    COMMIT_UNKNOWN = "commit_unknown"
+    BATCH_COMMITTED = "batch_committed"
+    STORE_UNAVAILABLE = "store_unavailable"
+    STORE_MIGRATED = "store_migrated"
+    CLOCK_FROZEN = "clock_frozen"
+    CLOCK_ACCEPTED = "clock_accepted"
+    REAPER_FAILED = "reaper_failed"
+
+
+@dataclass(frozen=True, slots=True)
+class CallFacts:
+    """What every event of one call carries."""
+
+    method: str
+    node: str = ""
+    admin: str = ""
+    source: str = ""
+
+
+current_call: ContextVar[CallFacts | None] = ContextVar("current_call", default=None)
+"""The call that is being served. One set costs a tenth of binding each key, and most calls log nothing."""
+
+
+def get_logger() -> FilteringBoundLogger:
+    """A logger whose debug events cost next to nothing while debug is off."""
+    logger: FilteringBoundLogger = structlog.get_logger()
+    return logger
+
+
+def configure_logging(level: str, *, stream: TextIO | None = None) -> None:
+    """Sends the events of ``level`` and above to ``stream`` (standard error), others are dropped before rendering.
+
+    JSON, one object a line, unless the stream is a terminal. The standard library's loggers (gRPC, uvicorn,
+    asyncio) come out the same way, from warning on.
+    """
+    stream = stream or sys.stderr
+    shared: list[Processor] = [
+        _add_call,
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    renderers: list[Processor]
+    if stream.isatty():
+        renderers = [structlog.dev.ConsoleRenderer()]
+    else:
+        renderers = [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer(_json)]
+    least = logging.getLevelNamesMapping()[level.upper()]
+    structlog.configure(
+        processors=[*shared, *renderers],
+        wrapper_class=structlog.make_filtering_bound_logger(least),
+        logger_factory=structlog.WriteLoggerFactory(stream),
+        cache_logger_on_first_use=False,
+    )
+    foreign = logging.StreamHandler(stream)
+    foreign.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *renderers],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [foreign]
+    root.setLevel(max(least, logging.WARNING))
+
+
+def _add_call(logger: WrappedLogger, method_name: str, event: EventDict) -> EventDict:
+    del logger, method_name
+    call = current_call.get()
+    if call is not None:
+        event.setdefault("method", call.method)
+        for key in ("node", "admin", "source"):
+            if value := getattr(call, key):
+                event.setdefault(key, value)
+    return event
+
+
+def _json(event: EventDict, **options: object) -> str:
+    del options
+    return orjson.dumps(event, default=str).decode()
