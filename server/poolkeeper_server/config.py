@@ -174,7 +174,7 @@ class Settings(BaseSettings):
 def load_settings(overrides: Mapping[str, Any], *, file: Path | None = None) -> Settings:
     """The settings of this start.
 
-    ``overrides`` are those of the command line; None counts as not given. The file is ``file``, else what
+    `overrides` are those of the command line; None counts as not given. The file is `file`, else what
     POOLKEEPER_SERVER_CONFIG names, else poolkeeper.toml in the data directory if it exists. Raises
     ConfigurationError that names the key, where it was set, and what it should be.
     """

@@ -58,7 +58,7 @@ def make_authority() -> Authority:
 
 
 def own_certificate(authority: Authority, *, hosts: tuple[str, ...]) -> ServerCertificate:
-    """A new server certificate for ``hosts`` (names or addresses), loopback and the fixed name.
+    """A new server certificate for `hosts` (names or addresses), loopback and the fixed name.
 
     It is made at every start and lives in memory, so it always fits where the daemon listens.
     """

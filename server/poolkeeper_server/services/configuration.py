@@ -4,7 +4,7 @@
 class ConfigurationError(Exception):
     """The daemon cannot run as it is set up; an operator has to change something.
 
-    ``message`` says what is wrong and where, ``hint`` what to do about it. The command line prints both and
+    `message` says what is wrong and where, `hint` what to do about it. The command line prints both and
     leaves with status 2.
     """
 

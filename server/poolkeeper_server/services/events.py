@@ -70,7 +70,7 @@ def get_logger() -> FilteringBoundLogger:
 
 
 def configure_logging(level: str, *, stream: TextIO | None = None) -> None:
-    """Sends the events of ``level`` and above to ``stream`` (standard error), others are dropped before rendering.
+    """Sends the events of `level` and above to `stream` (standard error), others are dropped before rendering.
 
     JSON, one object a line, unless the stream is a terminal. The standard library's loggers (gRPC, uvicorn,
     asyncio) come out the same way, from warning on.

@@ -42,7 +42,7 @@ class SecretKey:
 class Secrets:
     """Every secret of an installation.
 
-    Of ``mac_keys`` and ``signing_keys`` the first makes new tokens, grants and statements; all of them verify.
+    Of `mac_keys` and `signing_keys` the first makes new tokens, grants and statements; all of them verify.
     Signing keys are Ed25519 seeds.
     """
 
@@ -74,9 +74,9 @@ class Secrets:
 
 
 def open_secrets(path: Path, *, stored_check: str | None) -> Secrets:
-    """The secrets in ``path``, which is made when it does not exist and ``stored_check`` is None.
+    """The secrets in `path`, which is made when it does not exist and `stored_check` is None.
 
-    ``stored_check`` is the check value that the database has stored, None for a new database. Raises
+    `stored_check` is the check value that the database has stored, None for a new database. Raises
     ConfigurationError for a file that is missing, malformed, readable by others, or not the one that this
     database was used with.
     """
@@ -93,7 +93,7 @@ def open_secrets(path: Path, *, stored_check: str | None) -> Secrets:
 
 
 def read_secrets(path: Path) -> Secrets:
-    """The secrets in ``path``.
+    """The secrets in `path`.
 
     Raises ConfigurationError for a file that is missing, malformed or readable by others than its owner.
     """
@@ -163,7 +163,7 @@ def _key(entry: dict[str, str]) -> SecretKey:
 
 
 def _create(path: Path, new: Secrets) -> None:
-    """Writes ``new`` to ``path`` unless another daemon was quicker; either way a whole file is there."""
+    """Writes `new` to `path` unless another daemon was quicker; either way a whole file is there."""
     draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
         descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

@@ -28,7 +28,7 @@ _STANDARD_ALPHABET = bytes.maketrans(b"-_", b"+/")
 
 
 class InvalidToken(Exception):
-    """A token or challenge that this installation did not make, or made for a time that is over (``expired``)."""
+    """A token or challenge that this installation did not make, or made for a time that is over (`expired`)."""
 
     def __init__(self, message: str, *, expired: bool = False) -> None:
         super().__init__(message)
@@ -37,7 +37,7 @@ class InvalidToken(Exception):
 
 @dataclass(frozen=True, slots=True)
 class SessionIdentity:
-    """Who calls: what a session token vouches for. ``expires`` is lease time in microseconds."""
+    """Who calls: what a session token vouches for. `expires` is lease time in microseconds."""
 
     estate: str
     node: str
@@ -74,14 +74,14 @@ class TokenMint:
         self._pseudonym_key = held.pseudonym_key.key
 
     def mint(self, identity: SessionIdentity) -> str:
-        """The session token that vouches for ``identity`` until its expiry."""
+        """The session token that vouches for `identity` until its expiry."""
         texts = (identity.estate, identity.node, identity.session, identity.pool)
         payload = _TIMES.pack(identity.expires, identity.generation) + _SEPARATOR.join(texts).encode()
         tag = hmac.digest(self._session_keys[0], payload, "sha256")[:_TAG_BYTES]
         return base64.urlsafe_b64encode(tag + payload).rstrip(b"=").decode()
 
     def verify(self, token: str, lease_now: int) -> SessionIdentity:
-        """Who presents ``token``. Raises InvalidToken for one that is foreign, damaged or expired."""
+        """Who presents `token`. Raises InvalidToken for one that is foreign, damaged or expired."""
         try:
             raw = _decoded(token.encode("ascii").translate(_STANDARD_ALPHABET) + b"==")
         except ValueError as error:  # binascii.Error and UnicodeEncodeError are of this kind.
@@ -101,7 +101,7 @@ class TokenMint:
         return fresh + hmac.digest(self._challenge_keys[0], fresh + node.encode(), "sha256")[:_TAG_BYTES]
 
     def verify_challenge(self, challenge: bytes, node: str, lease_now: int) -> None:
-        """Raises InvalidToken unless ``challenge`` was made for ``node`` and is not over."""
+        """Raises InvalidToken unless `challenge` was made for `node` and is not over."""
         fresh, tag = challenge[:-_TAG_BYTES], challenge[-_TAG_BYTES:]
         if len(fresh) != _EXPIRY.size + _NONCE_BYTES or not _matches(self._challenge_keys, fresh + node.encode(), tag):
             raise InvalidToken("The challenge was not made by this installation for this node.")
@@ -109,7 +109,7 @@ class TokenMint:
             raise InvalidToken("The challenge has expired.", expired=True)
 
     def rolling_secret(self, subject: str) -> bytes:
-        """The 32 bytes that ``subject`` (a session, or an enrolment) gives its node to present at the next open.
+        """The 32 bytes that `subject` (a session, or an enrolment) gives its node to present at the next open.
 
         Derived, so that a repeated answer carries the same one and only its hash need be stored.
         """
@@ -120,7 +120,7 @@ class TokenMint:
         return hmac.digest(self._code_key, code.encode(), "sha256")
 
     def pseudonym(self, *, estate: str, node: str, consumer: str) -> str:
-        """Sixteen hexadecimal digits by which the ledger knows a consumer; ``node`` is empty for a registered one."""
+        """Sixteen hexadecimal digits by which the ledger knows a consumer; `node` is empty for a registered one."""
         message = _SEPARATOR.join((estate, node, consumer)).encode()
         return hmac.digest(self._pseudonym_key, message, "sha256")[:8].hex()
 
