@@ -1,0 +1,1 @@
+"""gRPC and HTTP: takes bytes, asks the services, gives bytes."""

@@ -1,0 +1,31 @@
+"""Instants and spans: integer microseconds on our side, Timestamp and Duration on the wire, never a float."""
+
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from poolkeeper_server.domain.refusal import invalid
+
+_MICROS = 1_000_000
+_NANOS = 1_000
+
+
+def timestamp(instant: int) -> Timestamp:
+    """Civil microseconds as a Timestamp."""
+    seconds, micros = divmod(instant, _MICROS)
+    return Timestamp(seconds=seconds, nanos=micros * _NANOS)
+
+
+def duration(span: int) -> Duration:
+    """Microseconds, not negative, as a Duration."""
+    seconds, micros = divmod(span, _MICROS)
+    return Duration(seconds=seconds, nanos=micros * _NANOS)
+
+
+def read_duration(value: Duration, field: str) -> int:
+    """Microseconds of a Duration; what is finer is cut off.
+
+    Raises Refusal (INVALID_FIELD) for one that is negative, or that is none (its nanoseconds out of range).
+    """
+    if value.seconds < 0 or not 0 <= value.nanos < _MICROS * _NANOS:
+        raise invalid(field, f"{field} is not a span of time.", hint="It must be 0 or more.")
+    return value.seconds * _MICROS + value.nanos // _NANOS
