@@ -1,0 +1,308 @@
+"""From a call's bytes to its answer's bytes: parsing, authentication, refusals, timing, for every method alike.
+
+gRPC hands over raw bytes, so that what does not parse is refused in our words (gRPC alone would answer UNKNOWN
+with the name of a Python class). The path of a unary call is flat: no interceptor, no further task, no log line
+that nobody reads.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, Generic, NoReturn, Protocol, TypeVar, cast
+
+import grpc
+import grpc.aio
+from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
+from google.protobuf.message import DecodeError, Message
+from google.protobuf.message_factory import GetMessageClass
+from google.rpc import status_pb2
+
+from poolkeeper_server.domain.refusal import Reason, Refusal
+from poolkeeper_server.services import metrics
+from poolkeeper_server.services.events import CallFacts, Event, current_call, get_logger
+from poolkeeper_server.services.tokens import AdminIdentity, InvalidToken, SessionIdentity
+from poolkeeper_server.transport.errors import DETAILS_KEY, code_of, internal, status_of
+
+I_co = TypeVar("I_co", covariant=True)
+Q = TypeVar("Q", bound=Message)
+A = TypeVar("A", bound=Message)
+
+_log = get_logger()
+_BEARER = "bearer "
+_SLOW_SECONDS = 1.0
+# A storm of these must not become a storm of log lines; the metric counts them.
+_QUIET = {Reason.DRAINING, Reason.OVERLOADED, Reason.STORE_UNAVAILABLE}
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class Access(Enum):
+    """Who may call a method."""
+
+    NONE = "anybody"
+    NODE = "an enrolled node in its session"
+    ADMIN = "an admin"
+
+
+class Gate(Protocol):
+    """What the handlers ask about callers."""
+
+    def verify_session(self, token: str) -> SessionIdentity:
+        """Whose session token it is. Raises InvalidToken."""
+
+    def is_current(self, identity: SessionIdentity) -> Refusal | None:
+        """Why the node is not to be served any more; None while it is."""
+
+    def seen(self, identity: SessionIdentity) -> None:
+        """Takes note that the node has been heard of (EV-11)."""
+
+    async def find_admin(self, token: str) -> AdminIdentity | None:
+        """Whose admin token it is; None for an unknown, expired or revoked one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call(Generic[I_co]):
+    """One call as its servicer sees it: who calls, and how."""
+
+    identity: I_co
+    context: Context
+
+    @property
+    def source(self) -> str:
+        """The caller's network address without its port, as gRPC tells it; empty when there is none."""
+        scheme, _, address = self.context.peer().partition(":")
+        if scheme not in {"ipv4", "ipv6"}:
+            return ""
+        # gRPC percent-encodes the brackets of IPv6.
+        host = address.replace("%5B", "[").replace("%5D", "]").rpartition(":")[0]
+        return host.removeprefix("[").removesuffix("]")
+
+    def time_remaining(self) -> float | None:
+        """Seconds that the caller still waits; None when it waits for ever."""
+        return self.context.time_remaining()
+
+
+NodeCall = Call[SessionIdentity]
+AdminCall = Call[AdminIdentity]
+OpenCall = Call[None]
+
+
+class MessageStream(Generic[Q, A]):
+    """A stream's messages, parsed and checked one by one."""
+
+    def __init__(self, context: Context, parse: Callable[[bytes], Q], check: Callable[[], None]) -> None:
+        self._context = context
+        self._parse = parse
+        self._check = check
+
+    async def read(self) -> Q | None:
+        """The next message; None when the client has said its last.
+
+        Raises Refusal when it does not parse, or when the caller is not to be served any more.
+        """
+        body = await self._context.read()
+        if body is grpc.aio.EOF:
+            return None
+        self._check()
+        return _parsed(self._parse, cast("bytes", body))
+
+    async def write(self, answer: A) -> None:
+        """Sends a message. Only one write may be under way."""
+        await self._context.write(answer.SerializeToString())
+
+
+@dataclass(frozen=True, slots=True)
+class Binding:
+    """A service, the object whose methods serve it, and who may call them: one for all, or one by one.
+
+    A method takes (request, call) and is a coroutine function, an async generator where the answer is a stream, or
+    takes (stream, call) where both sides are.
+    """
+
+    service: ServiceDescriptor
+    servicer: object
+    access: Access | Mapping[str, Access]
+
+    def access_of(self, method: str) -> Access:
+        """Who may call that method. Raises KeyError for one that the table forgot."""
+        return self.access if isinstance(self.access, Access) else self.access[method]
+
+
+class Handlers(grpc.GenericRpcHandler):
+    """Serves the methods of all bindings. Raises AttributeError at once for a method that nobody wrote."""
+
+    def __init__(self, bindings: Sequence[Binding], gate: Gate) -> None:
+        self._gate = gate
+        self._handlers = {
+            f"/{binding.service.full_name}/{method.name}": self._handler(binding, method)
+            for binding in bindings
+            for method in binding.service.methods
+        }
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any] | None:
+        """The handler of a call; None leaves it to others, and at last to UNIMPLEMENTED."""
+        return self._handlers.get(handler_call_details.method)
+
+    def _handler(self, binding: Binding, method: MethodDescriptor) -> grpc.RpcMethodHandler[Any, Any]:
+        implementation = getattr(binding.servicer, method.name)
+        one = _Method(method, implementation, binding.access_of(method.name), self._gate)
+        if method.client_streaming:
+            return grpc.stream_stream_rpc_method_handler(one.serve_stream)
+        if method.server_streaming:
+            return grpc.unary_stream_rpc_method_handler(one.serve_listing)
+        return grpc.unary_unary_rpc_method_handler(one.serve)
+
+
+class _Method:
+    """One method: everything that can be looked up once is."""
+
+    def __init__(
+        self,
+        method: MethodDescriptor,
+        implementation: Callable[[Any, Call[Any]], Any],
+        access: Access,
+        gate: Gate,
+    ) -> None:
+        self._name = method.name
+        self._parse: Callable[[bytes], Message] = GetMessageClass(method.input_type).FromString
+        self._implementation = implementation
+        self._gate = gate
+        self._authenticate: Callable[[Context], Awaitable[Call[Any]]] = {
+            Access.NONE: self._anybody,
+            Access.NODE: self._node,
+            Access.ADMIN: self._admin,
+        }[access]
+        self._may_wait = "wait" in method.input_type.fields_by_name
+        self._observe = metrics.RPC_SECONDS.labels(method.name).observe
+
+    async def serve(self, body: bytes, context: Context) -> bytes:
+        """One request, one answer."""
+        started = time.perf_counter()
+        request: Message | None = None
+        try:
+            call = await self._authenticate(context)
+            request = _parsed(self._parse, body)
+            answer: bytes = (await self._implementation(request, call)).SerializeToString()
+        except Refusal as refusal:
+            status = refused(self._name, refusal)
+        except Exception:  # noqa: BLE001 # The top of the call: it logs, and nothing from inside gets out.
+            status = failed(self._name)
+        else:
+            self._timed(started, request)
+            return answer
+        self._timed(started, request)
+        return await _end(context, status)
+
+    async def serve_listing(self, body: bytes, context: Context) -> None:
+        """One request, a stream of answers."""
+        try:
+            call = await self._authenticate(context)
+            items: AsyncIterator[Message] = self._implementation(_parsed(self._parse, body), call)
+            async for item in items:
+                await context.write(item.SerializeToString())
+        except Refusal as refusal:
+            status = refused(self._name, refusal)
+        except Exception:  # noqa: BLE001 # As in serve.
+            status = failed(self._name)
+        else:
+            return
+        await _end(context, status)
+
+    async def serve_stream(self, requests: object, context: Context) -> None:
+        """A stream of both sides; its messages are read from the context, not from the iterator."""
+        del requests
+        metrics.STREAMS.inc()
+        try:
+            call = await self._authenticate(context)
+            stream = MessageStream[Any, Any](context, self._parse, lambda: self._check(call.identity))
+            await self._implementation(stream, call)
+        except Refusal as refusal:
+            status = refused(self._name, refusal)
+        except Exception:  # noqa: BLE001 # As in serve.
+            status = failed(self._name)
+        else:
+            return
+        finally:
+            metrics.STREAMS.dec()
+        await _end(context, status)
+
+    async def _anybody(self, context: Context) -> OpenCall:
+        call = Call(None, context)
+        current_call.set(CallFacts(self._name, source=call.source))
+        return call
+
+    async def _node(self, context: Context) -> NodeCall:
+        try:
+            identity = self._gate.verify_session(_bearer(context))
+        except InvalidToken as error:
+            raise Refusal(
+                Reason.UNAUTHENTICATED, str(error), hint="Open a session, and use the token that it gives."
+            ) from error
+        current_call.set(CallFacts(self._name, node=f"{identity.estate}/{identity.node}"))
+        self._check(identity)
+        return Call(identity, context)
+
+    async def _admin(self, context: Context) -> AdminCall:
+        token = _bearer(context)
+        identity = await self._gate.find_admin(token) if token else None
+        if identity is None:
+            raise Refusal(
+                Reason.UNAUTHENTICATED,
+                "The admin token is missing, unknown or no longer good.",
+                hint="Use the operator's token from the data directory, or one that `poolkeeper token create` made.",
+            )
+        current_call.set(CallFacts(self._name, admin=identity.token))
+        return Call(identity, context)
+
+    def _check(self, identity: SessionIdentity) -> None:
+        refusal = self._gate.is_current(identity)
+        if refusal is not None:
+            raise refusal
+        self._gate.seen(identity)
+
+    def _timed(self, started: float, request: Message | None) -> None:
+        seconds = time.perf_counter() - started
+        self._observe(seconds)
+        # A caller that asked to wait is not served slowly.
+        if seconds > _SLOW_SECONDS and not (self._may_wait and request is not None and request.HasField("wait")):
+            _log.info(Event.CALL_SLOW, seconds=round(seconds, 3))
+
+
+def refused(method: str, refusal: Refusal) -> status_pb2.Status:
+    """The refusal as it goes out, counted and logged."""
+    metrics.RPC_REFUSALS.labels(method, refusal.reason.value).inc()
+    log = _log.debug if refusal.reason in _QUIET else _log.info
+    log(Event.CALL_REFUSED, reason=refusal.reason.value, message=refusal.message)
+    return status_of(refusal)
+
+
+def failed(method: str) -> status_pb2.Status:
+    """What goes out while an exception of ours is being handled, which is logged."""
+    metrics.RPC_REFUSALS.labels(method, Reason.INTERNAL.value).inc()
+    _log.exception(Event.CALL_FAILED, method=method)
+    return status_of(internal())
+
+
+def _parsed(parse: Callable[[bytes], Q], body: bytes) -> Q:
+    try:
+        return parse(body)
+    except (DecodeError, UnicodeDecodeError) as error:
+        raise Refusal(
+            Reason.MALFORMED_REQUEST,
+            "The request is not a message of the kind that this method takes.",
+            hint="Generate the client from the daemon's proto files.",
+        ) from error
+
+
+def _bearer(context: Context) -> str:
+    for key, value in context.invocation_metadata() or ():
+        if key == "authorization" and isinstance(value, str) and value[: len(_BEARER)].lower() == _BEARER:
+            return value[len(_BEARER) :].strip()
+    return ""
+
+
+async def _end(context: Context, status: status_pb2.Status) -> NoReturn:
+    await context.abort(code_of(status), status.message, trailing_metadata=((DETAILS_KEY, status.SerializeToString()),))

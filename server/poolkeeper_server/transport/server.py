@@ -1,0 +1,129 @@
+"""The gRPC port: licensing, administration, health and reflection on one address."""
+
+import errno
+import os
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import grpc
+import grpc.aio
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from poolkeeper_server.services.address import Address
+from poolkeeper_server.services.certificates import ServerCertificate
+from poolkeeper_server.services.configuration import ConfigurationError
+from poolkeeper_server.transport.handlers import Binding, Gate, Handlers
+
+LARGEST_MESSAGE = 4 * 1024 * 1024
+"""Bytes of the largest request; gRPC refuses larger ones with RESOURCE_EXHAUSTED."""
+
+_OPTIONS = (
+    # Two daemons on one port would share its calls by chance; a port in use must be found instead.
+    ("grpc.so_reuseport", 0),
+    ("grpc.max_receive_message_length", LARGEST_MESSAGE),
+    # Clients may ping to keep idle connections through firewalls, down to every five seconds.
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+    # A client that vanished without a word is noticed in about a minute and a half.
+    ("grpc.keepalive_time_ms", 60_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class GrpcServer:
+    """A gRPC server that is bound; `address` has the port that it really got."""
+
+    address: Address
+    _server: grpc.aio.Server
+    _health: health.aio.HealthServicer
+    _services: tuple[str, ...]
+
+    async def start(self) -> None:
+        """Serves, with health at SERVING."""
+        await self._server.start()
+        for service in self._services:
+            await self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
+
+    async def drain(self) -> None:
+        """Turns health to NOT_SERVING for good; calls are still served."""
+        await self._health.enter_graceful_shutdown()
+
+    async def stop(self, grace: float) -> None:
+        """Takes no further calls, and ends those that are not done within `grace` seconds."""
+        await self._server.stop(grace)
+
+
+def bind_server(
+    address: Address, *, certificate: ServerCertificate | None, bindings: Sequence[Binding], gate: Gate
+) -> GrpcServer:
+    """A server that has its port and does not serve yet; plain when `certificate` is None.
+
+    Raises ConfigurationError when the port cannot be had.
+    """
+    server = grpc.aio.server(options=_OPTIONS)
+    server.add_generic_rpc_handlers((Handlers(bindings, gate),))
+    states = health.aio.HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(states, server)
+    services = tuple(binding.service.full_name for binding in bindings)
+    reflected = (*services, health.SERVICE_NAME, reflection.SERVICE_NAME)
+    reflection.enable_server_reflection(reflected, server)
+    port = _bound(server, address, certificate)
+    return GrpcServer(Address(address.host, port), server, states, (health.OVERALL_HEALTH, *services))
+
+
+def _bound(server: grpc.aio.Server, address: Address, certificate: ServerCertificate | None) -> int:
+    _probe(address)
+    try:
+        if certificate is None:
+            return server.add_insecure_port(str(address))
+        credentials = grpc.ssl_server_credentials([(certificate.private_key, certificate.chain)])
+        return server.add_secure_port(str(address), credentials)
+    except RuntimeError as error:
+        raise ConfigurationError(
+            f"gRPC cannot listen on {address}.", hint="Choose another address with --listen."
+        ) from error
+
+
+def _probe(address: Address) -> None:
+    """Says in words why an address cannot be listened on; gRPC only says that it cannot.
+
+    A name may stand for several addresses, of which gRPC takes those that it can get. One of them in use is still
+    an error: callers would meet either program by chance.
+    """
+    failures = []
+    try:
+        found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except OSError as error:
+        raise unavailable(address, error, option="--listen") from error
+    for family, kind, protocol, _, target in found:
+        try:
+            with socket.socket(family, kind, protocol) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind(target)
+                probe.listen(1)
+        except OSError as error:
+            failures.append(error)
+    decisive = [error for error in failures if error.errno == errno.EADDRINUSE]
+    if decisive or len(failures) == len(found):
+        cause = (decisive or failures)[0]
+        raise unavailable(address, cause, option="--listen") from cause
+
+
+def unavailable(address: Address, error: OSError, *, option: str) -> ConfigurationError:
+    """Why an address cannot be listened on, and what to do."""
+    if error.errno == errno.EADDRINUSE:
+        return ConfigurationError(
+            f"{address} is in use by another program.",
+            hint=f"Stop that one, or choose another port with {option}; port 0 takes any free one.",
+        )
+    if error.errno == errno.EACCES:
+        return ConfigurationError(
+            f"{address} needs more rights than this user has.", hint=f"Choose a port from 1024 on with {option}."
+        )
+    what = error.strerror or os.strerror(error.errno or 0)
+    return ConfigurationError(
+        f"Nothing can listen on {address}: {what}.", hint=f"Choose an address of this machine with {option}."
+    )

@@ -1,0 +1,397 @@
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, field
+from typing import cast
+
+import grpc
+import grpc.aio
+import pytest
+import structlog
+from google.protobuf.descriptor import ServiceDescriptor
+from google.protobuf.descriptor_pb2 import FileDescriptorProto
+from google.protobuf.descriptor_pool import Default
+from google.rpc import error_details_pb2, status_pb2
+from grpc_health.v1 import health_pb2
+from grpc_reflection.v1alpha import reflection_pb2
+
+from poolkeeper.v1 import admin_pb2, licensing_pb2
+from poolkeeper_server.domain.refusal import Reason, Refusal
+from poolkeeper_server.services import metrics
+from poolkeeper_server.services.address import Address
+from poolkeeper_server.services.certificates import make_authority, own_certificate
+from poolkeeper_server.services.configuration import ConfigurationError
+from poolkeeper_server.services.events import configure_logging
+from poolkeeper_server.services.tokens import AdminIdentity, InvalidToken, SessionIdentity
+from poolkeeper_server.transport.handlers import Access, AdminCall, Binding, Handlers, MessageStream, NodeCall, OpenCall
+from poolkeeper_server.transport.server import LARGEST_MESSAGE, GrpcServer, bind_server
+
+NODE = SessionIdentity("acme", "studio-7", 1, "s1", "west", 10)
+SERVICE = "poolkeeper.tried.TriedService"
+CheckIn = licensing_pb2.CheckInRequest
+CheckInAnswer = licensing_pb2.CheckInResponse
+
+
+def tried_service() -> ServiceDescriptor:
+    """A service with one method of every kind, of messages that the protocol has."""
+    file = FileDescriptorProto(
+        name="tried.proto", package="poolkeeper.tried", dependency=["poolkeeper/v1/licensing.proto"], syntax="proto3"
+    )
+    service = file.service.add(name="TriedService")
+    for name, client_streams, server_streams in (
+        ("Ask", False, False),
+        ("AskAsNode", False, False),
+        ("AskAsAdmin", False, False),
+        ("List", False, True),
+        ("Talk", True, True),
+    ):
+        service.method.add(
+            name=name,
+            input_type=".poolkeeper.v1.CheckInRequest",
+            output_type=".poolkeeper.v1.CheckInResponse",
+            client_streaming=client_streams,
+            server_streaming=server_streams,
+        )
+    pool = Default()
+    pool.AddSerializedFile(file.SerializeToString())
+    return pool.FindServiceByName(SERVICE)
+
+
+DESCRIPTOR = tried_service()
+ACCESS = {
+    "Ask": Access.NONE,
+    "AskAsNode": Access.NODE,
+    "AskAsAdmin": Access.ADMIN,
+    "List": Access.NONE,
+    "Talk": Access.NODE,
+}
+
+
+def answer(text: str) -> CheckInAnswer:
+    return CheckInAnswer(allocation=licensing_pb2.Allocation(name=text))
+
+
+def said(request: CheckIn) -> str:
+    if request.allocation == "refuse":
+        raise Refusal(Reason.NOT_FOUND, "There is no such thing.", hint="Look again.")
+    if request.allocation == "break":
+        raise RuntimeError("a secret from inside")
+    return request.allocation
+
+
+# gRPC names the methods.
+# ruff: noqa: N802
+class Tried:
+    async def Ask(self, request: CheckIn, call: OpenCall) -> CheckInAnswer:
+        return answer(call.source if request.allocation == "source" else said(request))
+
+    async def AskAsNode(self, request: CheckIn, call: NodeCall) -> CheckInAnswer:
+        return answer(f"{said(request)} from {call.identity.node}")
+
+    async def AskAsAdmin(self, request: CheckIn, call: AdminCall) -> CheckInAnswer:
+        return answer(f"{said(request)} from {call.identity.token}")
+
+    async def List(self, request: CheckIn, call: OpenCall) -> AsyncIterator[CheckInAnswer]:
+        del call
+        for number in range(3):
+            yield answer(str(number))
+        said(request)
+
+    async def Talk(self, stream: MessageStream[CheckIn, CheckInAnswer], call: NodeCall) -> None:
+        del call
+        while (request := await stream.read()) is not None:
+            await stream.write(answer(said(request)))
+
+
+@dataclass
+class TriedGate:
+    revoked: bool = False
+    heard: list[SessionIdentity] = field(default_factory=list)
+
+    def verify_session(self, token: str) -> SessionIdentity:
+        if token != "node-token":  # noqa: S105
+            raise InvalidToken("The session token was not made by this installation.")
+        return NODE
+
+    def is_current(self, identity: SessionIdentity) -> Refusal | None:
+        assert identity == NODE
+        return Refusal(Reason.NODE_REVOKED, "Revoked.") if self.revoked else None
+
+    def seen(self, identity: SessionIdentity) -> None:
+        self.heard.append(identity)
+
+    async def find_admin(self, token: str) -> AdminIdentity | None:
+        return AdminIdentity("t1") if token == "admin-token" else None  # noqa: S105
+
+
+@pytest.fixture
+def gate() -> TriedGate:
+    return TriedGate()
+
+
+@pytest.fixture
+async def server(gate: TriedGate) -> AsyncIterator[GrpcServer]:
+    bound = bind_server(
+        Address("127.0.0.1", 0), certificate=None, bindings=[Binding(DESCRIPTOR, Tried(), ACCESS)], gate=gate
+    )
+    await bound.start()
+    yield bound
+    await bound.stop(0)
+
+
+@pytest.fixture
+async def channel(server: GrpcServer) -> AsyncIterator[grpc.aio.Channel]:
+    async with grpc.aio.insecure_channel(str(server.address)) as opened:
+        yield opened
+
+
+@pytest.fixture
+def log() -> Iterator[io.StringIO]:
+    written = io.StringIO()
+    configure_logging("info", stream=written)
+    yield written
+    structlog.reset_defaults()
+
+
+async def ask(channel: grpc.aio.Channel, method: str, sent: bytes, *, bearer: str = "") -> CheckInAnswer:
+    unary: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(f"/{SERVICE}/{method}")
+    metadata = (("authorization", f"Bearer {bearer}"),) if bearer else ()
+    return CheckInAnswer.FromString(await unary(sent, metadata=metadata))
+
+
+def talk(channel: grpc.aio.Channel, *, bearer: str = "node-token") -> grpc.aio.StreamStreamCall[bytes, CheckInAnswer]:
+    stream: grpc.aio.StreamStreamMultiCallable[bytes, CheckInAnswer] = channel.stream_stream(
+        f"/{SERVICE}/Talk", response_deserializer=CheckInAnswer.FromString
+    )
+    return stream(metadata=(("authorization", f"Bearer {bearer}"),))
+
+
+async def refusal_of(
+    channel: grpc.aio.Channel, method: str, sent: bytes, *, bearer: str = ""
+) -> tuple[grpc.StatusCode, str]:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await ask(channel, method, sent, bearer=bearer)
+    return caught.value.code(), info_of(caught.value).reason
+
+
+async def refusal_on(stream: grpc.aio.StreamStreamCall[bytes, CheckInAnswer]) -> tuple[grpc.StatusCode, str]:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await stream.read()
+    return caught.value.code(), info_of(caught.value).reason
+
+
+def info_of(error: grpc.aio.AioRpcError) -> error_details_pb2.ErrorInfo:
+    trailers = dict(error.trailing_metadata())
+    status = status_pb2.Status.FromString(cast("bytes", trailers["grpc-status-details-bin"]))
+    assert (status.code, status.message) == (error.code().value[0], error.details())
+    info = error_details_pb2.ErrorInfo()
+    assert status.details[0].Unpack(info)
+    assert info.domain == "poolkeeper"
+    return info
+
+
+def name_of(item: object) -> str:
+    assert isinstance(item, CheckInAnswer)
+    return item.allocation.name
+
+
+def body(text: str) -> bytes:
+    return CheckIn(request_id="r", allocation=text).SerializeToString()
+
+
+async def test_a_call_is_answered_and_knows_where_it_comes_from(channel: grpc.aio.Channel) -> None:
+    assert (await ask(channel, "Ask", body("hello"))).allocation.name == "hello"
+    assert (await ask(channel, "Ask", body("source"))).allocation.name == "127.0.0.1"
+
+
+@pytest.mark.parametrize(
+    "malformed",
+    [b"\xff", b"\x0a\x05ab", b"\x0a\x02\xc3\x28", b"\x12\x02\xff\xfe"],
+    ids=["no message", "cut off", "no UTF-8", "no UTF-8 in another field"],
+)
+async def test_what_does_not_parse_is_refused_in_our_words(channel: grpc.aio.Channel, malformed: bytes) -> None:
+    refused = (grpc.StatusCode.INVALID_ARGUMENT, "MALFORMED_REQUEST")
+    assert await refusal_of(channel, "Ask", malformed) == refused
+    assert await refusal_of(channel, "AskAsNode", malformed, bearer="node-token") == refused
+    stream = talk(channel)
+    await stream.write(malformed)
+    assert await refusal_on(stream) == refused
+
+
+async def test_a_refusal_carries_its_reason_and_hint(channel: grpc.aio.Channel) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await ask(channel, "Ask", body("refuse"))
+    assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+    assert caught.value.details() == "There is no such thing."
+    assert info_of(caught.value).metadata["hint"] == "Look again."
+
+
+async def test_a_fault_of_ours_is_logged_and_tells_nothing(channel: grpc.aio.Channel, log: io.StringIO) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await ask(channel, "AskAsNode", body("break"), bearer="node-token")
+    assert (caught.value.code(), info_of(caught.value).reason) == (grpc.StatusCode.INTERNAL, "INTERNAL")
+    assert "secret from inside" not in str(caught.value.trailing_metadata()) + str(caught.value.details())
+    (event,) = [json.loads(line) for line in log.getvalue().splitlines()]
+    assert (event["event"], event["method"], event["node"]) == ("call_failed", "AskAsNode", "acme/studio-7")
+    assert "a secret from inside" in json.dumps(event["exception"])
+
+
+async def test_an_answered_call_writes_no_log(channel: grpc.aio.Channel, log: io.StringIO) -> None:
+    await ask(channel, "AskAsNode", body("hello"), bearer="node-token")
+    assert log.getvalue() == ""
+
+
+async def test_a_request_that_is_too_large_is_refused(channel: grpc.aio.Channel) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await ask(channel, "Ask", bytes(LARGEST_MESSAGE + 1))
+    assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+async def test_a_node_is_known_by_its_session_token_alone(channel: grpc.aio.Channel, gate: TriedGate) -> None:
+    assert (await ask(channel, "AskAsNode", body("x"), bearer="node-token")).allocation.name == "x from studio-7"
+    assert gate.heard == [NODE]
+    refused = (grpc.StatusCode.UNAUTHENTICATED, "UNAUTHENTICATED")
+    for bearer in ("", "admin-token", "node-tokem"):
+        assert await refusal_of(channel, "AskAsNode", body("x"), bearer=bearer) == refused
+    assert gate.heard == [NODE]
+
+
+async def test_an_admin_is_known_by_its_token_alone(channel: grpc.aio.Channel) -> None:
+    assert (await ask(channel, "AskAsAdmin", body("x"), bearer="admin-token")).allocation.name == "x from t1"
+    refused = (grpc.StatusCode.UNAUTHENTICATED, "UNAUTHENTICATED")
+    for bearer in ("", "node-token"):
+        assert await refusal_of(channel, "AskAsAdmin", body("x"), bearer=bearer) == refused
+
+
+async def test_a_revoked_node_is_refused_at_its_next_call_and_message(
+    channel: grpc.aio.Channel, gate: TriedGate
+) -> None:
+    stream = talk(channel)
+    await stream.write(body("one"))
+    assert name_of(await stream.read()) == "one"
+    gate.revoked = True
+    heard = list(gate.heard)
+    refused = (grpc.StatusCode.PERMISSION_DENIED, "NODE_REVOKED")
+    assert await refusal_of(channel, "AskAsNode", body("x"), bearer="node-token") == refused
+    await stream.write(body("two"))
+    assert await refusal_on(stream) == refused
+    assert gate.heard == heard
+
+
+async def test_a_stream_needs_a_session_token(channel: grpc.aio.Channel) -> None:
+    assert await refusal_on(talk(channel, bearer="")) == (grpc.StatusCode.UNAUTHENTICATED, "UNAUTHENTICATED")
+
+
+async def test_a_stream_ends_when_the_client_has_said_its_last(channel: grpc.aio.Channel) -> None:
+    stream = talk(channel)
+    await stream.write(body("one"))
+    await stream.done_writing()
+    assert [name_of(item) async for item in stream] == ["one"]
+    assert await stream.code() is grpc.StatusCode.OK
+
+
+async def test_a_listing_sends_what_it_has_before_it_is_refused(channel: grpc.aio.Channel) -> None:
+    listing: grpc.aio.UnaryStreamMultiCallable[bytes, CheckInAnswer] = channel.unary_stream(
+        f"/{SERVICE}/List", response_deserializer=CheckInAnswer.FromString
+    )
+    assert [name_of(item) async for item in listing(body("x"))] == ["0", "1", "2"]
+    call = listing(body("refuse"))
+    assert [name_of(await call.read()) for _ in range(3)] == ["0", "1", "2"]
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call.read()
+    assert info_of(caught.value).reason == "NOT_FOUND"
+
+
+async def test_an_unknown_method_is_unimplemented(channel: grpc.aio.Channel) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await ask(channel, "Nothing", b"")
+    assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+async def test_calls_and_refusals_are_counted(channel: grpc.aio.Channel) -> None:
+    def value(name: str, **labels: str) -> float:
+        return metrics.REGISTRY.get_sample_value(name, {"method": "Ask", **labels}) or 0
+
+    calls = value("poolkeeper_rpc_seconds_count")
+    refusals = value("poolkeeper_rpc_refusals_total", reason="NOT_FOUND")
+    await ask(channel, "Ask", body("hello"))
+    await refusal_of(channel, "Ask", body("refuse"))
+    assert value("poolkeeper_rpc_seconds_count") == calls + 2
+    assert value("poolkeeper_rpc_refusals_total", reason="NOT_FOUND") == refusals + 1
+
+
+def test_a_method_that_nobody_wrote_is_found_at_the_start() -> None:
+    service = admin_pb2.DESCRIPTOR.services_by_name["ClockService"]
+    with pytest.raises(AttributeError, match="GetClock"):
+        Handlers([Binding(service, Tried(), Access.ADMIN)], TriedGate())
+    with pytest.raises(KeyError):
+        Handlers([Binding(DESCRIPTOR, Tried(), {"Ask": Access.NONE})], TriedGate())
+
+
+async def test_health_follows_the_daemon(channel: grpc.aio.Channel, server: GrpcServer) -> None:
+    check: grpc.aio.UnaryUnaryMultiCallable[health_pb2.HealthCheckRequest, health_pb2.HealthCheckResponse] = (
+        channel.unary_unary(
+            "/grpc.health.v1.Health/Check",
+            request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
+            response_deserializer=health_pb2.HealthCheckResponse.FromString,
+        )
+    )
+    for service in ("", SERVICE):
+        found = await check(health_pb2.HealthCheckRequest(service=service))
+        assert found.status == health_pb2.HealthCheckResponse.SERVING
+    await server.drain()
+    found = await check(health_pb2.HealthCheckRequest())
+    assert found.status == health_pb2.HealthCheckResponse.NOT_SERVING
+    assert (await ask(channel, "Ask", body("still"))).allocation.name == "still"
+
+
+async def test_reflection_lists_the_services(channel: grpc.aio.Channel) -> None:
+    reflect: grpc.aio.StreamStreamMultiCallable[
+        reflection_pb2.ServerReflectionRequest, reflection_pb2.ServerReflectionResponse
+    ] = channel.stream_stream(
+        "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+        request_serializer=reflection_pb2.ServerReflectionRequest.SerializeToString,
+        response_deserializer=reflection_pb2.ServerReflectionResponse.FromString,
+    )
+    stream = reflect()
+    await stream.write(reflection_pb2.ServerReflectionRequest(list_services=""))
+    found = await stream.read()
+    assert isinstance(found, reflection_pb2.ServerReflectionResponse)
+    assert {SERVICE, "grpc.health.v1.Health"} <= {one.name for one in found.list_services_response.service}
+    stream.cancel()
+
+
+async def test_a_port_in_use_is_told(server: GrpcServer, gate: TriedGate) -> None:
+    with pytest.raises(ConfigurationError, match="in use by another program"):
+        bind_server(server.address, certificate=None, bindings=[Binding(DESCRIPTOR, Tried(), ACCESS)], gate=gate)
+
+
+async def test_an_address_of_another_machine_is_told(gate: TriedGate) -> None:
+    with pytest.raises(ConfigurationError, match=r"Nothing can listen on 192\.0\.2\.1:0"):
+        bind_server(Address("192.0.2.1", 0), certificate=None, bindings=[], gate=gate)
+
+
+async def test_tls_is_shown_with_the_fixed_name(gate: TriedGate) -> None:
+    certificate = own_certificate(make_authority(), hosts=())
+    server = bind_server(
+        Address("127.0.0.1", 0), certificate=certificate, bindings=[Binding(DESCRIPTOR, Tried(), ACCESS)], gate=gate
+    )
+    await server.start()
+    credentials = grpc.ssl_channel_credentials(certificate.authority.encode())
+    options = (("grpc.ssl_target_name_override", "poolkeeper"),)
+    async with grpc.aio.secure_channel(str(server.address), credentials, options) as channel:
+        assert (await ask(channel, "Ask", body("safe"))).allocation.name == "safe"
+    await server.stop(0)
+
+
+async def test_a_caller_that_goes_away_cancels_its_call(channel: grpc.aio.Channel, gate: TriedGate) -> None:
+    stream = talk(channel)
+    await stream.write(body("one"))
+    await stream.read()
+    stream.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await stream.read()
+    assert gate.heard == [NODE, NODE]
