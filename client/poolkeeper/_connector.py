@@ -1,0 +1,95 @@
+"""Dialling: which of several addresses to use now, and whether by stream or by single calls."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Final, Literal
+
+import grpc
+import grpc.aio
+
+from poolkeeper._core.address import Address
+from poolkeeper._link import Link, StreamLink, UnaryLink
+from poolkeeper.errors import Unreachable
+from poolkeeper.trust import Trust, open_channel
+from poolkeeper.v1 import licensing_pb2 as pb
+
+Transport = Literal["stream", "unary"]
+
+# With another address to go to, little time is spent on one that is silent: the whole goes on within 2 s.
+_PATIENCE_ALONE: Final = 5.0
+_PATIENCE_AMONG: Final = 1.0
+
+
+class Connector:
+    """Makes channels and links to the first address that answers, beginning with the one used last."""
+
+    def __init__(self, addresses: tuple[Address, ...], trust: Trust, transport: Transport) -> None:
+        """Nothing is dialled before the first call."""
+        self._addresses = addresses
+        self._trust = trust
+        self._transport = transport
+        self._current = 0
+
+    def go_elsewhere(self) -> None:
+        """The next dialling begins with the next address."""
+        self._current = (self._current + 1) % len(self._addresses)
+
+    @property
+    def has_alternatives(self) -> bool:
+        """Whether there is more than one address."""
+        return len(self._addresses) > 1
+
+    def without_stream(self) -> None:
+        """Streams do not get through here; from now on each call is an RPC of its own."""
+        self._transport = "unary"
+
+    async def channel(self) -> grpc.aio.Channel:
+        """A connected channel; raises Unreachable when no address answers."""
+        reasons = []
+        for _ in self._addresses:
+            address = self._addresses[self._current]
+            channel = open_channel(address, self._trust)
+            try:
+                async with asyncio.timeout(_PATIENCE_AMONG if self.has_alternatives else _PATIENCE_ALONE):
+                    if await _ready(channel):
+                        return channel
+                reasons.append(f"{address} refuses the connection")
+            except TimeoutError:
+                reasons.append(f"{address} does not answer")
+            except BaseException:
+                await channel.close()
+                raise
+            await channel.close()
+            self.go_elsewhere()
+        raise Unreachable(
+            "; ".join(reasons).capitalize() + ".",
+            hint="Is the daemon running, and is its certificate the one this node enrolled with?",
+        )
+
+    async def link(
+        self,
+        *,
+        token: Callable[[], str],
+        on_push: Callable[[pb.ConnectResponse], None],
+        on_end: Callable[[], None],
+    ) -> Link:
+        """A link of a session; raises Unreachable when no address answers."""
+        channel = await self.channel()
+        if self._transport == "unary":
+            return UnaryLink(channel, token=token)
+        return StreamLink(channel, token=token(), on_push=on_push, on_end=on_end)
+
+
+async def _ready(channel: grpc.aio.Channel) -> bool:
+    state = channel.get_state(try_to_connect=True)
+    while state is not grpc.ChannelConnectivity.READY:
+        if state in {
+            grpc.ChannelConnectivity.TRANSIENT_FAILURE,
+            grpc.ChannelConnectivity.SHUTDOWN,
+        }:
+            return False
+        await channel.wait_for_state_change(state)
+        state = channel.get_state(try_to_connect=True)
+    return True

@@ -1,0 +1,265 @@
+"""The lease keeper: what a session holds, until when it may believe so, and when to renew.
+
+Every instant is a number of seconds on the caller's clock, one that counts suspend and is never set.
+A promise counts from the moment its renewal was *sent*: the daemon counts from a later moment and
+adds a margin, so no seat has a second holder while the first believes in it (CC-16).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+
+from poolkeeper._core.digest import Digest
+from poolkeeper.errors import LeaseExpired, LeaseLost
+
+STOP_BEFORE = 5.0
+"""Seconds ahead of the deadline at which a program must stop, unless it says otherwise."""
+_STOP_SHARE = 0.25
+_JITTER_SHARE = 0.2
+_OVERDUE = 1.5
+
+
+class HoldState(StrEnum):
+    """What a program may believe of an allocation."""
+
+    HELD = "HELD"
+    """The last renewal was answered."""
+    DOUBTFUL = "DOUBTFUL"
+    """One renewal is overdue; the promise still runs and the program goes on."""
+    LOST = "LOST"
+    """The program must have stopped: the deadline is near, or the daemon said so."""
+    ENDED = "ENDED"
+    """The program gave it back."""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """An allocation passed from one state to another."""
+
+    allocation: str
+    state: HoldState
+    error: LeaseLost | None = None
+    """Why, when it was lost."""
+    final: bool = False
+    """It cannot come back."""
+
+
+@dataclass(frozen=True, slots=True)
+class Beat:
+    """What the next heartbeat carries."""
+
+    count: int
+    digest: int
+    as_of: int = 0
+    """Not 0: `known` is to be sent, for the state of this mark."""
+    known: tuple[str, ...] = ()
+    pending: tuple[str, ...] = ()
+
+
+@dataclass(slots=True)
+class _Held:
+    quantity: int
+    leased: bool
+    told: HoldState = HoldState.HELD
+    told_final: bool = False
+    lapsed: bool = False
+    lost: LeaseLost | None = None
+    final_deadline: float = math.inf
+    closing: LeaseLost | None = None
+
+
+class LeaseKeeper:
+    """The state machine of one session and of the allocations in it."""
+
+    def __init__(self, *, sent_at: float, lease: float, interval: float, stop_before: float = STOP_BEFORE) -> None:
+        """A session whose opening was sent at `sent_at` and that nothing is held in yet."""
+        self._lease = lease
+        self._interval = interval
+        self._stop_before = stop_before
+        self._deadline = sent_at + lease
+        self._renewed_at = sent_at
+        self._held: dict[str, _Held] = {}
+        self._digest = Digest()
+        self._reconcile = 0
+        self._reconciled = False
+        self._over: LeaseLost | None = None
+
+    # What happens.
+
+    def granted(self, name: str, quantity: int, *, leased: bool, sent_at: float, remaining: float | None) -> None:
+        """A check-out was answered; asked for again, an allocation takes its new size."""
+        held = self._held.get(name)
+        if held is None:
+            held = self._held[name] = _Held(quantity=quantity, leased=leased)
+        held.quantity = quantity
+        if leased:
+            self._digest.put(name, quantity)
+            if remaining is not None:
+                self._deadline = max(self._deadline, sent_at + remaining)
+
+    def forgotten(self, name: str) -> None:
+        """The allocation was checked in, or its loss acknowledged."""
+        self._held.pop(name, None)
+        self._digest.drop(name)
+
+    def renewed(self, *, sent_at: float, remaining: float, interval: float, reconcile: int, now: float) -> list[Change]:
+        """A heartbeat that was sent at `sent_at` was answered.
+
+        What had lapsed comes back, unless the daemon's view still differs from ours.
+        """
+        changes = self.observed(now)
+        self._deadline = max(self._deadline, sent_at + remaining)
+        self._renewed_at = max(self._renewed_at, sent_at)
+        self.paced(interval)
+        # Asked to reconcile again right after it was done: the next regular heartbeat is soon enough.
+        self._reconcile, self._reconciled = reconcile, bool(reconcile and self._reconcile)
+        if not reconcile:
+            for held in self._held.values():
+                held.lapsed = False
+        return changes + self.observed(now)
+
+    def paced(self, interval: float) -> None:
+        """The daemon wants heartbeats at this interval from now on."""
+        if interval > 0:
+            self._interval = interval
+
+    def noticed(self, name: str, error: LeaseLost, *, final_at: float | None, now: float) -> list[Change]:
+        """The daemon says that an allocation ended, or at `final_at` that its promise is the last."""
+        held = self._held.get(name)
+        if held is None or held.lost is not None:
+            return []
+        if final_at is not None and held.leased:
+            held.final_deadline = min(held.final_deadline, max(final_at, now))
+            held.closing = error
+        else:
+            held.lost = error
+        return self.observed(now)
+
+    def ended(self, error: LeaseLost, *, everything: bool, now: float) -> list[Change]:
+        """The session is over, and with it its leases; `everything`: installed allocations too."""
+        self._over = error
+        for held in self._held.values():
+            if held.lost is None and (held.leased or everything):
+                held.lost = error
+        return self.observed(now)
+
+    def observed(self, now: float) -> list[Change]:
+        """What changed by the passing of time and by what was told since the last look."""
+        changes = []
+        for name, held in self._held.items():
+            state = self._state(held, now)
+            if state is HoldState.LOST and held.lost is None:
+                held.lapsed = True
+            final = held.lost is not None
+            if (state, final) == (held.told, held.told_final):
+                continue
+            held.told, held.told_final = state, final
+            changes.append(
+                Change(
+                    allocation=name,
+                    state=state,
+                    error=self._why(held) if state is HoldState.LOST else None,
+                    final=final,
+                )
+            )
+        return changes
+
+    # What follows.
+
+    @property
+    def deadline(self) -> float:
+        """The end of the session's promise."""
+        return self._deadline
+
+    @property
+    def interval(self) -> float:
+        """Seconds between heartbeats, as the daemon last said."""
+        return self._interval
+
+    @property
+    def over(self) -> LeaseLost | None:
+        """Why the session is over, or None while it is open as far as we know."""
+        return self._over
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The allocations that are known here, lost ones too until they are given back."""
+        return tuple(self._held)
+
+    @property
+    def stop_before(self) -> float:
+        """Seconds ahead of a deadline at which an allocation counts as lost."""
+        return min(self._stop_before, self._lease * _STOP_SHARE)
+
+    def state(self, name: str, now: float) -> HoldState:
+        """What the program may believe of an allocation at this instant."""
+        held = self._held.get(name)
+        return HoldState.ENDED if held is None else self._state(held, now)
+
+    def why(self, name: str) -> LeaseLost | None:
+        """Why an allocation is lost, when it is."""
+        held = self._held.get(name)
+        return self._why(held) if held and (held.lost or held.lapsed) else None
+
+    def held_until(self, name: str) -> float | None:
+        """The instant up to which the program may believe; None when silence does not end it."""
+        held = self._held.get(name)
+        if held is None or held.lost is not None:
+            return -math.inf
+        return self._stop_at(held) if held.leased else None
+
+    def beat_at(self, jitter: float) -> float:
+        """When the next heartbeat is due; `jitter`, from 0 to 1, brings it forward by up to a fifth."""
+        if self._reconcile and not self._reconciled:
+            return self._renewed_at
+        return self._renewed_at + self._interval * (1 - _JITTER_SHARE * jitter)
+
+    def changes_at(self, now: float) -> float:
+        """The next instant at which time alone changes the state of something; may be infinite."""
+        instants = [math.inf]
+        for held in self._held.values():
+            if held.leased and held.lost is None and not held.lapsed:
+                instants += (self._stop_at(held), self._doubtful_at)
+        return min(at for at in instants if at > now or at == math.inf)
+
+    def beat(self, pending: Iterable[str] = ()) -> Beat:
+        """What to send now; with everything that is known when the daemon asked for it (CC-29)."""
+        if not self._reconcile:
+            return Beat(count=self._digest.count, digest=self._digest.value)
+        return Beat(
+            count=self._digest.count,
+            digest=self._digest.value,
+            as_of=self._reconcile,
+            known=tuple(self._held),
+            pending=tuple(pending),
+        )
+
+    @property
+    def _doubtful_at(self) -> float:
+        return self._renewed_at + self._interval * _OVERDUE
+
+    def _stop_at(self, held: _Held) -> float:
+        return min(self._deadline, held.final_deadline) - self.stop_before
+
+    def _state(self, held: _Held, now: float) -> HoldState:
+        if held.lost is not None:
+            return HoldState.LOST
+        if not held.leased:
+            return HoldState.HELD
+        if held.lapsed or now >= self._stop_at(held):
+            return HoldState.LOST
+        return HoldState.DOUBTFUL if now >= self._doubtful_at else HoldState.HELD
+
+    def _why(self, held: _Held) -> LeaseLost:
+        return (
+            held.lost
+            or held.closing
+            or LeaseExpired(
+                "No renewal was answered in time.",
+                reason="LEASE_EXPIRED",
+                hint="The allocation comes back if the session is still open when contact returns.",
+            )
+        )

@@ -1,0 +1,181 @@
+"""Enrolment, and the first part of every session: a node proves who it is."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import os
+from collections.abc import Sequence
+
+import grpc
+import grpc.aio
+
+from poolkeeper._clock import Clock
+from poolkeeper._connector import Connector
+from poolkeeper._core.address import Address, parse_addresses
+from poolkeeper._core.requests import enrol_texts
+from poolkeeper._core.retry import Retry, RetryPolicy
+from poolkeeper._core.signing import enrolment_text, session_text
+from poolkeeper.errors import EnrolmentPending, PoolkeeperError, Unreachable, from_rpc
+from poolkeeper.identity import Identity, Record
+from poolkeeper.trust import Trust, establish, open_channel
+from poolkeeper.v1 import licensing_pb2 as pb
+from poolkeeper.v1 import licensing_pb2_grpc as rpc
+
+_ATTEMPT = 5.0
+_CHALLENGE_LIFE = 50.0
+_LOCK_POLL = 0.02
+
+
+async def enrol_node(
+    address: str | Sequence[str],
+    code: str,
+    *,
+    pool: str,
+    pin: str | None,
+    trust_first_use: bool,
+    identity: Identity,
+) -> Record:
+    """Redeems a code for this node's key and stores what was learnt (CC-3)."""
+    addresses = parse_addresses(address)
+    pool, digits = enrol_texts(pool, code)
+    async with _Held(identity):
+        # On disk before anything is sent: should the answer be lost, the same key asks again.
+        key = await asyncio.to_thread(identity.key_for_enrolment, pool, digits)
+        request = pb.EnrolRequest(
+            pool=pool,
+            code=digits,
+            public_key=key.public_key,
+            proof=key.sign(enrolment_text(pool, digits)),
+        )
+        try:
+            trust, answer = await _redeem(addresses, request, pin=pin, trust_first_use=trust_first_use)
+        except EnrolmentPending as pending:
+            pending.fingerprint = key.fingerprint
+            raise
+        record = Record(
+            addresses=tuple(str(one) for one in addresses),
+            node=answer.node,
+            pool=answer.pool,
+            domain=answer.domain,
+            ca_certificate_pem=trust.ca_certificate_pem,
+            server_name=trust.server_name,
+            pin=trust.pin,
+            rolling_secret=answer.rolling_secret,
+            attempt=key.attempt(pool, digits),
+        )
+        return await asyncio.to_thread(identity.enrolled, record, key)
+
+
+async def _redeem(
+    addresses: tuple[Address, ...],
+    request: pb.EnrolRequest,
+    *,
+    pin: str | None,
+    trust_first_use: bool,
+) -> tuple[Trust, pb.EnrolResponse]:
+    retry = Retry(RetryPolicy(budget=10.0), started=_loop_time())
+    while True:
+        problem: PoolkeeperError = Unreachable()
+        for address in addresses:
+            try:
+                trust = await establish(address, pin=pin, trust_first_use=trust_first_use)
+                async with open_channel(address, trust) as channel:
+                    answer = await _ask(channel, request)
+                return trust, answer
+            except Unreachable as silent:
+                problem = silent
+        pause = retry.pause(problem, now=_loop_time(), jitter=0.0)
+        # A wrong address should be told at once; a daemon that asks for patience gets it.
+        if pause is None or not problem.reason:
+            raise problem
+        await asyncio.sleep(pause)
+
+
+async def _ask(channel: grpc.aio.Channel, request: pb.EnrolRequest) -> pb.EnrolResponse:
+    try:
+        answer: pb.EnrolResponse = await rpc.LicensingServiceStub(channel).Enrol(request, timeout=_ATTEMPT)
+    except grpc.RpcError as problem:
+        raise from_rpc(problem) from problem
+    return answer
+
+
+async def open_session(
+    identity: Identity, connector: Connector, *, domain: str, clock: Clock, policy: RetryPolicy
+) -> tuple[float, pb.OpenSessionResponse]:
+    """When the opening was first sent, and its answer, whose rolling secret is stored already."""
+    retry = Retry(policy, started=_loop_time())
+    async with _Held(identity):
+        record = await asyncio.to_thread(identity.load)
+        key = await asyncio.to_thread(identity.key)
+        request: pb.OpenSessionRequest | None = None
+        sent_at = 0.0
+        while True:
+            try:
+                async with await connector.channel() as channel:
+                    if request is None or clock.now() - sent_at > _CHALLENGE_LIFE:
+                        challenge = await _challenge(channel, record.node)
+                        request = pb.OpenSessionRequest(
+                            node=record.node,
+                            challenge=challenge,
+                            signature=key.sign(session_text(record.node, domain, challenge)),
+                            domain=domain,
+                            rolling_secret=record.rolling_secret,
+                        )
+                        # A repeated opening is the same session, whose promise began with the first.
+                        sent_at = clock.now()
+                    answer = await _open(channel, request)
+                rolled = dataclasses.replace(record, rolling_secret=answer.rolling_secret)
+                await asyncio.to_thread(identity.store, rolled)
+                return sent_at, answer
+            except PoolkeeperError as problem:
+                pause = retry.pause(problem, now=_loop_time(), jitter=0.0)
+                if pause is None:
+                    raise
+                if isinstance(problem, Unreachable) and not problem.reason:
+                    connector.go_elsewhere()
+            await asyncio.sleep(pause)
+
+
+async def _challenge(channel: grpc.aio.Channel, node: str) -> bytes:
+    try:
+        answer: pb.GetChallengeResponse = await rpc.LicensingServiceStub(channel).GetChallenge(
+            pb.GetChallengeRequest(node=node), timeout=_ATTEMPT
+        )
+    except grpc.RpcError as problem:
+        raise from_rpc(problem) from problem
+    return answer.challenge
+
+
+async def _open(channel: grpc.aio.Channel, request: pb.OpenSessionRequest) -> pb.OpenSessionResponse:
+    try:
+        answer: pb.OpenSessionResponse = await rpc.LicensingServiceStub(channel).OpenSession(request, timeout=_ATTEMPT)
+    except grpc.RpcError as problem:
+        raise from_rpc(problem) from problem
+    return answer
+
+
+class _Held:
+    """The identity's lock, awaited without blocking the event loop."""
+
+    def __init__(self, identity: Identity) -> None:
+        self._identity = identity
+        self._lock = identity.try_lock()
+
+    async def __aenter__(self) -> None:
+        while not self._lock.__enter__():
+            self._lock.__exit__(None, None, None)
+            await asyncio.sleep(_LOCK_POLL)
+            self._lock = self._identity.try_lock()
+
+    async def __aexit__(self, *_: object) -> None:
+        self._lock.__exit__(None, None, None)
+
+
+def _loop_time() -> float:
+    return asyncio.get_running_loop().time()
+
+
+def configured_addresses(address: str | Sequence[str] | None, record: Record) -> tuple[Address, ...]:
+    """The addresses to use: those given, else POOLKEEPER_ADDRESS, else those of the enrolment."""
+    return parse_addresses(address or os.environ.get("POOLKEEPER_ADDRESS") or record.addresses)

@@ -1,0 +1,217 @@
+"""One connection to one daemon: calls over the Connect stream, or one RPC for each."""
+
+# ruff: noqa: ANN401 - requests and answers are of many generated types.
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+import grpc
+import grpc.aio
+from google.protobuf.message import Message
+
+from poolkeeper.errors import (
+    NotSupported,
+    PermissionDenied,
+    PoolkeeperError,
+    ServerFault,
+    Unreachable,
+    from_rpc,
+    from_status,
+)
+from poolkeeper.v1 import licensing_pb2 as pb
+from poolkeeper.v1 import licensing_pb2_grpc as rpc
+
+_STREAM_FIELDS: Final[dict[type[Message], str]] = {
+    pb.CheckOutRequest: "check_out",
+    pb.BatchCheckOutRequest: "batch_check_out",
+    pb.CheckInRequest: "check_in",
+    pb.HeartbeatRequest: "heartbeat",
+    pb.AcknowledgeRequest: "acknowledge",
+    pb.CloseSessionRequest: "close_session",
+    pb.ListAllocationsRequest: "list_allocations",
+    pb.CancelWaitRequest: "cancel_wait",
+}
+_METHODS: Final[dict[type[Message], str]] = {
+    kind: kind.DESCRIPTOR.name.removesuffix("Request") for kind in _STREAM_FIELDS if kind is not pb.CancelWaitRequest
+}
+
+OnWaiting = Callable[[pb.Waiting], None]
+
+
+class Link(Protocol):
+    """A connection of a session."""
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more can be asked of it."""
+
+    async def call(self, request: Any, *, limit: float | None, on_waiting: OnWaiting | None = None) -> Any:
+        """The answer to a request of the session; raises PoolkeeperError.
+
+        Unreachable after `limit` seconds without an answer; whether it happened is then unknown.
+        """
+
+    async def close(self) -> None:
+        """Lets go of the connection."""
+
+
+@dataclass(slots=True)
+class _Pending:
+    answer: asyncio.Future[Message]
+    on_waiting: OnWaiting | None
+
+
+class StreamLink:
+    """A session's Connect stream."""
+
+    def __init__(
+        self,
+        channel: grpc.aio.Channel,
+        *,
+        token: str,
+        on_push: Callable[[pb.ConnectResponse], None],
+        on_end: Callable[[], None],
+    ) -> None:
+        """Opens the stream; must be called within a running event loop."""
+        self._channel = channel
+        self._on_push = on_push
+        self._on_end = on_end
+        self._queue: asyncio.Queue[pb.ConnectRequest | None] = asyncio.Queue()
+        self._pending: dict[int, _Pending] = {}
+        self._next_id = 1
+        self._error: PoolkeeperError | None = None
+        self.proven = False
+        """A message came: whatever stands between lets streams through."""
+        self.unusable = False
+        """The stream was refused in a way that one RPC for each call may survive."""
+        stub: Any = rpc.LicensingServiceStub(channel)
+        self._stream = stub.Connect(self._requests(), metadata=_metadata(token))
+        self._reader = asyncio.create_task(self._read(), name="poolkeeper-stream")
+
+    @property
+    def ended(self) -> bool:
+        """Whether the stream is over."""
+        return self._error is not None
+
+    async def call(self, request: Any, *, limit: float | None, on_waiting: OnWaiting | None = None) -> Any:
+        """The answer to a request, out of whatever order the daemon gives them in."""
+        if self._error is not None:
+            raise Unreachable(self._error.message)
+        number = self._next_id
+        self._next_id += 1
+        pending = _Pending(asyncio.get_running_loop().create_future(), on_waiting)
+        self._pending[number] = pending
+        self._queue.put_nowait(pb.ConnectRequest(id=number, **{_STREAM_FIELDS[type(request)]: request}))
+        try:
+            async with asyncio.timeout(limit):
+                return await pending.answer
+        except TimeoutError:
+            self.unusable = self.unusable or not self.proven
+            raise Unreachable(f"No answer within {limit:g} s.") from None
+        finally:
+            self._pending.pop(number, None)
+
+    async def close(self) -> None:
+        """Half-closes the stream, then lets go of it."""
+        self._error = self._error or Unreachable("The connection was closed.")
+        self._queue.put_nowait(None)
+        self._reader.cancel()
+        await asyncio.gather(self._reader, return_exceptions=True)
+        await self._channel.close()
+
+    async def _requests(self) -> AsyncIterator[pb.ConnectRequest]:
+        # A writer of its own: a caller that is cancelled within gRPC's write would take the stream down.
+        while (request := await self._queue.get()) is not None:
+            yield request
+
+    async def _read(self) -> None:
+        error: PoolkeeperError = Unreachable("The daemon ended the connection.")
+        try:
+            async for response in self._stream:
+                self.proven = True
+                self._take(response)
+        except grpc.RpcError as problem:
+            error = from_rpc(problem)
+            # Without a reason of the daemon's own it was a proxy that refused, or a daemon without streams.
+            refused = isinstance(error, NotSupported | ServerFault | PermissionDenied)
+            self.unusable = not self.proven and refused and not error.reason
+            if self.unusable:
+                error = Unreachable(error.message)
+        finally:
+            self._fail(error)
+
+    def _take(self, response: pb.ConnectResponse) -> None:
+        if response.id == 0:
+            self._on_push(response)
+            return
+        pending = self._pending.get(response.id)
+        if pending is None or pending.answer.done():
+            return  # Its caller has gone; what it got is found by its request id.
+        kind = response.WhichOneof("response")
+        if kind == "error":
+            pending.answer.set_exception(from_status(response.error))
+        elif kind == "check_out" and response.check_out.WhichOneof("result") == "waiting":
+            if pending.on_waiting is not None:
+                pending.on_waiting(response.check_out.waiting)
+        elif kind is not None:
+            pending.answer.set_result(getattr(response, kind))
+
+    def _fail(self, error: PoolkeeperError) -> None:
+        closed_by_us, self._error = self._error is not None, self._error or error
+        for pending in self._pending.values():
+            if not pending.answer.done():
+                pending.answer.set_exception(self._error)
+        if not closed_by_us:
+            self._on_end()
+
+
+class UnaryLink:
+    """One RPC for each call, for daemons behind something that lets no stream through."""
+
+    def __init__(self, channel: grpc.aio.Channel, *, token: Callable[[], str]) -> None:
+        """Nothing is sent before the first call."""
+        self._channel = channel
+        self._token = token
+        self._stub: Any = rpc.LicensingServiceStub(channel)
+        self._closed = False
+
+    @property
+    def ended(self) -> bool:
+        """Whether it was closed."""
+        return self._closed
+
+    async def call(self, request: Any, *, limit: float | None, on_waiting: OnWaiting | None = None) -> Any:
+        """The answer to a request; a waiting one answers at the end of its waiting."""
+        del on_waiting  # Told on the stream only.
+        if self._closed:
+            raise Unreachable("The connection was closed.")
+        method = _METHODS.get(type(request))
+        if method is None:
+            raise NotSupported(f"{type(request).__name__} goes over a stream only.")
+        try:
+            return await getattr(self._stub, method)(request, timeout=limit, metadata=_metadata(self._token()))
+        except grpc.RpcError as problem:
+            raise from_rpc(problem) from problem
+        except asyncio.CancelledError:
+            # A channel that is closed under a call cancels it too.
+            if self.ended and not _being_cancelled():
+                raise Unreachable("The connection was closed.") from None
+            raise
+
+    async def close(self) -> None:
+        """Cancels what is under way and lets go of the connection."""
+        self._closed = True
+        await self._channel.close()
+
+
+def _metadata(token: str) -> tuple[tuple[str, str], ...]:
+    return (("authorization", f"Bearer {token}"),)
+
+
+def _being_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

@@ -1,0 +1,425 @@
+"""The SDK for asyncio: enrolment, a client, and the allocations that it holds.
+
+    async with poolkeeper.AsyncClient() as client:
+        async with await client.check_out("encoder-1x1") as seat:
+            ...
+
+A client belongs to the event loop in which it was first used. A loop that is blocked for longer than
+the lease sends no heartbeat, and loses what it holds. Nothing here survives a fork: make clients in
+the process that uses them.
+"""
+
+# ruff: noqa: SLF001 - a client and its allocations are one thing in two modules.
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+import os
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from datetime import timedelta
+from types import TracebackType
+from typing import Final, Self
+
+from poolkeeper._allocation import AsyncAllocation, AsyncBatchResult, OnLost, OnRegained
+from poolkeeper._clock import BootClock, Clock
+from poolkeeper._connector import Connector, Transport
+from poolkeeper._core.lease import STOP_BEFORE, Change, HoldState, LeaseKeeper
+from poolkeeper._core.requests import check_out_request, seconds, span_of
+from poolkeeper._core.retry import RetryPolicy
+from poolkeeper._enrolment import configured_addresses, enrol_node, open_session
+from poolkeeper._records import (
+    AllocationRecord,
+    CheckInReason,
+    Place,
+    Wanted,
+    place_of,
+    record_of,
+)
+from poolkeeper._session import Session, Tasks, new_id
+from poolkeeper.errors import (
+    FailedPrecondition,
+    LeaseLost,
+    NodeCopied,
+    NodeRebound,
+    NodeRevoked,
+    PoolkeeperError,
+    Revoked,
+    from_status,
+)
+from poolkeeper.identity import Identity, Record
+from poolkeeper.trust import Trust
+from poolkeeper.v1 import errors_pb2
+from poolkeeper.v1 import licensing_pb2 as pb
+
+__all__ = ["AsyncAllocation", "AsyncBatchResult", "AsyncClient", "enrol"]
+
+OnWaiting = Callable[[Place], None]
+
+_CLOSE_PATIENCE: Final = 3.0
+_PAGE: Final = 1000
+_NODE_LOST: Final = (NodeRevoked, NodeRebound, NodeCopied)
+_log = logging.getLogger("poolkeeper")
+
+
+async def enrol(
+    address: str | Sequence[str],
+    code: str,
+    *,
+    pool: str,
+    pin: str | None = None,
+    trust_first_use: bool = False,
+    identity: str | os.PathLike[str] | None = None,
+) -> Record:
+    """Enrols this node with an 8-digit code and gives the record that was stored (CC-3).
+
+    `pool` is `acme/west` or the full name. `pin` is what came with the code; without it the daemon's
+    certificate must be publicly trusted, or `trust_first_use` set. `identity` is a directory, see
+    `poolkeeper.identity`. Safe to repeat with the same code. Raises CodeNotAccepted,
+    EnrolmentPending (an admin must approve its `fingerprint`; then repeat), TooManyAttempts,
+    PinMismatch, NotTrusted, IdentityUnusable, InvalidRequest, Unreachable.
+    """
+    return await enrol_node(
+        address,
+        code,
+        pool=pool,
+        pin=pin,
+        trust_first_use=trust_first_use,
+        identity=Identity(identity),
+    )
+
+
+class AsyncClient:
+    """A node's connection to its daemon: one session, one heartbeat, any number of allocations."""
+
+    def __init__(
+        self,
+        address: str | Sequence[str] | None = None,
+        *,
+        identity: str | os.PathLike[str] | None = None,
+        domain: str | None = None,
+        transport: Transport = "stream",
+        timeout: float | timedelta = 20.0,
+        stop_before: float | timedelta = STOP_BEFORE,
+        _clock: Clock | None = None,
+    ) -> None:
+        """Reads the identity; nothing is sent before the first use.
+
+        `address` is one or several of HOST:PORT (`plain://127.0.0.1:7443` without TLS), by default
+        POOLKEEPER_ADDRESS or those of the enrolment. `domain` is the one to draw for, by default that
+        of the enrolment. `transport` "unary" makes each call an RPC of its own. `timeout` is how long
+        a call keeps trying while no daemon answers. `stop_before` is how long ahead of its deadline
+        the program must have stopped; at most a quarter of the lease is taken for it.
+
+        Raises NotEnrolled, IdentityUnusable and InvalidRequest.
+        """
+        self._identity = Identity(identity)
+        record = self._identity.load()
+        self._identity.key()
+        self._identity.require_writable()
+        self._domain = record.domain if domain is None else domain
+        trust = Trust(ca_certificate_pem=record.ca_certificate_pem, server_name=record.server_name)
+        self._connector = Connector(configured_addresses(address, record), trust, transport)
+        self._policy = RetryPolicy(budget=seconds(timeout, field="timeout") or 0.0)
+        self._stop_before = seconds(stop_before, field="stop_before") or 0.0
+        self.clock: Clock = _clock or BootClock()
+        self.node = record.node
+        """The node's name."""
+        self._tasks = Tasks()
+        self._current: Session | None = None
+        self._opening = asyncio.Lock()
+        self._allocations: dict[str, AsyncAllocation] = {}
+        self._fences: dict[str, pb.Fence] = {}
+        self._closed = False
+
+    async def __aenter__(self) -> Self:
+        """Opens a session, so that what is wrong shows at once."""
+        await self._session()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Closes the client."""
+        await self.close()
+
+    async def check_out(
+        self,
+        product: str,
+        *,
+        consumer: str | None = None,
+        installation: str | None = None,
+        user: str | None = None,
+        host: str | None = None,
+        quantity: int | None = None,
+        demand: Mapping[str, int] | None = None,
+        wait: float | timedelta | None = None,
+        on_waiting: OnWaiting | None = None,
+        on_lost: OnLost | None = None,
+        on_regained: OnRegained | None = None,
+    ) -> AsyncAllocation:
+        """Seats of a product, held until check-in; asked again for one consumer, the same object.
+
+        `quantity` counts seats, `demand` units (cameras, cores …) that the daemon turns into seats
+        (CC-19). `wait`, in seconds, queues up when there is no seat; `on_waiting` hears the place.
+        `on_lost(allocation, error)` is called when the program must stop; when it has returned, a
+        revoked seat is let go of. Without it, a revoked seat is let go of by check-in, or when the
+        promise ends. `on_regained(allocation)` is called when a seat lost by silence turns out to be
+        held still. Both may be coroutine functions.
+
+        Raises Denied (with `denial`), LeaseLost when the node may not draw any more, InvalidRequest,
+        Unreachable. Cancelled or unanswered, what may have been granted is given back.
+        """
+        for last in (False, True):
+            request = check_out_request(
+                product,
+                request_id=new_id(),
+                consumer=consumer,
+                installation=installation,
+                user=user,
+                host=host,
+                quantity=quantity,
+                demand=demand,
+                wait=wait,
+            )
+            session = await self._session()
+            try:
+                _, granted = await session.check_out(
+                    request,
+                    on_waiting=None if on_waiting is None else lambda waiting: on_waiting(place_of(waiting)),
+                )
+            except LeaseLost as error:
+                # The session was over before we knew; a new one is asked under a new id.
+                if last or session.usable or isinstance(error, _NODE_LOST):
+                    raise
+                continue
+            return self._adopt(session, granted, on_lost=on_lost, on_regained=on_regained)
+        raise AssertionError  # pragma: no cover - the second turn returns or raises.
+
+    async def batch_check_out(
+        self,
+        wanted: Iterable[Wanted],
+        *,
+        on_lost: OnLost | None = None,
+        on_regained: OnRegained | None = None,
+    ) -> tuple[AsyncBatchResult, ...]:
+        """Several check-outs in one message, at most 1,000; each is granted or denied by itself.
+
+        The results come in the order of `wanted`. Raises InvalidRequest, LeaseLost, Unreachable.
+        """
+        requests = [
+            check_out_request(
+                one.product,
+                request_id=new_id(),
+                consumer=one.consumer,
+                installation=one.installation,
+                user=one.user,
+                host=one.host,
+                quantity=one.quantity,
+                demand=one.demand,
+            )
+            for one in wanted
+        ]
+        session = await self._session()
+        _, results = await session.batch_check_out(requests)
+        return tuple(
+            AsyncBatchResult(
+                allocation=self._adopt(session, result.granted, on_lost=on_lost, on_regained=on_regained),
+                error=None,
+            )
+            if result.WhichOneof("result") == "granted"
+            else AsyncBatchResult(allocation=None, error=from_status(result.error))
+            for result in results
+        )
+
+    async def list_allocations(self) -> tuple[AllocationRecord, ...]:
+        """All allocations of this node, those of its other sessions too."""
+        session = await self._session()
+        found: list[AllocationRecord] = []
+        token = ""
+        while True:
+            request = pb.ListAllocationsRequest(page_size=_PAGE, page_token=token)
+            _, answer = await session.call(request)
+            found += (record_of(one) for one in answer.allocations)
+            token = answer.next_page_token
+            if not token:
+                return tuple(found)
+
+    async def close(self) -> None:
+        """Ends the session: its leased seats are checked in, installed ones stay. May be repeated.
+
+        Takes at most a few seconds; without an answer the seats are free when their promise ends.
+        """
+        if self._closed:
+            return
+        self._closed = True
+        session = self._current
+        for allocation in self._allocations.values():
+            allocation._ended = allocation._ended or not allocation.installed
+        if session is not None:
+            await session.close(patience=_CLOSE_PATIENCE)
+        await self._tasks.stop()
+        if session is not None:
+            await session.drop_links()
+
+    async def give_back(self, allocation: AsyncAllocation, reason: CheckInReason) -> None:
+        """What `AsyncAllocation.check_in` does."""
+        name = allocation.name
+        if self._allocations.get(name) is allocation:
+            del self._allocations[name]
+        session = allocation._session
+        if not allocation.installed and (self._closed or not session.usable):
+            return
+        if not session.usable:
+            session = await self._session()
+        if isinstance(allocation._lost, Revoked):
+            await session.acknowledge(name, self._fences.get(name, allocation._granted.fence))
+        else:
+            await session.check_in(name, reason.number)
+        if name not in self._allocations:
+            session.keeper.forgotten(name)
+
+    async def _session(self) -> Session:
+        async with self._opening:
+            if self._closed:
+                raise FailedPrecondition("The client is closed.", hint="Make a new one.")
+            if self._current is not None and self._current.usable:
+                return self._current
+            if self._current is not None:
+                await self._current.drop_links()
+            sent_at, opened = await open_session(
+                self._identity,
+                self._connector,
+                domain=self._domain,
+                clock=self.clock,
+                policy=self._policy,
+            )
+            session = Session(
+                opened,
+                keeper=LeaseKeeper(
+                    sent_at=sent_at,
+                    lease=span_of(opened.lease_duration),
+                    interval=span_of(opened.heartbeat_interval),
+                    stop_before=self._stop_before,
+                ),
+                connector=self._connector,
+                clock=self.clock,
+                tasks=self._tasks,
+                policy=self._policy,
+                on_change=self._changed,
+                on_notice=self._noticed,
+                on_over=self._over,
+            )
+            for allocation in self._allocations.values():
+                if allocation.installed:
+                    # It outlives sessions; its news come over the present one.
+                    allocation._session = session
+                    session.keeper.granted(
+                        allocation.name,
+                        allocation.quantity,
+                        leased=False,
+                        sent_at=sent_at,
+                        remaining=None,
+                    )
+            self._current = session
+            return session
+
+    def _adopt(
+        self,
+        session: Session,
+        granted: pb.Granted,
+        *,
+        on_lost: OnLost | None,
+        on_regained: OnRegained | None,
+    ) -> AsyncAllocation:
+        known = self._allocations.get(granted.allocation.name)
+        if known is None or known._lost is not None or not known._session.usable:
+            known = AsyncAllocation(self, session, granted, on_lost=on_lost, on_regained=on_regained)
+            self._allocations[known.name] = known
+            return known
+        granted.grant = granted.grant or known.grant
+        known._granted = granted
+        known._on_lost = on_lost or known._on_lost
+        known._on_regained = on_regained or known._on_regained
+        return known
+
+    def _noticed(self, notice: pb.AllocationNotice) -> None:
+        if notice.HasField("fence"):
+            self._fences[notice.allocation] = notice.fence
+        session = self._current
+        revoked = notice.reason == errors_pb2.REASON_REVOKED
+        if revoked and session is not None and notice.allocation not in session.keeper.names:
+            # Nothing of ours runs on it.
+            self._tasks.start(self._let_go(session, notice.allocation, notice.fence), name="acknowledge")
+
+    def _changed(self, change: Change) -> None:
+        allocation = self._allocations.get(change.allocation)
+        if allocation is None:
+            return
+        if change.state is HoldState.LOST and change.error is not None:
+            if change.final:
+                allocation._lost = change.error
+                if not isinstance(change.error, Revoked):
+                    del self._allocations[change.allocation]
+                    allocation._session.keeper.forgotten(change.allocation)
+            self._tasks.start(self._tell_lost(allocation, change.error), name="on-lost")
+        elif change.state is HoldState.HELD:
+            self._tasks.start(self._tell_regained(allocation), name="on-regained")
+
+    def _over(self, error: LeaseLost) -> None:
+        if not isinstance(error, _NODE_LOST) and any(allocation.installed for allocation in self._allocations.values()):
+            # Installed seats outlive the session, and their news need a new one.
+            self._tasks.start(self._reopen(), name="reopen")
+
+    async def _reopen(self) -> None:
+        try:
+            await self._session()
+        except PoolkeeperError as problem:
+            _log.warning("no session for the installed allocations: %s", problem)
+
+    async def _tell_lost(self, allocation: AsyncAllocation, error: LeaseLost) -> None:
+        async with allocation._telling:
+            if not allocation._told_lost:
+                allocation._told_lost = True
+                allocation._stopped = await _tell(allocation._on_lost, allocation, error)
+        if not allocation._stopped:
+            # It may still be running: its seat is free when the promise ends, not earlier (CC-16).
+            return
+        fence = self._fences.get(allocation.name, allocation._granted.fence)
+        if isinstance(allocation._lost, Revoked):
+            await self._let_go(allocation._session, allocation.name, fence)
+        elif isinstance(allocation._lost, _NODE_LOST):
+            await allocation._session.say(pb.AcknowledgeRequest(allocation=allocation.name, fence=fence))
+
+    async def _tell_regained(self, allocation: AsyncAllocation) -> None:
+        async with allocation._telling:
+            if allocation._told_lost and allocation._lost is None:
+                allocation._told_lost = allocation._stopped = False
+                await _tell(allocation._on_regained, allocation)
+
+    async def _let_go(self, session: Session, name: str, fence: pb.Fence) -> None:
+        try:
+            await session.acknowledge(name, fence)
+        except PoolkeeperError as problem:
+            _log.debug("%s is not acknowledged yet: %s", name, problem)
+            return
+        session.keeper.forgotten(name)
+        self._allocations.pop(name, None)
+
+
+async def _tell(callback: Callable[..., Awaitable[None] | None] | None, *told: object) -> bool:
+    """Whether there was a callback and it returned without an error."""
+    if callback is None:
+        return False
+    try:
+        answer = callback(*told)
+        if inspect.isawaitable(answer):
+            await answer
+    except Exception:  # noqa: BLE001 - the program's own code, at the top of its task.
+        _log.exception("a callback of the program failed")
+        return False
+    return True

@@ -1,0 +1,341 @@
+"""Checking an exported ledger offline, with nothing but the file and the installation's public keys.
+
+It shows, without trust in the daemon, that no entry was changed, left out or cut off, that the signed
+statements fit, and that replaying the entries never holds more seats than there were (CC-25).
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+from poolkeeper.v1 import admin_pb2
+
+_VERSION: Final = 1
+_MOST_PROBLEMS: Final = 1000
+
+_BEGINS: Final = frozenset({"CHECKED_OUT", "MIGRATED_IN"})
+_KEEPS: Final = frozenset({"RESIZED", "REVOKED"})
+_ENDS: Final = frozenset({"CHECKED_IN", "EXPIRED", "RELEASED", "RECLAIMED", "MIGRATED_OUT"})
+_WITHOUT_ALLOCATION: Final = frozenset(
+    {"POOL_CREATED", "PURCHASED", "MOVED_IN", "MOVED_OUT", "POOL_UPDATED", "POOL_CLOSED"}
+)
+_LIVE: Final = frozenset({"ACTIVE", "PROVISIONAL", "REVOKED"})
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something that does not fit."""
+
+    sequence: int
+    """Of the entry or statement; 0 when it is about the export as a whole."""
+    text: str
+
+    def __str__(self) -> str:
+        """One line for a person."""
+        return f"entry {self.sequence}: {self.text}" if self.sequence else self.text
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What the check found."""
+
+    entries: int
+    checkpoints: int
+    head_sequence: int
+    """The last entry; 0 when there is none."""
+    as_of: datetime | None
+    """When the daemon signed the head, in UTC; None without one."""
+    problems: tuple[Problem, ...]
+    """At most a thousand."""
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing was found."""
+        return not self.problems
+
+
+@dataclass(slots=True)
+class _Allocation:
+    state: str
+    lines: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """Active and quarantined seats by licence."""
+
+
+def parse_export(text: Iterable[str]) -> Iterable[admin_pb2.ExportLedgerResponse]:
+    """The items of an export file: one ExportLedgerResponse in proto JSON on each line.
+
+    Raises ValueError for a line that is none.
+    """
+    from google.protobuf import json_format  # noqa: PLC0415 - slow to load, and only files need it.
+
+    for number, line in enumerate(text, start=1):
+        if not line.strip():
+            continue
+        try:
+            yield json_format.Parse(line, admin_pb2.ExportLedgerResponse())
+        except json_format.ParseError as problem:
+            raise ValueError(f"line {number} is not an item of a ledger: {problem}") from problem
+
+
+def parse_keys(keys: Mapping[str, str]) -> dict[str, bytes]:
+    """Public keys by key id, from base64. Raises ValueError."""
+    try:
+        return {key_id: base64.b64decode(text, validate=True) for key_id, text in keys.items()}
+    except binascii.Error as problem:
+        raise ValueError(f"a key is not base64: {problem}") from problem
+
+
+def verify_export(
+    items: Iterable[admin_pb2.ExportLedgerResponse],
+    keys: Mapping[str, bytes],
+    *,
+    pool: str | None = None,
+) -> Report:
+    """What checking an export found; a ledger of any length is read once and not kept.
+
+    `items` are the answers of ExportLedger in their order, or those of `parse_export`. `keys` are the
+    installation's raw public keys, 32 bytes each, by key id; take them from where the daemon cannot
+    reach. `pool` is the full name of the pool that the ledger must be of; otherwise the first
+    statement says it.
+    """
+    ledger = _Ledger(keys, pool)
+    for item in items:
+        kind = item.WhichOneof("item")
+        if kind == "entry":
+            ledger.entry(item.entry)
+        elif kind == "statement":
+            ledger.statement(item.statement)
+        else:
+            ledger.find("an item is neither entry nor statement")
+    return ledger.report()
+
+
+class _Ledger:
+    """The replay of one ledger."""
+
+    def __init__(self, keys: Mapping[str, bytes], pool: str | None) -> None:
+        self._keys = keys
+        self._pool = pool
+        self._first: admin_pb2.LedgerEntry | None = None
+        self._sequence = 0
+        self._hash: bytes | None = _genesis(pool) if pool else None
+        self._checkpoints = 0
+        self._head: datetime | None = None
+        self._ended = False
+        self._problems: list[Problem] = []
+        self._holdings: dict[str, list[int]] = {}
+        self._allocations: dict[str, _Allocation] = {}
+        self._over: set[str] = set()
+
+    def find(self, text: str, *, sequence: int = 0) -> None:
+        """Records something that does not fit."""
+        if len(self._problems) < _MOST_PROBLEMS:
+            self._problems.append(Problem(sequence=sequence, text=text))
+
+    def report(self) -> Report:
+        """The result, once everything was read."""
+        if not self._ended:
+            self.find("the export does not end with a signed head: its tail may be cut off")
+        if self._first is not None:
+            self.find("no statement says which pool the ledger is of, so its beginning is unproven")
+        return Report(
+            entries=self._sequence,
+            checkpoints=self._checkpoints,
+            head_sequence=self._sequence,
+            as_of=self._head,
+            problems=tuple(self._problems),
+        )
+
+    def entry(self, entry: admin_pb2.LedgerEntry) -> None:
+        """Checks the chain at an entry and replays it."""
+        self._ended = False
+        sequence = entry.sequence
+        if sequence != self._sequence + 1:
+            self.find(f"follows entry {self._sequence}: entries are missing", sequence=sequence)
+        if self._hash is None:
+            # The chain begins with the pool's name, which the first statement will tell.
+            self._first = entry
+        elif hashlib.sha256(self._hash + entry.body).digest() != entry.hash:
+            self.find("its hash does not follow from its body and the entry before", sequence=sequence)
+        self._hash = entry.hash
+        self._sequence = sequence
+        try:
+            body = json.loads(entry.body)
+            if body["v"] != _VERSION:
+                self.find(f"is of format {body['v']}, which is not known here", sequence=sequence)
+                return
+            if body["seq"] != sequence:
+                self.find(f"calls itself entry {body['seq']}", sequence=sequence)
+            self._replay(sequence, body)
+        except (ValueError, KeyError, TypeError, AttributeError) as problem:
+            self.find(f"its body cannot be read: {problem!r}", sequence=sequence)
+
+    def statement(self, statement: admin_pb2.LedgerStatement) -> None:
+        """Checks a checkpoint or the head against the chain and the replay."""
+        at = self._sequence
+        key = self._keys.get(statement.key_id)
+        if key is None:
+            self.find(f"a statement is signed with the unknown key {statement.key_id!r}", sequence=at)
+            return
+        try:
+            Ed25519PublicKey.from_public_bytes(key).verify(
+                statement.signature, b"poolkeeper-statement-v1\0" + statement.payload
+            )
+        except (InvalidSignature, ValueError):
+            self.find("a statement's signature is wrong", sequence=at)
+            return
+        try:
+            self._compare(json.loads(statement.payload))
+        except (ValueError, KeyError, TypeError, AttributeError) as problem:
+            self.find(f"a statement cannot be read: {problem!r}", sequence=at)
+
+    def _compare(self, told: dict[str, Any]) -> None:
+        at = self._sequence
+        pool = str(told["pool"])
+        self._anchor(pool)
+        if told["sequence"] != at:
+            self.find(f"a statement is about entry {told['sequence']}", sequence=at)
+        if bytes.fromhex(told["hash"]) != self._hash:
+            self.find("a statement's hash is not the chain's", sequence=at)
+        self._compare_holdings(told["holdings"])
+        if told["kind"] == "head":
+            self._ended = True
+            self._head = datetime.fromtimestamp(told["time_us"] / 1e6, tz=UTC)
+        elif told["kind"] == "checkpoint":
+            self._checkpoints += 1
+        else:
+            self.find(f"a statement is a {told['kind']!r}", sequence=at)
+
+    def _anchor(self, pool: str) -> None:
+        """Ties the chain to the pool that a statement is about."""
+        if self._pool is None:
+            self._pool = pool
+        elif pool != self._pool:
+            self.find(f"a statement is about {pool}, not {self._pool}", sequence=self._sequence)
+        if self._hash is None:
+            self._hash = _genesis(pool)
+        if self._first is not None:
+            first, self._first = self._first, None
+            if hashlib.sha256(_genesis(pool) + first.body).digest() != first.hash:
+                self.find("is not the beginning of this pool's ledger", sequence=first.sequence)
+
+    def _compare_holdings(self, told: dict[str, dict[str, int]]) -> None:
+        at = self._sequence
+        for licence, counts in told.items():
+            found = dict(zip(("count", "active", "quarantined"), self._holdings.get(licence, [0, 0, 0]), strict=True))
+            if {key: counts[key] for key in found} != found:
+                self.find(f"a statement says {counts} of {licence}, the replay {found}", sequence=at)
+        for licence, seats in self._holdings.items():
+            if any(seats) and licence not in told:
+                self.find(f"a statement leaves {licence} out", sequence=at)
+
+    def _replay(self, sequence: int, body: dict[str, Any]) -> None:
+        touched: dict[str, tuple[int, int, int]] = {}
+        for licence, count, active, quarantined in body["lines"]:
+            before = touched.get(licence, (0, 0, 0))
+            deltas = zip(before, (count, active, quarantined), strict=True)
+            one, two, three = (int(old) + int(new) for old, new in deltas)
+            touched[licence] = (one, two, three)
+        for licence, delta in touched.items():
+            holding = self._holdings.setdefault(licence, [0, 0, 0])
+            holding[:] = [old + new for old, new in zip(holding, delta, strict=True)]
+            self._check_holding(sequence, licence, holding, over=body.get("over"))
+        after = body["after"]
+        for licence in touched.keys() | after.keys():
+            found = self._holdings.get(licence, [0, 0, 0])
+            if list(after.get(licence, ())) != found:
+                self.find(
+                    f"says {after.get(licence)} of {licence} after it, the replay {found}",
+                    sequence=sequence,
+                )
+        self._check_allocation(sequence, body, touched)
+
+    def _check_holding(self, sequence: int, licence: str, holding: list[int], *, over: object) -> None:
+        count, active, quarantined = holding
+        if min(holding) < 0:
+            self.find(f"leaves {licence} with a negative counter: {holding}", sequence=sequence)
+        if active + quarantined > count and not over:
+            self.find(
+                f"oversells {licence}: {active} active and {quarantined} in quarantine of {count}",
+                sequence=sequence,
+            )
+
+    def _check_allocation(self, sequence: int, body: dict[str, Any], touched: dict[str, tuple[int, int, int]]) -> None:
+        event = body["event"]
+        told = body.get("allocation")
+        if event in _WITHOUT_ALLOCATION:
+            if any(active or quarantined for _, active, quarantined in touched.values()):
+                self.find(f"is {event} and yet changes seats in use", sequence=sequence)
+            return
+        if told is None:
+            self.find(f"is {event} and names no allocation", sequence=sequence)
+            return
+        name, state = str(told["id"]), str(told["state"])
+        known = self._allocations.get(name)
+        fault = _fault(event, state, known.state if known else None)
+        if fault:
+            self.find(f"is {event} of allocation {name}, {fault}", sequence=sequence)
+        if any(count for count, _, _ in touched.values()):
+            self.find(f"is {event} and yet changes a count", sequence=sequence)
+        present = known or _Allocation(state)
+        present.state = state
+        for licence, (_, active, quarantined) in touched.items():
+            before = present.lines.get(licence, (0, 0))
+            present.lines[licence] = (before[0] + active, before[1] + quarantined)
+        self._check_seats(sequence, name, present, quantity=int(told["quantity"]))
+        if state == "ENDED":
+            self._allocations.pop(name, None)
+        else:
+            self._allocations[name] = present
+
+    def _check_seats(self, sequence: int, name: str, allocation: _Allocation, *, quantity: int) -> None:
+        active = sum(line[0] for line in allocation.lines.values())
+        quarantined = sum(line[1] for line in allocation.lines.values())
+        # Since every allocation's own seats are checked, and entries change holdings by nothing
+        # else, the live allocations always add up to the holdings' active seats.
+        wanted = {
+            "QUARANTINED": (0, quantity),
+            "ENDED": (0, 0),
+        }.get(allocation.state, (quantity, 0))
+        if (active, quarantined) != wanted:
+            self.find(
+                f"leaves allocation {name}, {allocation.state} with {quantity}, holding {active}"
+                f" active and {quarantined} in quarantine",
+                sequence=sequence,
+            )
+        if any(min(line) < 0 for line in allocation.lines.values()):
+            self.find(f"takes seats from {name} that it did not have", sequence=sequence)
+
+
+def _fault(event: str, state: str, before: str | None) -> str:
+    """What is wrong with an allocation's step, or nothing."""
+    fits: dict[str, tuple[bool, bool]] = {
+        # Whether the state before fits, and whether the state after does.
+        **dict.fromkeys(_BEGINS, (before is None, state in _LIVE)),
+        **dict.fromkeys(_KEEPS, (before in _LIVE, state in _LIVE)),
+        **{one: (before is not None, state in {"ENDED", "QUARANTINED"}) for one in _ENDS},
+        "RESUMED": (before == "QUARANTINED", state in _LIVE),
+        "QUARANTINE_ENDED": (before == "QUARANTINED", state == "ENDED"),
+    }
+    if event not in fits:
+        return "which is not an event that is known here"
+    before_fits, after_fits = fits[event]
+    if event in {"CHECKED_IN", "EXPIRED", "RECLAIMED"} and before == "QUARANTINED":
+        before_fits = False
+    if not before_fits:
+        return f"which was {before or 'not there'} before"
+    return "" if after_fits else f"and leaves it {state}"
+
+
+def _genesis(pool: str) -> bytes:
+    return hashlib.sha256(b"poolkeeper-ledger-v1\0" + pool.encode()).digest()
