@@ -1,0 +1,56 @@
+"""A denied check-out, explained: the rule, the seats, every candidate, and when to try again (CC-17)."""
+
+from datetime import UTC, datetime, timedelta
+
+from poolkeeper import errors
+from poolkeeper.cli import duration, name, phrase
+from poolkeeper.cli.problem import Problem
+
+
+def explain(error: errors.Denied, *, status: int, now: datetime | None = None) -> Problem:
+    """What to tell the person whose program got no licence."""
+    denial = error.denial
+    if denial is None:
+        return Problem(error.message.removesuffix("."), why=error.reason, hint=error.hint, status=status)
+    return Problem(
+        f"no licence for {name.short(denial.product)}: {error.message.removesuffix('.')}",
+        why="\n".join(_reasons(denial)),
+        hint=error.hint or _advice(denial, now or datetime.now(UTC)),
+        status=status,
+    )
+
+
+def _reasons(denial: errors.Denial) -> list[str]:
+    counts = denial.counts
+    needed = "1 seat was" if denial.needed == 1 else f"{denial.needed} seats were"
+    in_use = counts.allocated_automatically + counts.allocated_manually
+    seats = (
+        f"{counts.available} of {counts.total} free ({in_use} allocated, {counts.quarantined} in quarantine, "
+        f"{counts.assigned_idle} assigned and idle)"
+    )
+    lines = [f"{denial.reason} in {name.short(denial.pool)}: {needed} needed, {seats}"]
+    if denial.place:
+        lines.append(f"place {denial.place} in the queue when the waiting ended")
+    lines += [
+        f"{name.short(one.licence)}: {one.reason}, {one.active} of {one.count} in use"
+        + (f", {one.quarantined} in quarantine" if one.quarantined else "")
+        + (f"; {one.detail}" if one.detail else "")
+        for one in denial.candidates
+    ]
+    told = len(denial.candidates)
+    total = sum(denial.rejections.values())
+    if total > told:
+        counted = ", ".join(f"{count} {reason}" for reason, count in sorted(denial.rejections.items()))
+        lines.append(f"{total} lines were looked at: {counted}")
+    return lines
+
+
+def _advice(denial: errors.Denial, now: datetime) -> str:
+    if denial.next_free_time is None:
+        return "nothing tells when a seat comes free; --wait 10m waits for one"
+    away = max(timedelta(seconds=1), denial.next_free_time - now)
+    rounded = timedelta(seconds=round(away.total_seconds()))
+    return (
+        f"the next seat is expected at {phrase.when(denial.next_free_time)}, in {duration.phrase(rounded)}; "
+        "--wait waits for it"
+    )

@@ -1,0 +1,149 @@
+"""`poolkeeper node`: enrolled servers and encoders."""
+
+from typing import Annotated
+
+from cyclopts import App, Parameter
+
+from poolkeeper.cli import argument, name, phrase
+from poolkeeper.cli.allocation import COLUMNS as ALLOCATIONS
+from poolkeeper.cli.connection import ALL, HERE, Connection, Paging, request_id
+from poolkeeper.cli.output import Column
+from poolkeeper.v1 import admin_pb2 as pb
+from poolkeeper.v1.admin_pb2_grpc import NodeServiceStub
+
+app = App(name="node")
+
+
+def _binding(binding: pb.Binding) -> str:
+    pool = name.short(binding.pool)
+    return f"{binding.domain}: {pool}" if binding.domain else pool
+
+
+def _bindings(node: pb.Node) -> str:
+    bound = [_binding(binding) for binding in node.bindings]
+    return ", ".join(bound or ([f"({name.short(node.pending_pool)})"] if node.pending_pool else []))
+
+
+COLUMNS: tuple[Column[pb.Node], ...] = (
+    Column("Node", lambda node: name.short(node.name)),
+    Column("State", lambda node: phrase.choice(node, "state")),
+    Column("Pool", _bindings),
+    Column("Seats", lambda node: str(node.seats), number=True),
+    Column("Last seen", lambda node: phrase.instant(node, "last_seen_time")),
+)
+DETAILS: tuple[Column[pb.Node], ...] = (
+    *COLUMNS,
+    Column("Enrolled", lambda node: phrase.instant(node, "enrol_time")),
+    Column("Fingerprint", lambda node: node.fingerprint),
+)
+
+
+@app.command(name="list")
+def list_(
+    parent: argument.EstateOrPool,
+    /,
+    *,
+    pending: Annotated[bool, Parameter(help="Only those that wait for approval, with their fingerprints.")] = False,
+    paging: Paging = ALL,
+    connection: Connection = HERE,
+) -> None:
+    """List the nodes of an estate, or those bound to a pool."""
+    above = name.estate_or_pool(parent)
+    with connection.open() as admin:
+        found = admin.pages(
+            NodeServiceStub(admin.channel).ListNodes,
+            lambda size, token: pb.ListNodesRequest(parent=above, page_size=size, page_token=token, pending=pending),
+            lambda page: page.nodes,
+            paging,
+        )
+    connection.printer.many(
+        found.items,
+        (*COLUMNS, DETAILS[-1]) if pending else COLUMNS,
+        field="nodes",
+        next_page_token=found.next_page_token,
+        empty="No node waits for approval."
+        if pending
+        else "No nodes yet: `poolkeeper code issue` makes a code that enrols one.",
+    )
+
+
+@app.command
+def show(node: argument.Node, /, *, connection: Connection = HERE) -> None:
+    """Show one node."""
+    with connection.open() as admin:
+        found = admin.call(NodeServiceStub(admin.channel).GetNode, pb.GetNodeRequest(name=name.node(node)))
+    connection.printer.one(found, DETAILS)
+
+
+@app.command
+def approve(
+    node: argument.Node,
+    /,
+    *,
+    fingerprint: Annotated[
+        str, Parameter(help="The fingerprint that the waiting machine shows; needed unless it was copied.")
+    ] = "",
+    connection: Connection = HERE,
+) -> None:
+    """Enrol a node that waits, or let a copied one go on."""
+    with connection.open() as admin:
+        approved = admin.call(
+            NodeServiceStub(admin.channel).ApproveNode,
+            pb.ApproveNodeRequest(
+                name=name.node(node),
+                fingerprint=_bare(fingerprint),
+                request_id=request_id(),
+            ),
+        )
+    connection.printer.one(approved, DETAILS)
+
+
+def _bare(fingerprint: str) -> str:
+    # Read out over the phone it has pauses, which people write as spaces, colons or hyphens.
+    return "".join(char for char in fingerprint.lower() if char not in " :-")
+
+
+@app.command
+def reject(node: argument.Node, /, *, connection: Connection = HERE) -> None:
+    """Turn a waiting enrolment down."""
+    with connection.open() as admin:
+        rejected = admin.call(
+            NodeServiceStub(admin.channel).RejectNode,
+            pb.RejectNodeRequest(name=name.node(node), request_id=request_id()),
+        )
+    connection.printer.one(rejected, DETAILS)
+
+
+@app.command
+def revoke(
+    node: argument.Node,
+    /,
+    *,
+    reason: argument.Reason,
+    force: Annotated[
+        bool, Parameter(help="Free its leased seats at once, although it may still believe that it holds them.")
+    ] = False,
+    connection: Connection = HERE,
+) -> None:
+    """Revoke a node; its leased seats come back when it lets go or at its last promise."""
+    with connection.open() as admin:
+        revoked = admin.call(
+            NodeServiceStub(admin.channel).RevokeNode,
+            pb.RevokeNodeRequest(name=name.node(node), reason=reason, force=force, request_id=request_id()),
+        )
+    connection.printer.one(revoked, DETAILS)
+
+
+@app.command
+def migrate(node: argument.Node, /, *, connection: Connection = HERE) -> None:
+    """Move the seats of a node's installed allocations to the pool that it is bound to now."""
+    with connection.open() as admin:
+        migrated = admin.call(
+            NodeServiceStub(admin.channel).MigrateNode,
+            pb.MigrateNodeRequest(name=name.node(node), request_id=request_id()),
+        )
+    printer = connection.printer
+    if printer.as_json:
+        printer.one(migrated, ())
+    else:
+        printer.many(tuple(migrated.allocations), ALLOCATIONS, field="allocations", empty="Nothing to move.")

@@ -1,0 +1,128 @@
+"""What a command prints: a table for people, JSON for programs.
+
+A terminal gets headings in bold and colour; a pipe gets the same columns without either, never folded or cut.
+"""
+
+import json
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from io import StringIO
+from typing import Generic, TypeVar
+
+from google.protobuf.json_format import MessageToDict
+from google.protobuf.message import Message
+from rich.console import Console
+from rich.table import Table
+
+M = TypeVar("M", bound=Message)
+
+# A pipe has no width; this is more than any row.
+_UNBOUNDED = 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class Column(Generic[M]):
+    """One column of a listing and one line of a single resource's description."""
+
+    heading: str
+    text: Callable[[M], str]
+    number: bool = False
+
+
+def document(message: Message) -> dict[str, object]:
+    """The proto JSON mapping of a message, with proto field names and with the fields that have no value."""
+    found: dict[str, object] = MessageToDict(
+        message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
+    )
+    return found
+
+
+def table(headings: Iterable[tuple[str, bool]], rows: Iterable[Sequence[str]], *, width: int = 0) -> str:
+    """Rows under headings (each with whether it holds numbers) as plain text; `width` 0 folds nothing."""
+    sink = StringIO()
+    console = Console(file=sink, width=width or _UNBOUNDED, color_system=None, highlight=False)
+    console.print(_grid(headings, rows), soft_wrap=not width)
+    return "\n".join(line.rstrip() for line in sink.getvalue().splitlines())
+
+
+def _grid(headings: Iterable[tuple[str, bool]], rows: Iterable[Sequence[str]]) -> Table:
+    grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for heading, number in headings:
+        grid.add_column(heading, justify="right" if number else "left", overflow="fold")
+    for row in rows:
+        grid.add_row(*(_cell(text) for text in row))
+    return grid
+
+
+def _cell(text: str) -> str:
+    # What others named must neither act as markup nor move the cursor.
+    clean = "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
+    return clean.replace("[", r"\[")
+
+
+@dataclass(frozen=True, slots=True)
+class Printer:
+    """Writes results to standard output, as JSON or for people."""
+
+    as_json: bool
+
+    def one(self, message: M, columns: Sequence[Column[M]], *, extra: Mapping[str, str] | None = None) -> None:
+        """One resource: its JSON, or a line for each column that has something to say, and then `extra`."""
+        if self.as_json:
+            self.json(document(message))
+            return
+        lines = {column.heading: column.text(message) for column in columns} | dict(extra or {})
+        self.table(
+            [("", False), ("", False)],
+            [(heading.lower(), text) for heading, text in lines.items() if text],
+            header=False,
+        )
+
+    def many(
+        self,
+        messages: Sequence[M],
+        columns: Sequence[Column[M]],
+        *,
+        field: str,
+        next_page_token: str = "",
+        empty: str,
+    ) -> None:
+        """A listing: one JSON object with the array and `next_page_token`, or a row for each message."""
+        if self.as_json:
+            self.json({field: [document(message) for message in messages], "next_page_token": next_page_token})
+            return
+        if messages:
+            self.table(
+                [(column.heading, column.number) for column in columns],
+                [[column.text(message) for column in columns] for message in messages],
+            )
+        else:
+            self.line(empty)
+        if next_page_token:
+            self.line(f"More: --page-token {next_page_token}")
+
+    def table(
+        self, headings: Sequence[tuple[str, bool]], rows: Sequence[Sequence[str]], *, header: bool = True
+    ) -> None:
+        """Rows under headings, each with whether it holds numbers."""
+        if sys.stdout.isatty():
+            grid = _grid(headings, rows)
+            grid.show_header = header
+            Console(highlight=False).print(grid)
+        else:
+            text = table(headings, rows)
+            self.line(text if header else text.partition("\n")[2])
+
+    def line(self, text: str = "") -> None:
+        """One line for people."""
+        sys.stdout.write(f"{text}\n")
+
+    def json(self, found: object) -> None:
+        """One JSON document."""
+        sys.stdout.write(f"{json.dumps(found, indent=2, ensure_ascii=False)}\n")
+
+
+def warn(text: str) -> None:
+    """A line on standard error, in yellow on a terminal."""
+    Console(stderr=True, highlight=False).print(text, style="yellow", markup=False, soft_wrap=True)

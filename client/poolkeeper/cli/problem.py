@@ -1,0 +1,42 @@
+"""What went wrong, told to a person: what, why, and what to do about it."""
+
+from enum import IntEnum
+
+
+class Status(IntEnum):
+    """Exit statuses of every command but `run`."""
+
+    DONE = 0
+    REFUSED = 1
+    USAGE = 2
+    UNREACHABLE = 3
+    FORBIDDEN = 4
+
+
+class Problem(Exception):
+    """Ends a command.
+
+    `what` is one line; `why` and `hint` may have several; `status` is what the process exits with.
+    """
+
+    def __init__(self, what: str, *, why: str = "", hint: str = "", status: int = Status.REFUSED) -> None:
+        super().__init__(what)
+        self.what = what
+        self.why = why
+        self.hint = hint
+        self.status = int(status)
+
+    def text(self) -> str:
+        """The lines for standard error, without the final line break."""
+        lines = [f"poolkeeper: {self.what}"]
+        for label, words in (("why", self.why), ("hint", self.hint)):
+            first, *others = words.splitlines() or [""]
+            if first:
+                lines.append(f"  {label}: {first}")
+                lines.extend(f"  {' ' * len(label)}  {line}" for line in others)
+        return "\n".join(lines)
+
+
+def usage(what: str, *, hint: str = "") -> Problem:
+    """A problem with what was typed."""
+    return Problem(what, hint=hint, status=Status.USAGE)
