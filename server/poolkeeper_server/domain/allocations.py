@@ -1,0 +1,212 @@
+"""How an allocation changes: granted, resized, resumed, ended.
+
+Every function here moves the seats and writes the ledger entry in one go. Lines are kept in the order in which they
+were chosen; what is given back is taken from the last of them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from poolkeeper_server.domain.ledger import Delta, move_seats
+from poolkeeper_server.domain.moment import Moment
+from poolkeeper_server.domain.records import SEATED, Allocation, AllocationState, Pairs, Pool
+from poolkeeper_server.domain.state import State
+
+
+def pool_of(state: State, allocation: Allocation) -> Pool:
+    """The pool that an allocation is charged to."""
+    pool = state.get(Pool, allocation.estate_id, allocation.pool_id)
+    if pool is None:
+        raise LookupError(f"pool {allocation.estate_id}/{allocation.pool_id} was not loaded")
+    return pool
+
+
+def grant(state: State, now: Moment, pool: Pool, allocation: Allocation) -> Allocation:
+    """Takes the seats of a new allocation; gives it with its fence."""
+    deltas = tuple(Delta(licence_id=licence, active=seats) for licence, seats in allocation.lines)
+    written = move_seats(state, now, pool, "CHECKED_OUT", deltas, allocation=allocation)
+    granted = replace(allocation, fence=written.ledger_sequence)
+    state.put(granted)
+    return granted
+
+
+def grow(state: State, now: Moment, allocation: Allocation, more: Pairs) -> Allocation:
+    """Adds seats to an allocation."""
+    grown = replace(
+        allocation,
+        lines=add_lines(allocation.lines, more),
+        quantity=allocation.quantity + sum(seats for _, seats in more),
+    )
+    deltas = tuple(Delta(licence_id=licence, active=seats) for licence, seats in more)
+    return _write(state, now, grown, "RESIZED", deltas)
+
+
+def shrink(state: State, now: Moment, allocation: Allocation, quantity: int, spare_id: str) -> Allocation:
+    """Leaves an allocation `quantity` seats; the rest is free, or quarantined under `spare_id` (EV-17, EV-19).
+
+    Seats that are given back because a unit was removed go to quarantine only where the pool does not let that reason
+    skip it. They then wait in an allocation of their own, for the same consumer and with the same clock.
+    """
+    pool = pool_of(state, allocation)
+    kept, given = split_lines(allocation.lines, quantity)
+    until = allocation.allocated_at + pool.minimum_allocation
+    waits = now.civil < until and "UNIT_REMOVED" not in pool.skip_quarantine
+    shrunk = replace(allocation, lines=kept, quantity=quantity)
+    deltas = tuple(
+        Delta(licence_id=licence, active=-seats, quarantined=seats if waits else 0) for licence, seats in given
+    )
+    split = {"split": [[spare_id, allocation.quantity - quantity]]} if waits else None
+    shrunk = _write(state, now, shrunk, "RESIZED", deltas, split)
+    if waits:
+        state.put(
+            replace(
+                shrunk,
+                allocation_id=spare_id,
+                lines=given,
+                quantity=sum(seats for _, seats in given),
+                state=AllocationState.QUARANTINED,
+                quarantine_until=until,
+                shared=False,
+                deadline_lease=None,
+            )
+        )
+    return shrunk
+
+
+def end(
+    state: State,
+    now: Moment,
+    allocation: Allocation,
+    *,
+    event: str,
+    reason: str,
+    no_quarantine: bool = False,
+    details: dict[str, object] | None = None,
+) -> Allocation:
+    """Ends a seated allocation: its seats are free, or in quarantine until the end of the minimum allocation time.
+
+    The end of the quarantine is stored now; a later change of the setting does not move it (CC-21). `reason` is what
+    the pool may let skip quarantine (CC-24).
+    """
+    pool = pool_of(state, allocation)
+    until = allocation.allocated_at + pool.minimum_allocation
+    waits = now.civil < until and reason not in pool.skip_quarantine and not no_quarantine
+    ended = replace(
+        allocation,
+        state=AllocationState.QUARANTINED if waits else AllocationState.ENDED,
+        quarantine_until=until if waits else None,
+        deadline_lease=None,
+        ended_at=now.civil,
+        end_reason=reason,
+    )
+    deltas = tuple(
+        Delta(licence_id=licence, active=-seats, quarantined=seats if waits else 0)
+        for licence, seats in allocation.lines
+    )
+    return _write(state, now, ended, event, deltas, {"reason": reason} | (details or {}))
+
+
+def end_quarantine(
+    state: State, now: Moment, allocation: Allocation, *, event: str = "QUARANTINE_ENDED", reason: str = ""
+) -> Allocation:
+    """Frees quarantined seats."""
+    ended = replace(allocation, state=AllocationState.ENDED, end_reason=reason or allocation.end_reason)
+    deltas = tuple(Delta(licence_id=licence, quarantined=-seats) for licence, seats in allocation.lines)
+    return _write(state, now, ended, event, deltas, {"reason": reason} if reason else None)
+
+
+def resume(state: State, now: Moment, own: list[Allocation], need: int, spare_id: str) -> Allocation:
+    """Takes up to `need` seats of the consumer's own quarantined allocations again (CC-22).
+
+    The first of them lives on with the latest of their clocks, so that resuming never shortens a minimum allocation
+    time. What is not needed of the last one stays in quarantine under `spare_id`.
+    """
+    first, *others = own
+    lines, clock = first.lines, first.allocated_at
+    details: dict[str, object] = {}
+    merged: list[list[object]] = []
+    if first.quantity > need:
+        kept, rest = split_lines(first.lines, need)
+        state.put(
+            replace(
+                first,
+                allocation_id=spare_id,
+                lines=rest,
+                quantity=first.quantity - need,
+                shared=False,
+            )
+        )
+        lines = kept
+        details["split"] = [[spare_id, first.quantity - need]]
+    taken: list[tuple[str, int]] = list(lines)
+    quantity = sum(seats for _, seats in lines)
+    for other in others:
+        if quantity == need:
+            break
+        part, rest = split_lines(other.lines, min(other.quantity, need - quantity))
+        clock = max(clock, other.allocated_at)
+        lines = add_lines(lines, part)
+        taken += part
+        merged.append([other.allocation_id, sum(seats for _, seats in part)])
+        quantity += sum(seats for _, seats in part)
+        if rest:
+            state.put(replace(other, lines=rest, quantity=sum(seats for _, seats in rest)))
+        else:
+            state.put(
+                replace(other, state=AllocationState.ENDED, quantity=0, lines=(), quarantine_until=None)
+            )
+    resumed = replace(
+        first,
+        state=AllocationState.ACTIVE,
+        lines=lines,
+        quantity=quantity,
+        allocated_at=clock,
+        seen_at=now.civil,
+        quarantine_until=None,
+        ended_at=None,
+        end_reason="",
+        release_without_quarantine=False,
+    )
+    deltas = tuple(Delta(licence_id=licence, active=seats, quarantined=-seats) for licence, seats in taken)
+    if merged:
+        details["merged"] = merged
+    return _write(state, now, resumed, "RESUMED", deltas, details)
+
+
+def _write(
+    state: State,
+    now: Moment,
+    allocation: Allocation,
+    event: str,
+    deltas: tuple[Delta, ...],
+    details: dict[str, object] | None = None,
+) -> Allocation:
+    written = move_seats(
+        state, now, pool_of(state, allocation), event, deltas, allocation=allocation, details=details
+    )
+    fenced = replace(allocation, fence=written.ledger_sequence) if allocation.state in SEATED else allocation
+    state.put(fenced)
+    return fenced
+
+
+def add_lines(lines: Pairs, more: Pairs) -> Pairs:
+    """Both together, one pair for each licence."""
+    total = dict(lines)
+    for licence, seats in more:
+        total[licence] = total.get(licence, 0) + seats
+    return tuple(total.items())
+
+
+def split_lines(lines: Pairs, quantity: int) -> tuple[Pairs, Pairs]:
+    """The first `quantity` seats of the lines, and the rest."""
+    kept: list[tuple[str, int]] = []
+    rest: list[tuple[str, int]] = []
+    for licence, seats in lines:
+        stays = min(seats, quantity)
+        quantity -= stays
+        if stays:
+            kept.append((licence, stays))
+        if seats > stays:
+            rest.append((licence, seats - stays))
+    return tuple(kept), tuple(rest)

@@ -1,0 +1,137 @@
+"""Which licence lines of a pool can serve a check-out, in which order, and why not."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+from poolkeeper_server.domain.moment import Moment
+from poolkeeper_server.domain.records import Holding, LicensedBy, Licence, Pairs, Pool, Product
+from poolkeeper_server.domain.refusal import Denial, Reason, Refusal, RejectedCandidate, SeatCounts
+from poolkeeper_server.domain.state import State
+
+_NO_END = 2**63 - 1
+_TOLD = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A line, its seats, and the reason that rules it out now (None: it may give)."""
+
+    licence: Licence
+    holding: Holding
+    rejected: Reason | None
+
+
+def candidates(state: State, now: Moment, pool: Pool, product_id: str) -> list[Candidate]:
+    """The lines that grant the product, best first: earliest expiry, then oldest purchase, then id."""
+    found = []
+    for holding in state.many(Holding, state.holdings[(pool.estate_id, pool.pool_id)]):
+        licence = state.get(Licence, holding.estate_id, holding.licence_id)
+        if licence is not None and product_id in licence.products and (holding.count or holding.free < 0):
+            found.append(Candidate(licence, holding, _rejection(licence, now)))
+    found.sort(key=_rank)
+    return found
+
+
+def _rank(candidate: Candidate) -> tuple[int, int, str]:
+    licence = candidate.licence
+    end = _NO_END if licence.valid_before is None else licence.valid_before
+    return (end, licence.created_at, licence.licence_id)
+
+
+def _rejection(licence: Licence, now: Moment) -> Reason | None:
+    if licence.valid_from is None and licence.valid_before is None:
+        return None
+    if now.frozen:
+        return Reason.CLOCK_FROZEN
+    if licence.valid_from is not None and now.civil < licence.valid_from:
+        return Reason.LICENCE_EXPIRED
+    if licence.valid_before is not None and now.civil >= licence.valid_before:
+        return Reason.LICENCE_EXPIRED
+    return None
+
+
+def choose(lines: list[Candidate], licensed_by: LicensedBy, need: int) -> Pairs | None:
+    """Seats from the best lines of one kind, several if one is not enough; None when all together are (CC-20)."""
+    chosen: list[tuple[str, int]] = []
+    for line in lines:
+        if need == 0:
+            break
+        if line.rejected is None and line.licence.licensed_by is licensed_by and line.holding.free > 0:
+            taken = min(need, line.holding.free)
+            chosen.append((line.licence.licence_id, taken))
+            need -= taken
+    return None if need else tuple(chosen)
+
+
+def seat_counts(lines: list[Candidate]) -> SeatCounts:
+    """The seats of all these lines."""
+    total = SeatCounts()
+    for line in lines:
+        total += SeatCounts(
+            total=line.holding.count, active=line.holding.active, quarantined=line.holding.quarantined
+        )
+    return total
+
+
+def denial(
+    state: State, lines: list[Candidate], pool: Pool, product: Product, need: int, *, queued: int = 0
+) -> Refusal:
+    """The refusal of a check-out that these lines cannot cover, with everything that explains it (CC-17)."""
+    rejected = [_explain(line, need) for line in lines]
+    by_reason = Counter(candidate.reason for candidate in rejected)
+    reason = Reason.NO_SEAT_AVAILABLE
+    if lines and all(line.rejected is not None for line in lines):
+        reason = by_reason.most_common(1)[0][0]
+    counts = seat_counts(lines)
+    ends = state.quarantine_ends.get((pool.estate_id, pool.pool_id, product.product_id), [])
+    where = f"Pool {pool.estate_id}/{pool.pool_id}"
+    if reason is Reason.CLOCK_FROZEN:
+        message = f"{where} cannot grant {product.product_id}: the civil clock is not to be trusted."
+        hint = "An operator must look at `poolkeeper clock show`, and then set the clock or accept it."
+    elif reason is Reason.LICENCE_EXPIRED:
+        message = f"Every licence for {product.product_id} in {where[0].lower()}{where[1:]} is outside its dates."
+        hint = "An admin can add a purchase or move licences that are valid into the pool."
+    elif queued:
+        message = f"{where}: {queued} check-outs for {product.product_id} wait already and go first."
+        hint = "Ask again with a waiting time to queue up."
+    else:
+        message = (
+            f"{where} has {counts.available} of {counts.total} seats for {product.product_id} free "
+            f"({counts.active} in use, {counts.quarantined} in quarantine); {need} needed."
+        )
+        hint = "Ask again with a waiting time to queue up, or have an admin move seats into the pool."
+    return Refusal(
+        reason,
+        message,
+        hint=hint,
+        denial=Denial(
+            estate_id=pool.estate_id,
+            pool_id=pool.pool_id,
+            product_id=product.product_id,
+            needed=need,
+            counts=counts,
+            next_free_at=ends[0] if ends else None,
+            candidates=tuple(rejected[:_TOLD]),
+            rejections=tuple(sorted(by_reason.items())),
+        ),
+    )
+
+
+def _explain(line: Candidate, need: int) -> RejectedCandidate:
+    holding, reason = line.holding, line.rejected or Reason.NO_SEAT_AVAILABLE
+    if reason is Reason.CLOCK_FROZEN:
+        detail = "Has dates, and the civil clock is not to be trusted."
+    elif reason is Reason.LICENCE_EXPIRED:
+        detail = "Today is before its first or after its last day."
+    else:
+        detail = f"{max(0, holding.free)} of {holding.count} free, {need} needed."
+    return RejectedCandidate(
+        licence_id=line.licence.licence_id,
+        reason=reason,
+        count=holding.count,
+        active=holding.active,
+        quarantined=holding.quarantined,
+        detail=detail,
+    )

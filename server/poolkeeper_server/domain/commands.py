@@ -1,0 +1,495 @@
+"""What can be asked of the state: one frozen dataclass for each command, and what it answers.
+
+Ids are bare (`acme`, `west`), not resource names. Whoever makes a command has checked the shape of its fields;
+whether they fit together and exist is decided. `request_id` with `caller` and `digest` makes a command repeatable
+(CC-13): the digest is over everything that the request says.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from poolkeeper_server.domain.records import (
+    Alert,
+    Allocation,
+    CheckInReason,
+    Checkpoint,
+    Consumer,
+    Counting,
+    LicensedBy,
+    Pairs,
+    Session,
+    Token,
+    Use,
+)
+from poolkeeper_server.domain.refusal import Refusal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Command:
+    """Base of all commands."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request(Command):
+    """A command that carries a request id.
+
+    `caller` is the node id, or "admin" with the token id behind a slash. An empty request id is never remembered.
+    """
+
+    estate_id: str
+    caller: str
+    request_id: str
+    digest: bytes
+
+
+# ---- what sessions ask ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenSession(Command):
+    """Opens a session whose challenge was signed by `public_key`; answers `SessionOpened`."""
+
+    estate_id: str
+    node_id: str
+    session_id: str
+    domain: str
+    public_key: bytes
+    secret: bytes
+    next_secret: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionOpened:
+    """An open session and the generation of its node's credentials."""
+
+    session: Session
+    generation: int
+    lease_duration: int
+    heartbeat_interval: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckOut(Request):
+    """Takes seats for a consumer; answers `Granted`, `Waiting` or a refusal.
+
+    `quantity` 0 leaves the size to `demand`; both empty is one seat. `wait` is 0 for callers who do not wait.
+    """
+
+    session_id: str
+    product_id: str
+    consumer: str = ""
+    pseudonym: str = ""
+    installation: str = ""
+    user: str = ""
+    host: str = ""
+    quantity: int = 0
+    demand: Pairs = ()
+    wait: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Granted:
+    """An allocation with the caller's use of it.
+
+    `remaining` is None for installed allocations; else the microseconds of lease time that the client may believe in,
+    counted from the moment at which it sent its request.
+    """
+
+    allocation: Allocation
+    use: Use
+    remaining: int | None
+    heartbeat_interval: int
+    epoch: int
+    resumed: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Waiting:
+    """A place in the queue, from 1, and when a seat is expected (civil; None when nothing tells)."""
+
+    place: int
+    sequence: int
+    deadline_lease: int
+    estimate: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CancelWait(Command):
+    """Leaves the queue; takes back a grant that crossed it."""
+
+    estate_id: str
+    session_id: str
+    node_id: str
+    request_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckIn(Request):
+    """Ends the caller's use of an allocation; answers the allocation as it is then."""
+
+    session_id: str
+    allocation_id: str
+    reason: CheckInReason
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Known:
+    """Everything that a client knows, to be compared with what the daemon knows (CC-29)."""
+
+    as_of: int
+    allocations: frozenset[str]
+    pending: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Heartbeat(Command):
+    """Renews a session; answers `Renewed`. `digest` is the client's, as a signed 64-bit number."""
+
+    estate_id: str
+    session_id: str
+    count: int
+    digest: int
+    known: Known | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Notice:
+    """News of one allocation that a session must hear; `fence` goes back in its acknowledgement."""
+
+    allocation_id: str
+    pool_id: str
+    refusal: Refusal
+    fence: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Renewed:
+    """A renewed promise. `reconcile` is 0, or the version of the session that the client must account for."""
+
+    session: Session
+    remaining: int
+    lease_duration: int
+    heartbeat_interval: int
+    reconcile: int
+    notices: tuple[Notice, ...]
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Acknowledge(Command):
+    """Accepts a waiter's grant or lets go of a revoked allocation; answers the allocation."""
+
+    estate_id: str
+    session_id: str
+    allocation_id: str
+    fence: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CloseSession(Command):
+    """Ends a session and checks its leased seats in; answers the session."""
+
+    estate_id: str
+    session_id: str
+
+
+# ---- what time asks -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Expire(Command):
+    """Ends what is due: sessions, quarantines, waits, unacknowledged grants and revocations, unseen installations.
+
+    The store loads at most `limit` of each kind; answers `Expired`.
+    """
+
+    limit: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Expired:
+    """How much was ended; `more` when a limit was reached."""
+
+    ended: int
+    more: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServeQueues(Command):
+    """Serves the waiters of a pool again, where one batch did not reach them all."""
+
+    estate_id: str
+    pool_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AddCheckpoint(Command):
+    """Stores a signed checkpoint."""
+
+    checkpoint: Checkpoint
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RaiseAlert(Command):
+    """Stores an alert."""
+
+    alert: Alert
+
+
+# ---- what admins ask ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolSettings:
+    """A pool's policy; None leaves a setting as it is, or takes the default for a new pool."""
+
+    title: str | None = None
+    minimum_allocation: int | None = None
+    lease_duration: int | None = None
+    heartbeat_interval: int | None = None
+    margin: int | None = None
+    counting: Counting | None = None
+    skip_quarantine: tuple[str, ...] | None = None
+    #: 0 switches reclaiming off.
+    reclaim_after: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CreateEstate(Request):
+    """Makes an estate with its Default Pool (EV-1). `honey` are digests of codes that are never issued (CC-6)."""
+
+    title: str
+    settings: PoolSettings
+    honey: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnfreezeEstate(Request):
+    """Lets codes of the estate be redeemed again."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CreateProduct(Request):
+    """Adds a product to the catalogue; `estate_id` is empty."""
+
+    product_id: str
+    title: str
+    units: Pairs
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AddLicence(Request):
+    """Adds a purchase to the Default Pool (EV-2); answers the licence."""
+
+    products: tuple[str, ...]
+    count: int
+    licensed_by: LicensedBy
+    order_number: str
+    valid_from: int | None
+    valid_before: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Move:
+    """Seats of a line: a licence id, or an order number with exactly one line in the pool."""
+
+    line: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CreatePool(Request):
+    """Makes a pool and moves seats into it from the Default Pool (EV-3, EV-4)."""
+
+    pool_id: str
+    settings: PoolSettings
+    moves: tuple[Move, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpdatePool(Request):
+    """Changes a pool's settings; `version` None skips the comparison."""
+
+    pool_id: str
+    settings: PoolSettings
+    version: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MoveSeats(Request):
+    """Moves unused seats from one pool to another (EV-5)."""
+
+    source_id: str
+    target_id: str
+    moves: tuple[Move, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClosePool(Request):
+    """Ends a pool's giving."""
+
+    pool_id: str
+    version: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnfreezePool(Request):
+    """Lets codes of the pool be redeemed again."""
+
+    pool_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IssueCode(Request):
+    """Issues a code (CC-2). `digests` are of random digits, drawn afresh; the first that is free is taken.
+
+    Answers `CodeIssued`.
+    """
+
+    pool_id: str
+    node_id: str
+    domain: str
+    replace: bool
+    lifetime: int
+    code_id: str
+    digests: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CodeIssued:
+    """Which code was issued; `draw` is the index of its digest, -1 when this is a repetition."""
+
+    code_id: str
+    draw: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RevokeCode(Request):
+    """Makes a code worthless."""
+
+    pool_id: str
+    code_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Enrol(Command):
+    """Redeems a code (CC-3); answers `Enrolled` or a refusal that is counted.
+
+    `pool_named` is False where the request names no pool. `valid` is False where the code is malformed or the key's
+    proof is wrong; then the attempt only counts.
+    """
+
+    source: str
+    estate_id: str
+    pool_id: str
+    digest: bytes
+    public_key: bytes
+    valid: bool
+    secret: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Enrolled:
+    """Which node was enrolled, and where it draws."""
+
+    node_id: str
+    pool_id: str
+    domain: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApproveNode(Request):
+    """Enrols a node that waits, or lets a copied identity go on."""
+
+    node_id: str
+    fingerprint: str
+    secret: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RejectNode(Request):
+    """Turns a waiting enrolment down."""
+
+    node_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RevokeNode(Request):
+    """Ends a node's credentials (CC-9)."""
+
+    node_id: str
+    reason: str
+    force: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MigrateNode(Request):
+    """Moves a node's installed allocations to the pool that it is bound to now (CC-8)."""
+
+    node_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AddConsumer(Request):
+    """Registers a consumer."""
+
+    consumer: str
+    user: str
+    host: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RemoveConsumer(Request):
+    """Takes a consumer off the register."""
+
+    consumer: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReleaseAllocation(Request):
+    """Takes an allocation back (CC-23)."""
+
+    allocation_id: str
+    reason: str
+    no_quarantine: bool
+    force: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CreateToken(Request):
+    """Stores an admin credential; `estate_id` is empty, the token names its own."""
+
+    token: Token
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RevokeToken(Request):
+    """Makes an admin credential worthless."""
+
+    token_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Done:
+    """The effect of an admin's command: the id of what it made or changed. `repeated` when it had been done before."""
+
+    subject: str
+    repeated: bool = False
+
+
+Answer = (
+    SessionOpened
+    | Granted
+    | Waiting
+    | Allocation
+    | Renewed
+    | Session
+    | Expired
+    | CodeIssued
+    | Enrolled
+    | Done
+    | Consumer
+    | None
+    | Refusal
+)

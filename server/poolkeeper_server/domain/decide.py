@@ -1,0 +1,99 @@
+"""The one door to the domain: a batch of commands, decided one after the other on the same state."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from poolkeeper_server.domain import (
+    checkout,
+    commands,
+    due,
+    enrolment,
+    nodes,
+    purchasing,
+    sessions,
+    waiting,
+)
+from poolkeeper_server.domain.commands import Answer, Command
+from poolkeeper_server.domain.moment import Moment
+from poolkeeper_server.domain.records import Key
+from poolkeeper_server.domain.refusal import Refusal
+from poolkeeper_server.domain.state import State
+
+_WITH_IDS: dict[type, Callable[[State, Any, Moment, Iterator[str]], Answer]] = {
+    commands.OpenSession: sessions.open_session,
+    commands.CheckOut: checkout.check_out,
+    commands.CheckIn: sessions.check_in,
+    commands.CancelWait: waiting.cancel_wait,
+    commands.Heartbeat: sessions.heartbeat,
+    commands.Acknowledge: sessions.acknowledge,
+    commands.CloseSession: sessions.close_session,
+    commands.Expire: due.expire,
+    commands.CreateEstate: purchasing.create_estate,
+    commands.Enrol: enrolment.enrol,
+    commands.RevokeNode: nodes.revoke_node,
+}
+
+_WITHOUT_IDS: dict[type, Callable[[State, Any, Moment], Answer]] = {
+    commands.UnfreezeEstate: purchasing.unfreeze_estate,
+    commands.CreateProduct: purchasing.create_product,
+    commands.AddLicence: purchasing.add_licence,
+    commands.CreatePool: purchasing.create_pool,
+    commands.UpdatePool: purchasing.update_pool,
+    commands.MoveSeats: purchasing.move,
+    commands.ClosePool: purchasing.close_pool,
+    commands.UnfreezePool: enrolment.unfreeze_pool,
+    commands.IssueCode: enrolment.issue_code,
+    commands.RevokeCode: enrolment.revoke_code,
+    commands.ApproveNode: nodes.approve_node,
+    commands.RejectNode: nodes.reject_node,
+    commands.MigrateNode: nodes.migrate_node,
+    commands.AddConsumer: purchasing.add_consumer,
+    commands.RemoveConsumer: purchasing.remove_consumer,
+    commands.ReleaseAllocation: nodes.release_allocation,
+    commands.CreateToken: nodes.create_token,
+    commands.RevokeToken: nodes.revoke_token,
+}
+
+
+def decide(state: State, command: Command, now: Moment, ids: Iterator[str]) -> Answer:
+    """Carries a command out on the state and answers it.
+
+    Nothing but the state is read or changed. A refused command leaves it as it was, unless the refusal itself is the
+    answer (`Enrol`, `OpenSession`).
+    """
+    mark = state.mark()
+    try:
+        kind = type(command)
+        if kind in _WITH_IDS:
+            return _WITH_IDS[kind](state, command, now, ids)
+        if isinstance(command, commands.ServeQueues):
+            state.freed[(command.estate_id, command.pool_id)] = None
+            return None
+        if isinstance(command, commands.AddCheckpoint):
+            state.put(command.checkpoint)
+            return None
+        if isinstance(command, commands.RaiseAlert):
+            state.put(command.alert)
+            return None
+        return _WITHOUT_IDS[kind](state, command, now)
+    except Refusal as refusal:
+        state.rollback(mark)
+        return refusal
+
+
+def decide_all(
+    state: State, batch: Sequence[Command], now: Moment, ids: Iterator[str]
+) -> tuple[list[Answer], tuple[Key, ...]]:
+    """Decides a batch in order; those who wait for a seat that came free go before the next command.
+
+    Gives the answers, and the pools whose queues could be served further than what was loaded of them.
+    """
+    answers: list[Answer] = []
+    more: dict[Key, None] = {}
+    for command in batch:
+        answers.append(decide(state, command, now, ids))
+        if state.freed:
+            more |= waiting.serve_queues(state, now, ids)
+    return answers, tuple(more)

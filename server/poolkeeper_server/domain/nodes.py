@@ -1,0 +1,272 @@
+"""What admins decide about nodes and their allocations."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from hashlib import sha256
+
+from poolkeeper_server.domain import allocations, uses
+from poolkeeper_server.domain.candidates import candidates, choose, denial
+from poolkeeper_server.domain.commands import (
+    ApproveNode,
+    CreateToken,
+    Done,
+    MigrateNode,
+    RejectNode,
+    ReleaseAllocation,
+    RevokeNode,
+    RevokeToken,
+)
+from poolkeeper_server.domain.enrolment import end_credentials, redeem
+from poolkeeper_server.domain.ledger import Delta, move_seats
+from poolkeeper_server.domain.moment import DAY, Moment
+from poolkeeper_server.domain.purchasing import done, pool_named, repeated
+from poolkeeper_server.domain.records import (
+    SEATED,
+    Allocation,
+    AllocationState,
+    Binding,
+    Code,
+    CodeState,
+    Kind,
+    Node,
+    NodeState,
+    PendingEnrolment,
+    PoolState,
+    Product,
+    Session,
+    SessionState,
+    Token,
+)
+from poolkeeper_server.domain.refusal import Reason, Refusal, invalid, not_found
+from poolkeeper_server.domain.sessions import end_session
+from poolkeeper_server.domain.state import State
+
+
+def approve_node(state: State, command: ApproveNode, now: Moment) -> Done:
+    """Enrols the node whose key waits, or lets a copied identity go on with its newest secret (CC-5, CC-32)."""
+    before = repeated(state, command)
+    if before is not None:
+        return before
+    waiting = state.get(PendingEnrolment, command.estate_id, command.node_id)
+    node = state.get(Node, command.estate_id, command.node_id)
+    if waiting is not None:
+        fingerprint = sha256(waiting.public_key).hexdigest()
+        if command.fingerprint.lower().replace(":", "") != fingerprint:
+            raise invalid(
+                "fingerprint",
+                "This is not the fingerprint of the key that waits.",
+                hint="Whoever stands before the machine reads it out; do not approve a key that nobody knows.",
+            )
+        code = state.get(Code, waiting.estate_id, waiting.code_id)
+        if code is None:
+            raise not_found(f"code {waiting.code_id}")
+        redeem(state, code, waiting.public_key, command.secret, now)
+        spent = state.get(Code, code.estate_id, code.code_id)
+        if spent is not None:
+            # The machine asks again with the same code and key; it must still be answered.
+            state.put(replace(spent, expires_at=max(spent.expires_at, now.civil + DAY)))
+        state.remove(waiting)
+        return done(state, command, command.node_id, now)
+    if node is None:
+        raise not_found(f"node {command.node_id} that waits for approval")
+    if node.state is not NodeState.COPIED:
+        raise Refusal(Reason.FAILED_PRECONDITION, f"Node {node.node_id} does not wait for approval.")
+    state.put(replace(node, state=NodeState.ENROLLED))
+    return done(state, command, node.node_id, now)
+
+
+def reject_node(state: State, command: RejectNode, now: Moment) -> Done:
+    """Turns a waiting enrolment down; its code is worthless."""
+    before = repeated(state, command)
+    if before is not None:
+        return before
+    waiting = state.get(PendingEnrolment, command.estate_id, command.node_id)
+    if waiting is None:
+        raise not_found(f"node {command.node_id} that waits for approval")
+    code = state.get(Code, waiting.estate_id, waiting.code_id)
+    if code is not None:
+        state.put(replace(code, state=CodeState.REVOKED))
+    state.remove(waiting)
+    return done(state, command, command.node_id, now)
+
+
+def revoke_node(state: State, command: RevokeNode, now: Moment, ids: Iterator[str]) -> Done:
+    """Ends a node's credentials; forced, its leased seats are free at once, and the ledger says so (CC-9)."""
+    before = repeated(state, command)
+    if before is not None:
+        return before
+    node = state.get(Node, command.estate_id, command.node_id)
+    if node is None:
+        raise not_found(f"node {command.estate_id}/{command.node_id}")
+    end_credentials(state, node, Reason.NODE_REVOKED)
+    if command.force:
+        for session in state.many(Session, state.node_sessions[(node.estate_id, node.node_id)]):
+            if session.state is not SessionState.ENDED:
+                _force_session(state, now, session, command.reason, ids)
+    if node.state is not NodeState.REVOKED:
+        state.put(
+            replace(
+                node,
+                state=NodeState.REVOKED,
+                generation=node.generation + 1,
+                previous_key=node.public_key,
+                end_reason=command.reason,
+            )
+        )
+    return done(state, command, node.node_id, now)
+
+
+def _force_session(state: State, now: Moment, session: Session, reason: str, ids: Iterator[str]) -> None:
+    """Ends a session's allocations although it may still believe in them."""
+    for key in state.session_uses[(session.estate_id, session.session_id)]:
+        allocation = state.get(Allocation, key[0], key[1])
+        if allocation is None or allocation.kind is not Kind.LEASED or allocation.state not in SEATED:
+            continue
+        if len(uses.uses_of(state, allocation)) == 1:
+            uses.end_whole(
+                state,
+                now,
+                allocation,
+                event="RELEASED",
+                reason=f"admin: {reason}",
+                details={"by_force": True},
+            )
+    left = state.get(Session, session.estate_id, session.session_id)
+    if left is not None:
+        end_session(state, now, left, Reason.NODE_REVOKED.value, ids)
+
+
+def migrate_node(state: State, command: MigrateNode, now: Moment) -> Done:
+    """Moves a node's installed allocations to the pool it is bound to now: all of them, or none (CC-8).
+
+    They keep their clocks; the seats they leave are free at once, because it is an admin who moves them.
+    """
+    before = repeated(state, command)
+    if before is not None:
+        return before
+    node = state.get(Node, command.estate_id, command.node_id)
+    binding = node and state.get(Binding, node.estate_id, node.node_id, "")
+    if node is None or binding is None:
+        raise not_found(f"node {command.estate_id}/{command.node_id} with a pool of its own")
+    target_id = binding.pool_id
+    for allocation in list(state.all(Allocation)):
+        if (
+            allocation.node_id != node.node_id
+            or allocation.estate_id != node.estate_id
+            or allocation.kind is not Kind.INSTALLED
+            or allocation.state is not AllocationState.ACTIVE
+            or allocation.pool_id == target_id
+        ):
+            continue
+        target = pool_named(state, node.estate_id, target_id)
+        if target.state is not PoolState.ACTIVE:
+            raise Refusal(Reason.POOL_NOT_ACTIVE, f"Pool {node.estate_id}/{target_id} is closed.")
+        lines = candidates(state, now, target, allocation.product_id)
+        chosen = choose(lines, allocation.licensed_by, allocation.quantity)
+        product = state.get(Product, allocation.product_id)
+        if chosen is None or product is None:
+            if product is None:
+                raise not_found(f"product {allocation.product_id}")
+            raise denial(state, lines, target, product, allocation.quantity)
+        leaves = tuple(Delta(licence_id=licence, active=-seats) for licence, seats in allocation.lines)
+        enters = tuple(Delta(licence_id=licence, active=seats) for licence, seats in chosen)
+        move_seats(
+            state,
+            now,
+            allocations.pool_of(state, allocation),
+            "MIGRATED_OUT",
+            leaves,
+            allocation=replace(allocation, state=AllocationState.ENDED),
+            details={"peer": target_id},
+        )
+        moved = replace(allocation, pool_id=target_id, lines=chosen)
+        written = move_seats(
+            state, now, target, "MIGRATED_IN", enters, allocation=moved, details={"peer": allocation.pool_id}
+        )
+        state.put(replace(moved, fence=written.ledger_sequence))
+    return done(state, command, node.node_id, now)
+
+
+def release_allocation(state: State, command: ReleaseAllocation, now: Moment) -> Done:
+    """Takes an allocation back (CC-23).
+
+    A live holder is told; its seats are free when it acknowledges, or when the last promise to it is over. Forced,
+    they are free at once. Quarantined seats are only freed without quarantine.
+    """
+    before = repeated(state, command)
+    if before is not None:
+        return before
+    allocation = state.get(Allocation, command.estate_id, command.allocation_id)
+    if allocation is None:
+        raise not_found(f"allocation {command.allocation_id} in estate {command.estate_id}")
+    reason = f"admin: {command.reason}"
+    if allocation.state is AllocationState.ENDED:
+        return done(state, command, allocation.allocation_id, now)
+    if allocation.state is AllocationState.QUARANTINED:
+        if not command.no_quarantine:
+            raise Refusal(
+                Reason.FAILED_PRECONDITION,
+                "These seats were given back already and are in quarantine.",
+                hint="Add --no-quarantine to free them now.",
+            )
+        allocations.end_quarantine(state, now, allocation, event="RELEASED", reason=reason)
+        return done(state, command, allocation.allocation_id, now)
+    promises = [
+        session.expires_lease
+        for use in uses.uses_of(state, allocation)
+        if (session := state.get(Session, use.estate_id, use.session_id)) is not None and uses.is_live(session, now)
+    ]
+    if promises and not command.force:
+        revoked = replace(
+            allocation,
+            state=AllocationState.REVOKED,
+            deadline_lease=max(promises)
+            if allocation.deadline_lease is None or allocation.state is AllocationState.PROVISIONAL
+            else allocation.deadline_lease,
+            release_without_quarantine=command.no_quarantine,
+            end_reason=reason,
+        )
+        written = move_seats(
+            state,
+            now,
+            allocations.pool_of(state, allocation),
+            "REVOKED",
+            (),
+            allocation=revoked,
+            details={"reason": reason},
+        )
+        state.put(replace(revoked, fence=written.ledger_sequence))
+        for use in uses.uses_of(state, allocation):
+            uses.tell(state, use.estate_id, use.session_id)
+    else:
+        uses.end_whole(
+            state,
+            now,
+            allocation,
+            event="RELEASED",
+            reason=reason,
+            no_quarantine=command.no_quarantine,
+            details={"by_force": bool(promises)},
+        )
+    return done(state, command, allocation.allocation_id, now)
+
+
+def create_token(state: State, command: CreateToken, now: Moment) -> Done:
+    """Stores an admin credential."""
+    before = repeated(state, command)
+    if before is not None:
+        return before
+    state.put(command.token)
+    return done(state, command, command.token.token_id, now)
+
+
+def revoke_token(state: State, command: RevokeToken, now: Moment) -> Done:
+    """Makes an admin credential worthless."""
+    token = state.get(Token, command.token_id)
+    if token is None:
+        raise not_found(f"token {command.token_id}")
+    if token.revoked_at is None:
+        state.put(replace(token, revoked_at=now.civil))
+    return done(state, command, token.token_id, now)

@@ -1,0 +1,462 @@
+"""The records that state consists of: one frozen dataclass for one table of the store.
+
+A record's key is the tuple of its leading fields named in `KEYS`. Instants are microseconds; a name that ends in
+`_lease` is lease time, every other instant is civil time. Spans are microseconds too.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from enum import StrEnum
+from typing import Any, Final
+
+Key = tuple[Any, ...]
+Pairs = tuple[tuple[str, int], ...]
+
+
+class LicensedBy(StrEnum):
+    """What counts as one."""
+
+    CONCURRENT_USER = "CONCURRENT_USER"
+    INSTALLED_INSTANCE = "INSTALLED_INSTANCE"
+
+
+class Kind(StrEnum):
+    """How long an allocation lives: with its session, or until it is checked in."""
+
+    LEASED = "LEASED"
+    INSTALLED = "INSTALLED"
+
+
+KIND_OF: Final = {LicensedBy.CONCURRENT_USER: Kind.LEASED, LicensedBy.INSTALLED_INSTANCE: Kind.INSTALLED}
+
+
+class PoolState(StrEnum):
+    """Whether a pool gives seats."""
+
+    ACTIVE = "ACTIVE"
+    CLOSED = "CLOSED"
+
+
+class Counting(StrEnum):
+    """What one concurrent seat is counted by."""
+
+    CONSUMER = "CONSUMER"
+    USER = "USER"
+    HOST = "HOST"
+    USER_HOST = "USER_HOST"
+
+
+class AllocationState(StrEnum):
+    """Where an allocation is in its life."""
+
+    ACTIVE = "ACTIVE"
+    PROVISIONAL = "PROVISIONAL"
+    REVOKED = "REVOKED"
+    QUARANTINED = "QUARANTINED"
+    ENDED = "ENDED"
+
+
+#: States in which the seats count as active in their holdings.
+SEATED: Final = frozenset({AllocationState.ACTIVE, AllocationState.PROVISIONAL, AllocationState.REVOKED})
+
+
+class SessionState(StrEnum):
+    """OPEN sessions are renewed; REVOKED ones run out; ENDED ones hold nothing."""
+
+    OPEN = "OPEN"
+    REVOKED = "REVOKED"
+    ENDED = "ENDED"
+
+
+class NodeState(StrEnum):
+    """Whether a node may open sessions."""
+
+    ENROLLED = "ENROLLED"
+    REVOKED = "REVOKED"
+    COPIED = "COPIED"
+
+
+class CodeState(StrEnum):
+    """HONEY codes are never issued; using one raises an alert (CC-6)."""
+
+    ISSUED = "ISSUED"
+    PENDING = "PENDING"
+    SPENT = "SPENT"
+    REVOKED = "REVOKED"
+    HONEY = "HONEY"
+
+
+class CheckInReason(StrEnum):
+    """Why an allocation is given back (CC-24)."""
+
+    ENDED = "ENDED"
+    UNINSTALLED = "UNINSTALLED"
+    UNIT_REMOVED = "UNIT_REMOVED"
+    NODE_DELETED = "NODE_DELETED"
+
+
+class AlertKind(StrEnum):
+    """What an admin is alerted to."""
+
+    CODE_FAILURES = "CODE_FAILURES"
+    POOL_FROZEN = "POOL_FROZEN"
+    HONEY_CODE = "HONEY_CODE"
+    NODE_COPIED = "NODE_COPIED"
+    CLOCK_FROZEN = "CLOCK_FROZEN"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estate:
+    """A customer account. `next_licence` numbers its purchases."""
+
+    estate_id: str
+    title: str
+    created_at: int
+    enrolment_frozen: bool = False
+    next_licence: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Product:
+    """What a licence permits to use; `units` says what one seat covers (CC-19)."""
+
+    product_id: str
+    title: str
+    units: Pairs
+    created_at: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Licence:
+    """One purchase line. Valid from `valid_from` until before `valid_before`; None is without limit."""
+
+    estate_id: str
+    licence_id: str
+    products: tuple[str, ...]
+    count: int
+    licensed_by: LicensedBy
+    order_number: str
+    valid_from: int | None
+    valid_before: int | None
+    created_at: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pool:
+    """Where licences are drawn from, its policy, and the head of its ledger."""
+
+    estate_id: str
+    pool_id: str
+    title: str
+    state: PoolState
+    minimum_allocation: int
+    lease_duration: int
+    heartbeat_interval: int
+    margin: int
+    counting: Counting
+    skip_quarantine: tuple[str, ...]
+    reclaim_after: int | None
+    created_at: int
+    version: int
+    ledger_sequence: int
+    ledger_hash: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Holding:
+    """The share of one licence that lies in one pool, and its counters."""
+
+    estate_id: str
+    pool_id: str
+    licence_id: str
+    count: int
+    active: int = 0
+    quarantined: int = 0
+
+    @property
+    def free(self) -> int:
+        """Seats that nobody holds; negative where the line is over its count."""
+        return self.count - self.active - self.quarantined
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Node:
+    """An enrolled server or encoder.
+
+    `generation` rises whenever its credentials end, so that older tokens are known. `secret` and `previous_secret` are
+    hashes of the rolling secret; `copied_secret` is the one that a rejected copy showed (CC-32).
+    """
+
+    estate_id: str
+    node_id: str
+    public_key: bytes
+    previous_key: bytes
+    state: NodeState
+    generation: int
+    enrolled_at: int
+    secret: bytes
+    previous_secret: bytes
+    copied_secret: bytes
+    end_reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Binding:
+    """The pool that a node, or a domain on it, draws from; the empty domain is the node itself."""
+
+    estate_id: str
+    node_id: str
+    domain: str
+    pool_id: str
+    bound_at: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PendingEnrolment:
+    """A right code on a frozen pool, waiting for an admin (CC-5)."""
+
+    estate_id: str
+    node_id: str
+    code_id: str
+    public_key: bytes
+    requested_at: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Code:
+    """An authentication code, known by a keyed hash only (CC-2)."""
+
+    estate_id: str
+    code_id: str
+    pool_id: str
+    node_id: str
+    domain: str
+    digest: bytes
+    replace: bool
+    state: CodeState
+    created_at: int
+    expires_at: int
+    redeemed_at: int | None
+    redeemed_key: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limit:
+    """Failed enrolments of one source, pool or the installation (CC-5)."""
+
+    scope: str
+    subject: str
+    failures: int
+    first_at: int
+    last_at: int
+    blocked_until: int
+    block: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Consumer:
+    """A consumer that an admin registered: known in the whole estate, not per node."""
+
+    estate_id: str
+    consumer: str
+    user: str
+    host: str
+    created_at: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Session:
+    """One running SDK instance; the arbiter of every leased seat in it (CC-10, CC-16).
+
+    `expires_lease` never falls. `digest` and `count` sum up its leased uses as the client does; `version` counts its
+    grants; `dirty` says that a heartbeat must look at the allocations.
+    """
+
+    estate_id: str
+    session_id: str
+    node_id: str
+    domain: str
+    pool_id: str
+    state: SessionState
+    expires_lease: int
+    opened_at: int
+    renewed_at: int
+    count: int
+    digest: int
+    version: int
+    dirty: bool
+    ended_at: int | None
+    end_reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Allocation:
+    """Seats given to a consumer.
+
+    `lines` says how many from which licence. `shared` allocations have at most one live one per counting key; others
+    are counted by themselves. `deadline_lease` is set while PROVISIONAL or REVOKED: then the seats come back. `fence`
+    is the ledger sequence of its newest change that a client must know.
+    """
+
+    estate_id: str
+    allocation_id: str
+    pool_id: str
+    product_id: str
+    licensed_by: LicensedBy
+    kind: Kind
+    state: AllocationState
+    counting_key: str
+    shared: bool
+    lines: Pairs
+    quantity: int
+    node_id: str
+    consumer: str
+    pseudonym: str
+    installation: str
+    user: str
+    host: str
+    allocated_at: int
+    seen_at: int
+    fence: int
+    deadline_lease: int | None
+    quarantine_until: int | None
+    release_without_quarantine: bool
+    ended_at: int | None
+    end_reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Use:
+    """One session's, or one installation's, use of an allocation; the allocation ends with its last (CC-30)."""
+
+    estate_id: str
+    allocation_id: str
+    holder: str
+    session_id: str
+    node_id: str
+    quantity: int
+    demand: Pairs
+    request_id: str
+    version: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Queue:
+    """The waiters of one product in one pool; `sequence` is the newest number drawn."""
+
+    estate_id: str
+    pool_id: str
+    product_id: str
+    length: int
+    sequence: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Waiter:
+    """A check-out that waits for its turn (CC-18)."""
+
+    estate_id: str
+    pool_id: str
+    product_id: str
+    sequence: int
+    session_id: str
+    node_id: str
+    request_id: str
+    request_digest: bytes
+    deadline_lease: int
+    consumer: str
+    pseudonym: str
+    installation: str
+    user: str
+    host: str
+    quantity: int
+    demand: Pairs
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What a request id has done (CC-13). `subject` is the id of what it made or changed."""
+
+    estate_id: str
+    caller: str
+    request_id: str
+    digest: bytes
+    subject: str
+    at: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """A ledger entry as it is stored and hashed."""
+
+    estate_id: str
+    pool_id: str
+    sequence: int
+    body: bytes
+    hash: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint:
+    """A signed statement of a pool's counters and head."""
+
+    estate_id: str
+    pool_id: str
+    sequence: int
+    payload: bytes
+    key_id: str
+    signature: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Token:
+    """An admin credential, known by its hash; an empty estate is the whole installation."""
+
+    token_id: str
+    digest: bytes
+    title: str
+    estate_id: str
+    created_at: int
+    expires_at: int | None
+    revoked_at: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Alert:
+    """Something that an admin should know of."""
+
+    alert_id: str
+    kind: AlertKind
+    at: int
+    subject: str
+    message: str
+
+
+#: How many leading fields make a record's key.
+KEYS: Final[dict[type, int]] = {
+    Estate: 1,
+    Product: 1,
+    Licence: 2,
+    Pool: 2,
+    Holding: 3,
+    Node: 2,
+    Binding: 3,
+    PendingEnrolment: 2,
+    Code: 2,
+    Limit: 2,
+    Consumer: 2,
+    Session: 2,
+    Allocation: 2,
+    Use: 3,
+    Queue: 3,
+    Waiter: 4,
+    Outcome: 3,
+    Entry: 3,
+    Checkpoint: 3,
+    Token: 1,
+    Alert: 1,
+}
+
+#: The names of the key fields.
+KEY_FIELDS: Final = {kind: tuple(field.name for field in fields(kind))[:size] for kind, size in KEYS.items()}

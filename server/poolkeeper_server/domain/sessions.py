@@ -1,0 +1,396 @@
+"""Sessions: the promise that keeps leased seats, and its end (CC-10, CC-15, CC-16)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from poolkeeper_server.domain import uses
+from poolkeeper_server.domain.commands import (
+    Acknowledge,
+    CheckIn,
+    CloseSession,
+    Heartbeat,
+    Notice,
+    OpenSession,
+    Renewed,
+    SessionOpened,
+)
+from poolkeeper_server.domain.moment import Moment
+from poolkeeper_server.domain.outcomes import remember, remembered
+from poolkeeper_server.domain.records import (
+    Alert,
+    AlertKind,
+    Allocation,
+    AllocationState,
+    Binding,
+    Kind,
+    Node,
+    NodeState,
+    Pool,
+    PoolState,
+    Queue,
+    Session,
+    SessionState,
+    Use,
+    Waiter,
+)
+from poolkeeper_server.domain.refusal import Reason, Refusal, not_found
+from poolkeeper_server.domain.state import State
+
+
+def renew(session: Session, pool: Pool, now: Moment) -> Session:
+    """The session with its promise prolonged from now, never shortened; a closed pool prolongs nothing."""
+    if pool.state is not PoolState.ACTIVE:
+        return session
+    expires = max(session.expires_lease, now.lease + pool.lease_duration + pool.margin)
+    return replace(session, expires_lease=expires, renewed_at=now.civil)
+
+
+def promise(session: Session, pool: Pool, now: Moment) -> int:
+    """Microseconds of lease time that the client may believe in: the daemon's margin is not told."""
+    return max(0, session.expires_lease - pool.margin - now.lease)
+
+
+def open_session_of(state: State, estate_id: str, session_id: str) -> Session:
+    """The session, when it may still be used.
+
+    Raises:
+        Refusal: with the reason why it ended, or why its node may not go on.
+    """
+    session = state.get(Session, estate_id, session_id)
+    if session is None:
+        raise Refusal(
+            Reason.LEASE_EXPIRED, "This session is not known any more.", hint="Open a new session."
+        )
+    if session.state is SessionState.OPEN:
+        return session
+    raise ended_refusal(session)
+
+
+def ended_refusal(session: Session) -> Refusal:
+    """Why a session that is not open is refused."""
+    reason = Reason.LEASE_EXPIRED
+    if session.end_reason in (Reason.NODE_REVOKED, Reason.NODE_REBOUND):
+        reason = Reason(session.end_reason)
+    texts = {
+        Reason.NODE_REVOKED: "An admin has revoked this node.",
+        Reason.NODE_REBOUND: "This node was enrolled anew; its earlier sessions are over.",
+        Reason.LEASE_EXPIRED: "The session is closed."
+        if session.end_reason == "CLOSED"
+        else "The session ended because no heartbeat came in time.",
+    }
+    return Refusal(reason, texts[reason], hint="Open a new session.", at=session.ended_at)
+
+
+def open_session(state: State, command: OpenSession, now: Moment, ids: Iterator[str]) -> SessionOpened | Refusal:
+    """Opens a session, or finds the one that this challenge has opened before.
+
+    A rolling secret that is neither the current nor the previous one shows a copied identity: the node is marked, an
+    alert is raised, and the refusal is an answer that keeps both (CC-32).
+    """
+    node = state.get(Node, command.estate_id, command.node_id)
+    if node is None:
+        raise not_found(f"node {command.estate_id}/{command.node_id}")
+    known = state.get(Session, command.estate_id, command.session_id)
+    if known is not None and known.node_id == node.node_id:
+        session = open_session_of(state, command.estate_id, command.session_id)
+        return _opened(state, session, node)
+    if node.state is NodeState.REVOKED:
+        raise Refusal(
+            Reason.NODE_REVOKED,
+            f"Node {node.node_id} was revoked: {node.end_reason}.",
+            hint="It needs a new code to be enrolled again.",
+        )
+    if node.public_key != command.public_key:
+        raise Refusal(
+            Reason.NODE_REBOUND,
+            f"Node {node.node_id} was enrolled anew with another key.",
+            hint="This identity is worth nothing any more; enrol with a new code.",
+        )
+    copied = _copied(state, command, node, now, ids)
+    if copied is not None:
+        return copied
+    binding = state.get(Binding, node.estate_id, node.node_id, command.domain) or state.get(
+        Binding, node.estate_id, node.node_id, ""
+    )
+    pool = binding and state.get(Pool, node.estate_id, binding.pool_id)
+    if binding is None or pool is None:
+        raise Refusal(
+            Reason.NOT_ELIGIBLE,
+            f"Node {node.node_id} is bound to no pool for {'domain ' + command.domain if command.domain else 'itself'}.",
+            hint="An admin can issue a code for it.",
+        )
+    if command.secret == node.secret:
+        node = replace(node, previous_secret=node.secret, secret=command.next_secret)
+    else:
+        node = replace(node, secret=command.next_secret)
+    state.put(node)
+    session = Session(
+        estate_id=node.estate_id,
+        session_id=command.session_id,
+        node_id=node.node_id,
+        domain=command.domain,
+        pool_id=pool.pool_id,
+        state=SessionState.OPEN,
+        expires_lease=now.lease + pool.lease_duration + pool.margin,
+        opened_at=now.civil,
+        renewed_at=now.civil,
+        count=0,
+        digest=0,
+        version=0,
+        dirty=False,
+        ended_at=None,
+        end_reason="",
+    )
+    state.put(session)
+    return _opened(state, session, node)
+
+
+def _opened(state: State, session: Session, node: Node) -> SessionOpened:
+    pool = state.get(Pool, session.estate_id, session.pool_id)
+    if pool is None:
+        raise LookupError(f"pool {session.estate_id}/{session.pool_id} was not loaded")
+    return SessionOpened(
+        session=session,
+        generation=node.generation,
+        lease_duration=pool.lease_duration,
+        heartbeat_interval=pool.heartbeat_interval,
+    )
+
+
+def _copied(state: State, command: OpenSession, node: Node, now: Moment, ids: Iterator[str]) -> Refusal | None:
+    refusal = Refusal(
+        Reason.NODE_COPIED,
+        f"The identity of node {node.node_id} is in use on two machines.",
+        hint="Enrol both anew, or have an admin run `poolkeeper node approve` for the one that goes on.",
+    )
+    if command.secret and command.secret == node.copied_secret:
+        return refusal
+    if node.state is NodeState.COPIED:
+        return refusal
+    if command.secret in (node.secret, node.previous_secret):
+        return None
+    state.put(replace(node, state=NodeState.COPIED, copied_secret=command.secret))
+    state.put(
+        Alert(
+            alert_id=next(ids),
+            kind=AlertKind.NODE_COPIED,
+            at=now.civil,
+            subject=f"estates/{node.estate_id}/nodes/{node.node_id}",
+            message=f"The identity of node {node.node_id} was used on a second machine; no new session is opened for it.",
+        )
+    )
+    return refusal
+
+
+def heartbeat(state: State, command: Heartbeat, now: Moment, ids: Iterator[str]) -> Renewed:
+    """Renews the promise of a session, with one row whatever the number of leases in it.
+
+    Only when something about its allocations changed, or the client's count and digest differ, are they looked at.
+    """
+    session = open_session_of(state, command.estate_id, command.session_id)
+    pool = state.get(Pool, session.estate_id, session.pool_id)
+    if pool is None:
+        raise LookupError(f"pool {session.estate_id}/{session.pool_id} was not loaded")
+    closed = pool.state is not PoolState.ACTIVE
+    if closed and now.lease >= session.expires_lease:
+        raise Refusal(Reason.POOL_NOT_ACTIVE, f"Pool {pool.estate_id}/{pool.pool_id} is closed.", at=now.civil)
+    notices: list[Notice] = []
+    if command.known is not None:
+        notices += _reconcile(state, command, session, now, ids)
+        session = open_session_of(state, command.estate_id, command.session_id)
+    if session.dirty or command.known is not None:
+        waiting = _revocations(state, session)
+        notices += waiting
+        if session.dirty and not waiting:
+            session = replace(session, dirty=False)
+    if closed:
+        refusal = Refusal(
+            Reason.POOL_NOT_ACTIVE, f"Pool {pool.pool_id} was closed; this promise is the last.", at=now.civil
+        )
+        notices.append(Notice(allocation_id="", pool_id=pool.pool_id, refusal=refusal, fence=0))
+    session = renew(session, pool, now)
+    state.put(session)
+    agree = (session.count, session.digest) == (command.count, command.digest)
+    return Renewed(
+        session=session,
+        remaining=promise(session, pool, now),
+        lease_duration=pool.lease_duration,
+        heartbeat_interval=pool.heartbeat_interval,
+        reconcile=0 if agree or command.known is not None else session.version or 1,
+        notices=tuple(notices),
+        epoch=now.epoch,
+    )
+
+
+def looks_at_allocations(command: Heartbeat, session: Session) -> bool:
+    """Whether a heartbeat needs its session's allocations loaded."""
+    return session.dirty or command.known is not None
+
+
+def _reconcile(
+    state: State, command: Heartbeat, session: Session, now: Moment, ids: Iterator[str]
+) -> list[Notice]:
+    """Checks in what the client does not know, and tells it what is gone (CC-29)."""
+    known = command.known
+    if known is None:
+        return []
+    here: set[str] = set()
+    for use in state.many(Use, state.session_uses[(session.estate_id, session.session_id)]):
+        allocation = state.get(Allocation, use.estate_id, use.allocation_id)
+        if allocation is None or allocation.kind is not Kind.LEASED:
+            continue
+        name = uses.allocation_name(allocation)
+        if name in known.allocations or use.version > known.as_of or use.request_id in known.pending:
+            here.add(name)
+        elif allocation.state is AllocationState.PROVISIONAL:
+            continue  # its client may not have been told yet; the deadline decides
+        else:
+            uses.end_use(state, now, allocation, use, event="CHECKED_IN", reason="ENDED", spare_id=next(ids))
+    gone = []
+    for name in sorted(known.allocations - here):
+        pool_id, _, allocation_id = name.removeprefix(f"estates/{session.estate_id}/pools/").partition("/allocations/")
+        allocation = state.get(Allocation, session.estate_id, allocation_id)
+        if allocation is not None and allocation.kind is not Kind.LEASED:
+            continue
+        gone.append(
+            Notice(allocation_id=allocation_id, pool_id=pool_id, refusal=_gone(allocation), fence=0)
+        )
+    return gone
+
+
+def _gone(allocation: Allocation | None) -> Refusal:
+    if allocation is None:
+        return Refusal(Reason.NOT_FOUND, "This allocation is not known any more.")
+    if allocation.release_without_quarantine or allocation.end_reason.startswith("admin: "):
+        return Refusal(Reason.REVOKED, f"The allocation was taken back: {allocation.end_reason}.", at=allocation.ended_at)
+    return Refusal(Reason.LEASE_EXPIRED, "The allocation has ended.", at=allocation.ended_at)
+
+
+def _revocations(state: State, session: Session) -> list[Notice]:
+    found = []
+    for use in state.many(Use, state.session_uses[(session.estate_id, session.session_id)]):
+        allocation = state.get(Allocation, use.estate_id, use.allocation_id)
+        if allocation is not None and allocation.state is AllocationState.REVOKED:
+            found.append(revocation(allocation))
+    return found
+
+
+def revocation(allocation: Allocation) -> Notice:
+    """What the holder of a revoked allocation is told."""
+    return Notice(
+        allocation_id=allocation.allocation_id,
+        pool_id=allocation.pool_id,
+        refusal=Refusal(
+            Reason.REVOKED, f"The allocation is taken back: {allocation.end_reason}.", at=allocation.ended_at
+        ),
+        fence=allocation.fence,
+    )
+
+
+def check_in(state: State, command: CheckIn, now: Moment, ids: Iterator[str]) -> Allocation:
+    """Ends the caller's use of an allocation; the seats are free, quarantined, or still another's (CC-21, CC-30).
+
+    Checking in what has ended is answered with its state: it is what the caller wanted.
+    """
+    outcome = remembered(state, command)
+    session = state.get(Session, command.estate_id, command.session_id)
+    allocation = state.get(Allocation, command.estate_id, command.allocation_id)
+    if session is None or allocation is None:
+        raise not_found(f"allocation {command.allocation_id} of this node")
+    use = state.get(
+        Use, command.estate_id, command.allocation_id, uses.holder_of(allocation, session.session_id)
+    )
+    if use is not None and use.node_id == session.node_id and outcome is None:
+        allocation = uses.end_use(
+            state, now, allocation, use, event="CHECKED_IN", reason=command.reason.value, spare_id=next(ids)
+        )
+        remember(state, command, allocation.allocation_id, now)
+        return allocation
+    if outcome is None and (
+        allocation.node_id != session.node_id
+        or allocation.state not in (AllocationState.ENDED, AllocationState.QUARANTINED)
+    ):
+        raise not_found(f"allocation {command.allocation_id} held by this session")
+    return allocation
+
+
+def acknowledge(state: State, command: Acknowledge, now: Moment, ids: Iterator[str]) -> Allocation:
+    """Makes a waiter's grant firm, or ends the caller's use of a revoked allocation.
+
+    An acknowledgement with an older fence than the allocation's is of earlier news, and changes nothing.
+    """
+    allocation = state.get(Allocation, command.estate_id, command.allocation_id)
+    use = allocation and state.get(
+        Use, command.estate_id, command.allocation_id, uses.holder_of(allocation, command.session_id)
+    )
+    if allocation is None or use is None:
+        if allocation is not None and allocation.state in (AllocationState.ENDED, AllocationState.QUARANTINED):
+            return allocation
+        raise not_found(f"allocation {command.allocation_id} held by this session")
+    if command.fence < allocation.fence:
+        return allocation
+    if allocation.state is AllocationState.PROVISIONAL:
+        open_session_of(state, command.estate_id, command.session_id)
+        firm = replace(allocation, state=AllocationState.ACTIVE, deadline_lease=None)
+        state.put(firm)
+        return firm
+    if allocation.state is AllocationState.REVOKED:
+        return uses.end_use(
+            state, now, allocation, use, event="RELEASED", reason=allocation.end_reason, spare_id=next(ids)
+        )
+    return allocation
+
+
+def close_session(state: State, command: CloseSession, now: Moment, ids: Iterator[str]) -> Session:
+    """Ends a session at its own wish; what is closed stays closed."""
+    session = state.get(Session, command.estate_id, command.session_id)
+    if session is None:
+        raise not_found("session")
+    if session.state is SessionState.ENDED:
+        return session
+    return end_session(state, now, session, session.end_reason or "CLOSED", ids)
+
+
+def end_session(state: State, now: Moment, session: Session, reason: str, ids: Iterator[str]) -> Session:
+    """OPEN or REVOKED to ENDED: its leased seats return by the same rules as a check-in (CC-15).
+
+    Installed allocations stay, and remember that they were seen.
+    """
+    event = "CHECKED_IN" if reason == "CLOSED" else "EXPIRED"
+    for waiter in state.many(Waiter, state.session_waiters[(session.estate_id, session.session_id)]):
+        leave_queue(state, waiter)
+        state.served.append((waiter, Refusal(Reason.LEASE_EXPIRED, "The session of this waiter has ended.")))
+    for use in state.many(Use, state.session_uses[(session.estate_id, session.session_id)]):
+        allocation = state.get(Allocation, use.estate_id, use.allocation_id)
+        if allocation is None:
+            continue
+        if allocation.kind is Kind.LEASED:
+            uses.end_use(
+                state,
+                now,
+                allocation,
+                use,
+                event=event,
+                reason="ENDED" if reason == "CLOSED" else reason,
+                spare_id=next(ids),
+            )
+        else:
+            state.put(replace(allocation, seen_at=max(allocation.seen_at, session.renewed_at)))
+    current = state.get(Session, session.estate_id, session.session_id) or session
+    ended = replace(
+        current, state=SessionState.ENDED, dirty=False, ended_at=now.civil, end_reason=reason
+    )
+    state.put(ended)
+    return ended
+
+
+def leave_queue(state: State, waiter: Waiter) -> None:
+    """Takes a waiter out of its queue."""
+    state.remove(waiter)
+    queue = state.get(Queue, waiter.estate_id, waiter.pool_id, waiter.product_id)
+    if queue is not None:
+        state.put(replace(queue, length=queue.length - 1))
+    # Whoever stands behind it may be the next now.
+    state.freed[(waiter.estate_id, waiter.pool_id)] = None

@@ -1,0 +1,190 @@
+"""The working set of a batch: the records that its commands touch, and what became of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from operator import attrgetter
+from typing import Any, TypeVar
+
+from poolkeeper_server.domain.records import (
+    KEY_FIELDS,
+    Allocation,
+    AllocationState,
+    Binding,
+    Code,
+    Entry,
+    Holding,
+    Key,
+    Session,
+    SessionState,
+    Use,
+    Waiter,
+)
+
+R = TypeVar("R")
+
+
+def _live_key(record: Allocation) -> Key | None:
+    if not record.shared or record.state in (AllocationState.ENDED, AllocationState.QUARANTINED):
+        return None
+    return (record.estate_id, record.product_id, record.counting_key)
+
+
+def _quarantined_key(record: Allocation) -> Key | None:
+    if record.state is not AllocationState.QUARANTINED:
+        return None
+    return (record.estate_id, record.product_id, record.counting_key)
+
+
+def _quarantined_pool(record: Allocation) -> Key | None:
+    return (record.estate_id, record.pool_id) if record.state is AllocationState.QUARANTINED else None
+
+
+def _session_pool(record: Session) -> Key | None:
+    return None if record.state is SessionState.ENDED else (record.estate_id, record.pool_id)
+
+
+class Index:
+    """Keys of records by a derived value, in the order in which they came."""
+
+    __slots__ = ("_groups", "_of")
+
+    def __init__(self, of: Callable[[Any], Key | None]) -> None:
+        self._of = of
+        self._groups: dict[Key, dict[Key, None]] = {}
+
+    def __getitem__(self, value: Key) -> list[Key]:
+        return list(self._groups.get(value, ()))
+
+    def move(self, key: Key, old: object | None, new: object | None) -> None:
+        """Follows a record from one value to another."""
+        before = None if old is None else self._of(old)
+        after = None if new is None else self._of(new)
+        if before == after:
+            return
+        if before is not None:
+            del self._groups[before][key]
+        if after is not None:
+            self._groups.setdefault(after, {})[key] = None
+
+
+class State:
+    """Records by kind and key, with the changes made to them.
+
+    The store loads what a batch needs with `load`; commands read with `get` and the indexes and change with `put` and
+    `remove`. `mark` and `rollback` take back what a refused command has done. What is not there was not in the store.
+    """
+
+    def __init__(self) -> None:
+        self._records: dict[type, dict[Key, Any]] = {kind: {} for kind in KEY_FIELDS}
+        self._key_of = {kind: attrgetter(*names) for kind, names in KEY_FIELDS.items()}
+        self._journal: list[tuple[type, Key, Any]] = []
+        self.entries: list[Entry] = []
+        #: Civil ends of the next quarantines of (estate, pool, product), soonest first; for estimates only.
+        self.quarantine_ends: dict[Key, list[int]] = {}
+        #: Places of waiters whose queue is not loaded up to them, by waiter key.
+        self.places: dict[Key, int] = {}
+        #: Pools in which seats came free or were added: their queues are served at the end of the batch.
+        self.freed: dict[Key, None] = {}
+        #: Sessions that must be told something, and waiters that were granted or turned away.
+        self.told: dict[Key, None] = {}
+        self.served: list[tuple[Waiter, object]] = []
+        self.holdings = Index(lambda record: (record.estate_id, record.pool_id))
+        self.bindings = Index(lambda record: (record.estate_id, record.node_id))
+        self.uses = Index(lambda record: (record.estate_id, record.allocation_id))
+        self.session_uses = Index(lambda record: (record.estate_id, record.session_id))
+        self.node_sessions = Index(lambda record: (record.estate_id, record.node_id))
+        self.pool_sessions = Index(_session_pool)
+        self.live = Index(_live_key)
+        self.quarantined = Index(_quarantined_key)
+        self.quarantined_in = Index(_quarantined_pool)
+        self.waiters = Index(lambda record: (record.estate_id, record.pool_id, record.product_id))
+        self.session_waiters = Index(lambda record: (record.estate_id, record.session_id))
+        self.request_waiters = Index(lambda record: (record.estate_id, record.node_id, record.request_id))
+        self.codes = Index(lambda record: (record.estate_id, record.digest))
+        self._indexes: dict[type, tuple[Index, ...]] = {
+            Holding: (self.holdings,),
+            Binding: (self.bindings,),
+            Use: (self.uses, self.session_uses),
+            Session: (self.node_sessions, self.pool_sessions),
+            Allocation: (self.live, self.quarantined, self.quarantined_in),
+            Waiter: (self.waiters, self.session_waiters, self.request_waiters),
+            Code: (self.codes,),
+        }
+
+    def key_of(self, record: object) -> Key:
+        """The key of a record, always a tuple."""
+        key = self._key_of[type(record)](record)
+        return key if isinstance(key, tuple) else (key,)
+
+    def load(self, records: Iterable[object]) -> None:
+        """Takes records of the store in, unchanged; those that are already there stay as they are."""
+        for record in records:
+            key = self.key_of(record)
+            table = self._records[type(record)]
+            if key not in table:
+                self._set(type(record), key, record)
+
+    def get(self, kind: type[R], *key: object) -> R | None:
+        """The record with that key, or None."""
+        return self._records[kind].get(key)
+
+    def all(self, kind: type[R]) -> Iterator[R]:
+        """All loaded records of a kind."""
+        return iter(list(self._records[kind].values()))
+
+    def many(self, kind: type[R], keys: Iterable[Key]) -> list[R]:
+        """The records with those keys that are there."""
+        table = self._records[kind]
+        return [table[key] for key in keys if key in table]
+
+    def put(self, record: object) -> None:
+        """Adds or replaces a record."""
+        kind, key = type(record), self.key_of(record)
+        self._journal.append((kind, key, self._records[kind].get(key)))
+        self._set(kind, key, record)
+
+    def remove(self, record: object) -> None:
+        """Takes a record away."""
+        kind, key = type(record), self.key_of(record)
+        self._journal.append((kind, key, self._records[kind].get(key)))
+        self._set(kind, key, None)
+
+    def _set(self, kind: type, key: Key, record: object | None) -> None:
+        table = self._records[kind]
+        old = table.get(key)
+        if record is None:
+            table.pop(key, None)
+        else:
+            table[key] = record
+        for index in self._indexes.get(kind, ()):
+            index.move(key, old, record)
+
+    def mark(self) -> tuple[int, int, int, dict[Key, None], dict[Key, None]]:
+        """A point to which `rollback` returns."""
+        return (len(self._journal), len(self.entries), len(self.served), dict(self.freed), dict(self.told))
+
+    def rollback(self, mark: tuple[int, int, int, dict[Key, None], dict[Key, None]]) -> None:
+        """Undoes everything since the mark."""
+        steps, entries, served, self.freed, self.told = mark[0], mark[1], mark[2], dict(mark[3]), dict(mark[4])
+        while len(self._journal) > steps:
+            kind, key, old = self._journal.pop()
+            self._set(kind, key, old)
+        del self.entries[entries:]
+        del self.served[served:]
+
+    def changes(self) -> tuple[dict[type, list[Any]], dict[type, list[Key]]]:
+        """What must be written: the records to be stored, and the keys to be deleted, by kind."""
+        stored: dict[type, list[Any]] = {}
+        deleted: dict[type, list[Key]] = {}
+        seen: set[tuple[type, Key]] = set()
+        for kind, key, _ in self._journal:
+            if (kind, key) in seen:
+                continue
+            seen.add((kind, key))
+            record = self._records[kind].get(key)
+            if record is None:
+                deleted.setdefault(kind, []).append(key)
+            else:
+                stored.setdefault(kind, []).append(record)
+        return stored, deleted

@@ -1,0 +1,146 @@
+"""Who uses an allocation: the uses of sessions and installations, and the sums that sessions keep of them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from poolkeeper_server.domain import allocations, digest
+from poolkeeper_server.domain.moment import Moment
+from poolkeeper_server.domain.records import (
+    Allocation,
+    AllocationState,
+    Kind,
+    Pairs,
+    Session,
+    SessionState,
+    Use,
+)
+from poolkeeper_server.domain.state import State
+
+
+def allocation_name(allocation: Allocation) -> str:
+    """The resource name, which digests and grants are made over."""
+    return f"estates/{allocation.estate_id}/pools/{allocation.pool_id}/allocations/{allocation.allocation_id}"
+
+
+def holder_of(allocation: Allocation, session_id: str) -> str:
+    """The key of a use: the session for leased seats, the counted thing for installed ones."""
+    return session_id if allocation.kind is Kind.LEASED else "installed"
+
+
+def set_use(
+    state: State, allocation: Allocation, session: Session, quantity: int, demand: Pairs, request_id: str
+) -> tuple[Session, Use]:
+    """Adds or changes the session's use of an allocation, and the session's count, digest and version with it."""
+    holder = holder_of(allocation, session.session_id)
+    old = state.get(Use, allocation.estate_id, allocation.allocation_id, holder)
+    session = replace(session, version=session.version + 1)
+    use = Use(
+        estate_id=allocation.estate_id,
+        allocation_id=allocation.allocation_id,
+        holder=holder,
+        session_id=session.session_id,
+        node_id=session.node_id,
+        quantity=quantity,
+        demand=demand,
+        request_id=request_id,
+        version=session.version,
+    )
+    if allocation.kind is Kind.LEASED:
+        name = allocation_name(allocation)
+        total, count = session.digest, session.count
+        if old is None:
+            count += 1
+        else:
+            total = digest.subtract(total, digest.digest_of(name, old.quantity))
+        total = digest.add(total, digest.digest_of(name, quantity))
+        session = replace(session, digest=total, count=count)
+    state.put(session)
+    state.put(use)
+    return session, use
+
+
+def drop_use(state: State, allocation: Allocation, use: Use) -> None:
+    """Takes a use away, and out of its session's sums."""
+    state.remove(use)
+    session = state.get(Session, use.estate_id, use.session_id)
+    if allocation.kind is Kind.LEASED and session is not None:
+        part = digest.digest_of(allocation_name(allocation), use.quantity)
+        state.put(replace(session, count=session.count - 1, digest=digest.subtract(session.digest, part)))
+
+
+def end_use(
+    state: State,
+    now: Moment,
+    allocation: Allocation,
+    use: Use,
+    *,
+    event: str,
+    reason: str,
+    spare_id: str,
+) -> Allocation:
+    """Takes a use away; the allocation ends with its last one, else it keeps what the largest remaining one needs.
+
+    A revoked allocation ends the way its revocation said.
+    """
+    drop_use(state, allocation, use)
+    rest = uses_of(state, allocation)
+    if not rest:
+        if allocation.state is AllocationState.REVOKED:
+            return end_revoked(state, now, allocation)
+        return allocations.end(state, now, allocation, event=event, reason=reason)
+    largest = max(other.quantity for other in rest)
+    if largest < allocation.quantity and allocation.state is AllocationState.ACTIVE:
+        return allocations.shrink(state, now, allocation, largest, spare_id)
+    return allocation
+
+
+def end_whole(
+    state: State,
+    now: Moment,
+    allocation: Allocation,
+    *,
+    event: str,
+    reason: str,
+    no_quarantine: bool = False,
+    details: dict[str, object] | None = None,
+) -> Allocation:
+    """Ends an allocation for everybody who uses it; their sessions are told."""
+    for use in uses_of(state, allocation):
+        drop_use(state, allocation, use)
+        tell(state, allocation.estate_id, use.session_id)
+    return allocations.end(
+        state, now, allocation, event=event, reason=reason, no_quarantine=no_quarantine, details=details
+    )
+
+
+def end_revoked(state: State, now: Moment, allocation: Allocation) -> Allocation:
+    """Ends a revoked allocation, by acknowledgement or because its last promise is over (CC-23)."""
+    return end_whole(
+        state,
+        now,
+        allocation,
+        event="RELEASED",
+        reason=allocation.end_reason,
+        no_quarantine=allocation.release_without_quarantine,
+        details={"by_force": False},
+    )
+
+
+def uses_of(state: State, allocation: Allocation) -> list[Use]:
+    """All uses of an allocation."""
+    return state.many(Use, state.uses[(allocation.estate_id, allocation.allocation_id)])
+
+
+def is_live(session: Session | None, now: Moment) -> bool:
+    """Whether a promise to this session still runs."""
+    return session is not None and session.state is not SessionState.ENDED and now.lease < session.expires_lease
+
+
+def tell(state: State, estate_id: str, session_id: str) -> None:
+    """Marks a session: its next heartbeat looks at its allocations, and a stream of it is told at once."""
+    session = state.get(Session, estate_id, session_id)
+    if session is not None and session.state is not SessionState.ENDED:
+        if not session.dirty:
+            state.put(replace(session, dirty=True))
+        state.told[(estate_id, session_id)] = None
