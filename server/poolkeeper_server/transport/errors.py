@@ -56,12 +56,15 @@ STATUS_OF = {
 _QUOTAS = {Reason.NO_SEAT_AVAILABLE, Reason.HOLDER_LIMIT, Reason.WAIT_EXPIRED}
 _SOON = 1_000_000
 # Trailers travel in base64 beside the message, and many clients take no more than 8 KiB of them together.
-_MOST_DETAILS = 4_500
+MOST_DETAILS = 4_500
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 
-def status_of(refusal: Refusal) -> status_pb2.Status:
-    """The refusal with its details, for a unary call's trailers or a stream's message."""
+def status_of(refusal: Refusal, *, most: int = MOST_DETAILS) -> status_pb2.Status:
+    """The refusal with its details, for a unary call's trailers or a stream's message.
+
+    A denial leaves candidates out, the worst first, until the whole has about `most` bytes.
+    """
     code = STATUS_OF[refusal.reason]
     status = status_pb2.Status(code=code.value[0], message=refusal.message)
     metadata = {"hint": refusal.hint} if refusal.hint else {}
@@ -84,7 +87,7 @@ def status_of(refusal: Refusal) -> status_pb2.Status:
     if retry_after is not None:
         _add(status, error_details_pb2.RetryInfo(retry_delay=duration(retry_after)))
     if refusal.denial is not None:
-        _add(status, _denial(refusal.reason, refusal.denial, room=_MOST_DETAILS - status.ByteSize()))
+        _add(status, _denial(refusal.reason, refusal.denial, room=most - status.ByteSize()))
     return status
 
 

@@ -24,7 +24,7 @@ from poolkeeper_server.domain.refusal import Reason, Refusal
 from poolkeeper_server.services import metrics
 from poolkeeper_server.services.events import CallFacts, Event, current_call, get_logger
 from poolkeeper_server.services.tokens import AdminIdentity, InvalidToken, SessionIdentity
-from poolkeeper_server.transport.errors import DETAILS_KEY, code_of, internal, status_of
+from poolkeeper_server.transport.errors import DETAILS_KEY, MOST_DETAILS, code_of, internal, status_of
 
 I_co = TypeVar("I_co", covariant=True)
 Q = TypeVar("Q", bound=Message)
@@ -271,12 +271,12 @@ class _Method:
             _log.info(Event.CALL_SLOW, seconds=round(seconds, 3))
 
 
-def refused(method: str, refusal: Refusal) -> status_pb2.Status:
-    """The refusal as it goes out, counted and logged."""
+def refused(method: str, refusal: Refusal, *, most: int = MOST_DETAILS) -> status_pb2.Status:
+    """The refusal as it goes out in about `most` bytes, counted and logged."""
     metrics.RPC_REFUSALS.labels(method, refusal.reason.value).inc()
     log = _log.debug if refusal.reason in _QUIET else _log.info
     log(Event.CALL_REFUSED, reason=refusal.reason.value, message=refusal.message)
-    return status_of(refusal)
+    return status_of(refusal, most=most)
 
 
 def failed(method: str) -> status_pb2.Status:

@@ -1,0 +1,262 @@
+"""The check-out protocol's messages: requests as commands, answers as messages. Unary calls and streams share it."""
+
+from asyncio import Future, get_running_loop
+from collections.abc import Sequence
+from typing import TypeVar
+
+from poolkeeper.v1 import licensing_pb2 as pb
+from poolkeeper_server.domain import commands
+from poolkeeper_server.domain.digest import signed
+from poolkeeper_server.domain.records import Allocation, AllocationState, CheckInReason, Session
+from poolkeeper_server.domain.refusal import Refusal, invalid
+from poolkeeper_server.services.contract import Leasing
+from poolkeeper_server.services.tokens import SessionIdentity
+from poolkeeper_server.transport import conversion, names
+from poolkeeper_server.transport.errors import reason_number
+from poolkeeper_server.transport.fields import count_of, digest_of, units_of
+from poolkeeper_server.transport.handlers import refused
+from poolkeeper_server.transport.times import duration, read_duration, timestamp
+
+T = TypeVar("T")
+
+LARGEST_BATCH = 1_000
+# A batch of a thousand denials must still fit into one message.
+_MOST_DETAILS_IN_BATCH = 1_500
+_MOST_SEATS = 1_000_000
+_LONGEST_WAIT = 86_400_000_000
+_MOST_KNOWN = 100_000
+_REASONS = {
+    number: CheckInReason(name.removeprefix("CHECK_IN_REASON_")) for name, number in pb.CheckInReason.items() if number
+} | {pb.CHECK_IN_REASON_UNSPECIFIED: CheckInReason.ENDED}
+
+
+class Exchange:
+    """One session's side of the protocol."""
+
+    def __init__(self, leasing: Leasing, identity: SessionIdentity) -> None:
+        self._leasing = leasing
+        self._identity = identity
+
+    def check_out(self, request: pb.CheckOutRequest, *, may_wait: bool = True) -> commands.CheckOut:
+        """Takes seats. Raises Refusal, as all of these do, for a field that is not permitted."""
+        who = self._identity
+        size = request.WhichOneof("size")
+        consumer = names.text(request.consumer, "consumer")
+        return commands.CheckOut(
+            estate_id=who.estate,
+            caller=who.node,
+            request_id=names.request_id(request.request_id, required=True),
+            digest=digest_of(request),
+            session_id=who.session,
+            product_id=names.read_product(request.product, "product"),
+            consumer=consumer,
+            pseudonym=self._leasing.pseudonym(who.estate, who.node, consumer) if consumer else "",
+            installation=names.text(request.installation, "installation"),
+            user=names.text(request.user, "user"),
+            host=names.text(request.host, "host"),
+            quantity=count_of(request.quantity, "quantity", most=_MOST_SEATS) if size == "quantity" else 0,
+            demand=units_of(request.demand.units, "demand") if size == "demand" else (),
+            wait=_wait(request, may_wait=may_wait) if request.HasField("wait") else 0,
+        )
+
+    def batch(self, request: pb.BatchCheckOutRequest) -> list[commands.CheckOut | Refusal]:
+        """Each check-out of a batch, or why it is refused already."""
+        count_of(len(request.requests), "requests", most=LARGEST_BATCH)
+        found: list[commands.CheckOut | Refusal] = []
+        for one in request.requests:
+            try:
+                found.append(self.check_out(one, may_wait=False))
+            except Refusal as refusal:
+                found.append(refusal)
+        return found
+
+    def check_in(self, request: pb.CheckInRequest) -> commands.CheckIn:
+        """Gives an allocation back."""
+        allocation = names.read_allocation(request.allocation, "allocation")
+        self._own(allocation.estate)
+        reason = _REASONS.get(request.reason)
+        if reason is None:
+            raise invalid("reason", f"reason {request.reason} is not known.", hint="Update the daemon.")
+        return commands.CheckIn(
+            estate_id=self._identity.estate,
+            caller=self._identity.node,
+            request_id=names.request_id(request.request_id, required=True),
+            digest=digest_of(request),
+            session_id=self._identity.session,
+            allocation_id=allocation.id,
+            reason=reason,
+        )
+
+    def heartbeat(self, request: pb.HeartbeatRequest) -> commands.Heartbeat:
+        """Renews the session."""
+        known = None
+        if request.HasField("known"):
+            told = request.known
+            if len(told.allocations) + len(told.pending_request_ids) > _MOST_KNOWN:
+                raise invalid("known", "known has too many names.", hint=f"It may have {_MOST_KNOWN:,}.")
+            known = commands.Known(
+                as_of=told.as_of,
+                allocations=frozenset(told.allocations),
+                pending=frozenset(told.pending_request_ids),
+            )
+        return commands.Heartbeat(
+            estate_id=self._identity.estate,
+            session_id=self._identity.session,
+            count=request.allocation_count,
+            digest=signed(request.digest),
+            known=known,
+        )
+
+    def acknowledge(self, request: pb.AcknowledgeRequest) -> commands.Acknowledge:
+        """Accepts a waiter's grant, or lets go of a revoked allocation."""
+        allocation = names.read_allocation(request.allocation, "allocation")
+        self._own(allocation.estate)
+        return commands.Acknowledge(
+            estate_id=self._identity.estate,
+            session_id=self._identity.session,
+            allocation_id=allocation.id,
+            fence=request.fence.sequence,
+        )
+
+    def close_session(self) -> commands.CloseSession:
+        """Ends the session."""
+        return commands.CloseSession(estate_id=self._identity.estate, session_id=self._identity.session)
+
+    def cancel_wait(self, request_id: str) -> commands.CancelWait:
+        """Leaves the queue."""
+        return commands.CancelWait(
+            estate_id=self._identity.estate,
+            session_id=self._identity.session,
+            node_id=self._identity.node,
+            request_id=names.request_id(request_id, required=True),
+        )
+
+    def check_out_answer(self, answer: commands.Answer, *, want_grant: bool) -> pb.CheckOutResponse:
+        """Seats, or a place in the queue. Raises the answer, as all of these do, when it is a refusal."""
+        if isinstance(answer, commands.Waiting):
+            return pb.CheckOutResponse(waiting=waiting(answer))
+        return pb.CheckOutResponse(granted=self.granted(_expected(answer, commands.Granted), want_grant=want_grant))
+
+    def granted(self, answer: commands.Granted, *, want_grant: bool) -> pb.Granted:
+        """Seats that were given."""
+        found = answer.allocation
+        message = pb.Granted(
+            allocation=conversion.allocation(found, (answer.use,)),
+            heartbeat_interval=duration(answer.heartbeat_interval),
+            fence=pb.Fence(epoch=answer.epoch, sequence=found.fence),
+            quantity=answer.use.quantity,
+            provisional=found.state is AllocationState.PROVISIONAL,
+            resumed=answer.resumed,
+        )
+        if answer.remaining is not None:
+            message.remaining.CopyFrom(duration(answer.remaining))
+            message.expire_time.CopyFrom(timestamp(self._leasing.civil_now() + answer.remaining))
+        if want_grant:
+            message.grant = self._leasing.sign_grant(self._identity, answer)
+        return message
+
+    def batch_answer(
+        self, request: pb.BatchCheckOutRequest, answers: Sequence[commands.Answer]
+    ) -> pb.BatchCheckOutResponse:
+        """Each result in its place."""
+        message = pb.BatchCheckOutResponse()
+        for one, answer in zip(request.requests, answers, strict=True):
+            result = message.results.add()
+            try:
+                granted = _expected(answer, commands.Granted)
+                result.granted.CopyFrom(self.granted(granted, want_grant=one.want_grant))
+            except Refusal as refusal:
+                result.error.CopyFrom(refused("BatchCheckOut", refusal, most=_MOST_DETAILS_IN_BATCH))
+        return message
+
+    def heartbeat_answer(self, answer: commands.Answer) -> pb.HeartbeatResponse:
+        """A renewed promise."""
+        renewed = _expected(answer, commands.Renewed)
+        return pb.HeartbeatResponse(
+            expire_time=timestamp(self._leasing.civil_now() + renewed.remaining),
+            remaining=duration(renewed.remaining),
+            heartbeat_interval=duration(renewed.heartbeat_interval),
+            session_token=self._leasing.fresh_token(self._identity, renewed.session.expires_lease),
+            reconcile=renewed.reconcile,
+            notices=[self.notice(one, epoch=renewed.epoch) for one in renewed.notices],
+        )
+
+    def notice(self, found: commands.Notice, *, epoch: int = 0) -> pb.AllocationNotice:
+        """News of one allocation."""
+        message = pb.AllocationNotice(
+            allocation=names.allocation_name(self._identity.estate, found.pool_id, found.allocation_id)
+            if found.allocation_id
+            else "",
+            reason=reason_number(found.refusal.reason),
+            message=found.refusal.message,
+            fence=pb.Fence(epoch=epoch, sequence=found.fence),
+        )
+        if found.refusal.at is not None:
+            message.time.CopyFrom(timestamp(found.refusal.at))
+        return message
+
+    def _own(self, estate: str) -> None:
+        if estate != self._identity.estate:
+            # Whether it exists there is nobody's business here.
+            raise invalid("allocation", "The allocation is not of this node's estate.")
+
+
+def submitted(
+    leasing: Leasing, asked: commands.CheckOut | Refusal, within: float | None = None
+) -> Future[commands.Answer]:
+    """The future answer of one check-out of a batch, which may be refused already."""
+    try:
+        if not isinstance(asked, Refusal):
+            return leasing.submit(asked, within=within)
+    except Refusal as refusal:
+        asked = refusal
+    done: Future[commands.Answer] = get_running_loop().create_future()
+    done.set_result(asked)
+    return done
+
+
+def check_in_answer(answer: commands.Answer) -> pb.CheckInResponse:
+    """What became of the allocation."""
+    return pb.CheckInResponse(allocation=conversion.allocation(_expected(answer, Allocation)))
+
+
+def acknowledge_answer(answer: commands.Answer) -> pb.AcknowledgeResponse:
+    """What became of the allocation."""
+    return pb.AcknowledgeResponse(allocation=conversion.allocation(_expected(answer, Allocation)))
+
+
+def close_answer(answer: commands.Answer) -> pb.CloseSessionResponse:
+    """That the session is over."""
+    _expected(answer, Session)
+    return pb.CloseSessionResponse()
+
+
+def cancel_answer(answer: commands.Answer) -> pb.CancelWaitResponse:
+    """That nobody waits any more."""
+    _expected(answer, type(None))
+    return pb.CancelWaitResponse()
+
+
+def waiting(answer: commands.Waiting) -> pb.Waiting:
+    """A place in the queue."""
+    message = pb.Waiting(place=answer.place)
+    if answer.estimate is not None:
+        message.estimate_time.CopyFrom(timestamp(answer.estimate))
+    return message
+
+
+def _wait(request: pb.CheckOutRequest, *, may_wait: bool) -> int:
+    wait = read_duration(request.wait, "wait")
+    if wait > _LONGEST_WAIT:
+        raise invalid("wait", "wait is longer than a day.", hint="It may be 24 hours at most.")
+    if wait and not may_wait:
+        raise invalid("wait", "A check-out in a batch cannot wait.", hint="Send those that wait by themselves.")
+    return wait
+
+
+def _expected(answer: object, kind: type[T]) -> T:
+    if isinstance(answer, kind):
+        return answer
+    if isinstance(answer, Refusal):
+        raise answer
+    raise TypeError(f"{type(answer).__name__} came where {kind.__name__} belongs")

@@ -1,0 +1,327 @@
+"""Connect: one session's stream, with many requests under way and news that nobody asked for.
+
+No task is started for a message: its command gives a future, and the future's callback puts the answer into the
+outbox, which one writer empties.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+from typing import TypeVar
+
+from google.rpc import status_pb2
+
+from poolkeeper.v1 import licensing_pb2 as pb
+from poolkeeper_server.domain import commands
+from poolkeeper_server.domain.refusal import Reason, Refusal, invalid
+from poolkeeper_server.services import metrics
+from poolkeeper_server.services.contract import Drained, Leasing, Noticed, Paced, Push, Served
+from poolkeeper_server.services.tokens import SessionIdentity
+from poolkeeper_server.transport import conversion
+from poolkeeper_server.transport.exchange import (
+    Exchange,
+    acknowledge_answer,
+    cancel_answer,
+    check_in_answer,
+    close_answer,
+    submitted,
+)
+from poolkeeper_server.transport.fields import page_of
+from poolkeeper_server.transport.handlers import MessageStream, failed, refused
+from poolkeeper_server.transport.times import duration
+
+R = TypeVar("R")
+
+MOST_UNDER_WAY = 1_024
+"""Requests of one stream that may be unanswered or unsent; the next one is read when there is room again."""
+
+_METHODS = {
+    "check_out": "CheckOut",
+    "batch_check_out": "BatchCheckOut",
+    "check_in": "CheckIn",
+    "heartbeat": "Heartbeat",
+    "acknowledge": "Acknowledge",
+    "close_session": "CloseSession",
+    "list_allocations": "ListAllocations",
+    "cancel_wait": "CancelWait",
+}
+_COUNT = {kind: metrics.STREAM_MESSAGES.labels(kind).inc for kind in _METHODS}
+
+
+class _Waiter:
+    """A check-out on the stream that waits: the message id under which it is answered again."""
+
+    __slots__ = ("id", "want_grant")
+
+    def __init__(self, id_: int, *, want_grant: bool) -> None:
+        self.id = id_
+        self.want_grant = want_grant
+
+
+class Conversation:
+    """One stream from its first message to its end."""
+
+    def __init__(
+        self,
+        leasing: Leasing,
+        stream: MessageStream[pb.ConnectRequest, pb.ConnectResponse],
+        identity: SessionIdentity,
+    ) -> None:
+        self._leasing = leasing
+        self._stream = stream
+        self._identity = identity
+        self._exchange = Exchange(leasing, identity)
+        self._outbox: deque[pb.ConnectResponse] = deque()
+        self._under_way: set[int] = set()
+        self._waiters: dict[str, _Waiter] = {}
+        self._changed = asyncio.Event()
+        self._room = asyncio.Event()
+        self._over = False
+        self._tasks = asyncio.TaskGroup()
+        self._ask: dict[str, Callable[[pb.ConnectRequest], None]] = {
+            "check_out": self._check_out,
+            "batch_check_out": self._batch_check_out,
+            "check_in": self._check_in,
+            "heartbeat": self._heartbeat,
+            "acknowledge": self._acknowledge,
+            "close_session": self._close_session,
+            "list_allocations": self._list_allocations,
+            "cancel_wait": self._cancel_wait,
+        }
+
+    async def run(self) -> None:
+        """Serves the stream until the client has said its last and heard the answers.
+
+        Raises Refusal when a message cannot be answered by itself.
+        """
+        unfollow = self._leasing.follow(self._identity, self._told)
+        ended: Refusal | None = None
+        try:
+            async with self._tasks:
+                self._tasks.create_task(self._write(), name="writer of a stream")
+                try:
+                    await self._read()
+                except Refusal as refusal:
+                    ended = refusal
+                    self._under_way.clear()
+                self._over = True
+                self._changed.set()
+        finally:
+            # Who waits goes on waiting: a client that lost its connection asks again with the same request id.
+            unfollow()
+        if ended is not None:
+            raise ended
+
+    async def _read(self) -> None:
+        while (request := await self._stream.read()) is not None:
+            if request.id == 0 or request.id in self._under_way:
+                raise invalid("id", f"id {request.id} is 0 or in use.", hint="Number the messages of a stream.")
+            self._under_way.add(request.id)
+            kind = request.WhichOneof("request")
+            if kind is None:
+                self._refuse(request.id, "Connect", invalid("request", "This kind of request is not known."))
+                continue
+            _COUNT[kind]()
+            try:
+                self._ask[kind](request)
+            except Refusal as refusal:
+                self._refuse(request.id, _METHODS[kind], refusal)
+            while len(self._under_way) + len(self._outbox) >= MOST_UNDER_WAY:
+                self._room.clear()
+                await self._room.wait()
+
+    async def _write(self) -> None:
+        while True:
+            while self._outbox:
+                await self._stream.write(self._outbox.popleft())
+                self._room.set()
+            # Waiters do not keep a stream open that the client has ended.
+            if self._over and len(self._under_way) <= len(self._waiters):
+                return
+            self._changed.clear()
+            await self._changed.wait()
+
+    def _send(self, message: pb.ConnectResponse) -> None:
+        self._outbox.append(message)
+        self._changed.set()
+
+    def _refuse(self, id_: int, method: str, refusal: Refusal) -> None:
+        self._fail(id_, refused(method, refusal))
+
+    def _fail(self, id_: int, status: status_pb2.Status) -> None:
+        self._under_way.discard(id_)
+        self._send(pb.ConnectResponse(id=id_, error=status))
+
+    def _submit(
+        self,
+        request: pb.ConnectRequest,
+        method: str,
+        command: commands.Command,
+        answer: Callable[[commands.Answer], pb.ConnectResponse],
+    ) -> None:
+        self._leasing.submit(command).add_done_callback(partial(self._answered, request.id, method, answer))
+
+    def _answered(
+        self,
+        id_: int,
+        method: str,
+        answer: Callable[[commands.Answer], pb.ConnectResponse],
+        future: asyncio.Future[commands.Answer],
+    ) -> None:
+        if id_ not in self._under_way:
+            return
+        try:
+            message = answer(_result(future))
+        except Refusal as refusal:
+            self._refuse(id_, method, refusal)
+        except Exception:  # noqa: BLE001 # It is logged, and nothing from inside gets out.
+            self._fail(id_, failed(method))
+        else:
+            message.id = id_
+            self._under_way.discard(id_)
+            self._send(message)
+
+    def _check_out(self, request: pb.ConnectRequest) -> None:
+        asked = request.check_out
+        command = self._exchange.check_out(asked)
+        if not command.wait:
+            self._submit(
+                request,
+                "CheckOut",
+                command,
+                lambda answer: pb.ConnectResponse(
+                    check_out=self._exchange.check_out_answer(answer, want_grant=asked.want_grant)
+                ),
+            )
+            return
+        # Before the command is sent: its turn may come in the very batch that queues it.
+        waiter = self._waiters[command.request_id] = _Waiter(request.id, want_grant=asked.want_grant)
+        try:
+            future = self._leasing.submit(command)
+        except Refusal:
+            del self._waiters[command.request_id]
+            raise
+        future.add_done_callback(partial(self._queued, command.request_id, waiter))
+
+    def _queued(self, request_id: str, waiter: _Waiter, future: asyncio.Future[commands.Answer]) -> None:
+        if self._waiters.get(request_id) is not waiter:
+            return
+        try:
+            self._serve(request_id, waiter, _result(future))
+        except Refusal as refusal:
+            del self._waiters[request_id]
+            self._refuse(waiter.id, "CheckOut", refusal)
+        except Exception:  # noqa: BLE001 # As in _answered.
+            self._waiters.pop(request_id, None)
+            self._fail(waiter.id, failed("CheckOut"))
+
+    def _serve(self, request_id: str, waiter: _Waiter, answer: commands.Answer) -> None:
+        """Tells a waiter how it stands; all but a new place is the last that it hears."""
+        if not isinstance(answer, commands.Waiting):
+            del self._waiters[request_id]
+        try:
+            message = self._exchange.check_out_answer(answer, want_grant=waiter.want_grant)
+        except Refusal as refusal:
+            self._refuse(waiter.id, "CheckOut", refusal)
+            return
+        if not isinstance(answer, commands.Waiting):
+            self._under_way.discard(waiter.id)
+        self._send(pb.ConnectResponse(id=waiter.id, check_out=message))
+
+    def _batch_check_out(self, request: pb.ConnectRequest) -> None:
+        asked = self._exchange.batch(request.batch_check_out)
+        answers = asyncio.gather(*(submitted(self._leasing, one) for one in asked))
+        answers.add_done_callback(partial(self._batch_answered, request))
+
+    def _batch_answered(self, request: pb.ConnectRequest, future: asyncio.Future[Sequence[commands.Answer]]) -> None:
+        try:
+            message = self._exchange.batch_answer(request.batch_check_out, _result(future))
+        except Refusal as refusal:
+            self._refuse(request.id, "BatchCheckOut", refusal)
+        except Exception:  # noqa: BLE001 # As in _answered.
+            self._fail(request.id, failed("BatchCheckOut"))
+        else:
+            self._under_way.discard(request.id)
+            self._send(pb.ConnectResponse(id=request.id, batch_check_out=message))
+
+    def _check_in(self, request: pb.ConnectRequest) -> None:
+        command = self._exchange.check_in(request.check_in)
+        self._submit(request, "CheckIn", command, lambda answer: pb.ConnectResponse(check_in=check_in_answer(answer)))
+
+    def _heartbeat(self, request: pb.ConnectRequest) -> None:
+        command = self._exchange.heartbeat(request.heartbeat)
+        self._submit(
+            request,
+            "Heartbeat",
+            command,
+            lambda answer: pb.ConnectResponse(heartbeat=self._exchange.heartbeat_answer(answer)),
+        )
+
+    def _acknowledge(self, request: pb.ConnectRequest) -> None:
+        command = self._exchange.acknowledge(request.acknowledge)
+        self._submit(
+            request,
+            "Acknowledge",
+            command,
+            lambda answer: pb.ConnectResponse(acknowledge=acknowledge_answer(answer)),
+        )
+
+    def _close_session(self, request: pb.ConnectRequest) -> None:
+        self._submit(
+            request,
+            "CloseSession",
+            self._exchange.close_session(),
+            lambda answer: pb.ConnectResponse(close_session=close_answer(answer)),
+        )
+
+    def _cancel_wait(self, request: pb.ConnectRequest) -> None:
+        request_id = request.cancel_wait.request_id
+        command = self._exchange.cancel_wait(request_id)
+
+        def answer(found: commands.Answer) -> pb.ConnectResponse:
+            message = pb.ConnectResponse(cancel_wait=cancel_answer(found))
+            waiter = self._waiters.pop(request_id, None)
+            if waiter is not None:
+                self._under_way.discard(waiter.id)
+            return message
+
+        self._submit(request, "CancelWait", command, answer)
+
+    def _list_allocations(self, request: pb.ConnectRequest) -> None:
+        # The only request that reads from the store by itself, and nobody sends it often.
+        self._tasks.create_task(self._listed(request), name="listing on a stream")
+
+    async def _listed(self, request: pb.ConnectRequest) -> None:
+        asked = request.list_allocations
+        try:
+            page = await self._leasing.node_allocations(self._identity, page_of(asked.page_size, asked.page_token))
+        except Refusal as refusal:
+            self._refuse(request.id, "ListAllocations", refusal)
+            return
+        self._under_way.discard(request.id)
+        listed = pb.ListAllocationsResponse(
+            allocations=[conversion.allocation_view(view) for view in page.items], next_page_token=page.next_token
+        )
+        self._send(pb.ConnectResponse(id=request.id, list_allocations=listed))
+
+    def _told(self, push: Push) -> None:
+        match push:
+            case Served():
+                waiter = self._waiters.get(push.request_id)
+                if waiter is not None:
+                    self._serve(push.request_id, waiter, push.answer)
+            case Noticed():
+                self._send(pb.ConnectResponse(notice=self._exchange.notice(push.notice)))
+            case Paced():
+                self._send(pb.ConnectResponse(heartbeat_interval=duration(push.heartbeat_interval)))
+            case Drained():
+                self._send(pb.ConnectResponse(draining=pb.Draining()))
+
+
+def _result(future: asyncio.Future[R]) -> R:
+    if future.cancelled():
+        raise Refusal(Reason.DRAINING, "The daemon stopped before it came to this request.")
+    return future.result()
