@@ -1,5 +1,7 @@
 """An allocation as the program holds it."""
 
+# ruff: noqa: SLF001 - a client and its allocations are one thing in two modules.
+
 from __future__ import annotations
 
 import asyncio
@@ -94,7 +96,7 @@ class AsyncAllocation:
             return HoldState.ENDED
         if self._lost is not None:
             return HoldState.LOST
-        return self._session.keeper.state(self.name, self._client.clock.now())
+        return self._session.keeper.state(self.name, self._client._clock.now())
 
     @property
     def error(self) -> LeaseLost | None:
@@ -110,7 +112,7 @@ class AsyncAllocation:
         if self._ended or self._lost is not None:
             return 0.0
         until = self._session.keeper.held_until(self.name)
-        return None if until is None else max(0.0, until - self._client.clock.now())
+        return None if until is None else max(0.0, until - self._client._clock.now())
 
     @property
     def held_until(self) -> datetime | None:
@@ -131,7 +133,7 @@ class AsyncAllocation:
         if self._ended:
             return
         self._ended = True
-        await self._client.give_back(self, reason)
+        await self._client._give_back(self, reason)
 
     async def __aenter__(self) -> Self:
         """The allocation."""

@@ -20,6 +20,7 @@ Transport = Literal["stream", "unary"]
 # With another address to go to, little time is spent on one that is silent: the whole goes on within 2 s.
 _PATIENCE_ALONE: Final = 5.0
 _PATIENCE_AMONG: Final = 1.0
+_REFUSALS: Final = 2
 
 
 class Connector:
@@ -31,6 +32,7 @@ class Connector:
         self._trust = trust
         self._transport = transport
         self._current = 0
+        self._refusals = 0
 
     def go_elsewhere(self) -> None:
         """The next dialling begins with the next address."""
@@ -41,9 +43,12 @@ class Connector:
         """Whether there is more than one address."""
         return len(self._addresses) > 1
 
-    def without_stream(self) -> None:
-        """Streams do not get through here; from now on each call is an RPC of its own."""
-        self._transport = "unary"
+    def stream_ended(self, *, usable: bool) -> None:
+        """Learns from how a stream ended; where none gets through, each call is an RPC of its own."""
+        # One may have met a daemon that was stopping; two in a row have met something that refuses.
+        self._refusals = 0 if usable else self._refusals + 1
+        if self._refusals >= _REFUSALS:
+            self._transport = "unary"
 
     async def channel(self) -> grpc.aio.Channel:
         """A connected channel; raises Unreachable when no address answers."""

@@ -136,10 +136,10 @@ class StreamLink:
                 self._take(response)
         except grpc.RpcError as problem:
             error = from_rpc(problem)
-            # Without a reason of the daemon's own it was a proxy that refused, or a daemon without streams.
-            refused = isinstance(error, NotSupported | ServerFault | PermissionDenied)
-            self.unusable = not self.proven and refused and not error.reason
-            if self.unusable:
+            if not error.reason:
+                # Not the daemon's word about a request, but the end of the connection.
+                refused = isinstance(error, NotSupported | ServerFault | PermissionDenied)
+                self.unusable = not self.proven and refused
                 error = Unreachable(error.message)
         finally:
             self._fail(error)

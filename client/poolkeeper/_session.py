@@ -105,6 +105,7 @@ class Session:
         self._retired: list[Link] = []
         self._dialling = asyncio.Lock()
         self._flying: dict[str, Key] = {}
+        self._abandoned: set[str] = set()
         self._landed = asyncio.Event()
         self._beat_now = asyncio.Event()
         self._watch_now = asyncio.Event()
@@ -158,7 +159,7 @@ class Session:
         try:
             sent_at, granted = await self._grant(request, wait=wait, on_waiting=on_waiting)
         except (asyncio.CancelledError, Unreachable):
-            self._in_background(self._resolve(request), name="resolve")
+            self._abandon(request)
             raise
         except BaseException:
             self._land(request.request_id)
@@ -174,7 +175,7 @@ class Session:
             sent_at, answer = await self.call(pb.BatchCheckOutRequest(requests=requests))
         except (asyncio.CancelledError, Unreachable):
             for request in requests:
-                self._in_background(self._resolve(request), name="resolve")
+                self._abandon(request)
             raise
         except BaseException:
             self._land(*(request.request_id for request in requests))
@@ -271,6 +272,10 @@ class Session:
                 raise
         return sent_at, granted
 
+    def _abandon(self, request: pb.CheckOutRequest) -> None:
+        self._abandoned.add(request.request_id)
+        self._in_background(self._resolve(request), name="resolve")
+
     async def _resolve(self, request: pb.CheckOutRequest) -> None:
         """Finds out what became of a check-out that nobody waits for, and gives it back (CC-29)."""
         try:
@@ -280,7 +285,7 @@ class Session:
                 return  # Single calls have no such request: the daemon hears that the caller has gone.
             sent_at, answer = await self.call(request, policy=_FOR_EVER)
             granted = answer.granted
-            while self._shared_with_another(request):
+            while self._shared_with_another(request, granted):
                 await self._landed.wait()
             if granted.allocation.name in self.keeper.names:
                 # Another call of this program shares it; the size is what was answered last.
@@ -295,9 +300,12 @@ class Session:
         finally:
             self._land(request.request_id)
 
-    def _shared_with_another(self, request: pb.CheckOutRequest) -> bool:
+    def _shared_with_another(self, request: pb.CheckOutRequest, granted: pb.Granted) -> bool:
+        """Whether a caller that is still there may be about to get the very same allocation."""
         mine = _key(request)
-        return any(key == mine for number, key in self._flying.items() if number != request.request_id)
+        if not any(mine[1:]) and granted.allocation.kind != pb.ALLOCATION_KIND_INSTALLED:
+            return False  # On nobody's behalf, each concurrent check-out counts by itself.
+        return any(key == mine and number not in self._abandoned for number, key in self._flying.items())
 
     async def _deliver(self, request: Any, *, policy: RetryPolicy | None = None) -> None:
         try:
@@ -313,6 +321,7 @@ class Session:
         # Not a coroutine: between a grant and its being recorded nothing may be cancelled.
         for request_id in request_ids:
             self._flying.pop(request_id, None)
+            self._abandoned.discard(request_id)
         landed, self._landed = self._landed, asyncio.Event()
         landed.set()
 
@@ -353,8 +362,8 @@ class Session:
             return link
 
     async def _suspect(self, link: Link) -> None:
-        if isinstance(link, StreamLink) and link.unusable:
-            self._connector.without_stream()
+        if isinstance(link, StreamLink) and self._link is link:
+            self._connector.stream_ended(usable=not link.unusable)
         if self._link is link:
             self._link = None
             self._connector.go_elsewhere()

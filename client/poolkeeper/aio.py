@@ -123,15 +123,19 @@ class AsyncClient:
         self._connector = Connector(configured_addresses(address, record), trust, transport)
         self._policy = RetryPolicy(budget=seconds(timeout, field="timeout") or 0.0)
         self._stop_before = seconds(stop_before, field="stop_before") or 0.0
-        self.clock: Clock = _clock or BootClock()
-        self.node = record.node
-        """The node's name."""
+        self._clock: Clock = _clock or BootClock()
+        self._node = record.node
         self._tasks = Tasks()
         self._current: Session | None = None
         self._opening = asyncio.Lock()
         self._allocations: dict[str, AsyncAllocation] = {}
         self._fences: dict[str, pb.Fence] = {}
         self._closed = False
+
+    @property
+    def node(self) -> str:
+        """The node's name."""
+        return self._node
 
     async def __aenter__(self) -> Self:
         """Opens a session, so that what is wrong shows at once."""
@@ -266,7 +270,7 @@ class AsyncClient:
         if session is not None:
             await session.drop_links()
 
-    async def give_back(self, allocation: AsyncAllocation, reason: CheckInReason) -> None:
+    async def _give_back(self, allocation: AsyncAllocation, reason: CheckInReason) -> None:
         """What `AsyncAllocation.check_in` does."""
         name = allocation.name
         if self._allocations.get(name) is allocation:
@@ -295,7 +299,7 @@ class AsyncClient:
                 self._identity,
                 self._connector,
                 domain=self._domain,
-                clock=self.clock,
+                clock=self._clock,
                 policy=self._policy,
             )
             session = Session(
@@ -307,7 +311,7 @@ class AsyncClient:
                     stop_before=self._stop_before,
                 ),
                 connector=self._connector,
-                clock=self.clock,
+                clock=self._clock,
                 tasks=self._tasks,
                 policy=self._policy,
                 on_change=self._changed,

@@ -9,7 +9,9 @@ program without its exit handlers unless the program turns it into an exit:
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
 
-After a fork the child must make a client of its own; the parent's refuses to work there.
+After a fork the parent's client refuses to work in the child, and gives nothing back there. gRPC does
+not promise to survive a fork either: start other programs with `subprocess`, and processes of your own
+with the start method "spawn".
 """
 
 from __future__ import annotations

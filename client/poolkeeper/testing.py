@@ -160,6 +160,13 @@ class FakeServer:
                 if session.push is not None:
                     session.push(pb.ConnectResponse(notice=notice))
 
+    def forget(self, allocation: str) -> None:
+        """Ends an allocation without a word, as a forced release does."""
+        with self._fake.lock:
+            seats = self._fake.seats[allocation]
+            seats.uses.clear()
+            seats.held, seats.state = 0, pb.ALLOCATION_STATE_ENDED
+
     def revoke_node(self, node: str = "studio-1", *, reason: str = "NODE_REVOKED") -> None:
         """Refuses every further call of a node for that reason."""
         with self._fake.lock:

@@ -1,0 +1,290 @@
+import hashlib
+import json
+from collections.abc import Callable
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from google.protobuf import json_format
+
+from poolkeeper.ledger import Report, parse_export, parse_keys, verify_export
+from poolkeeper.v1 import admin_pb2
+
+POOL = "estates/acme/pools/west"
+LINE = "estates/acme/licences/L000001"
+KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
+KEYS = {"k1": KEY.public_key().public_bytes_raw()}
+
+
+class Ledger:
+    """Writes a ledger as the daemon does."""
+
+    def __init__(self) -> None:
+        self.hash = hashlib.sha256(b"poolkeeper-ledger-v1\0" + POOL.encode()).digest()
+        self.holding = [0, 0, 0]
+        self.items: list[admin_pb2.ExportLedgerResponse] = []
+        self.sequence = 0
+
+    def add(self, event: str, *delta: int, **more: object) -> None:
+        self.sequence += 1
+        self.holding = [old + new for old, new in zip(self.holding, delta or (0, 0, 0), strict=True)]
+        body: dict[str, object] = {
+            "v": 1,
+            "seq": self.sequence,
+            "event": event,
+            "at": 1,
+            "lease": 1,
+            "lines": [[LINE, *delta]] if delta else [],
+            "after": {LINE: list(self.holding)} if delta else {},
+        }
+        text = json.dumps(body | more).encode()
+        self.hash = hashlib.sha256(self.hash + text).digest()
+        entry = admin_pb2.LedgerEntry(sequence=self.sequence, body=text, hash=self.hash)
+        self.items.append(admin_pb2.ExportLedgerResponse(entry=entry))
+
+    def allocation(
+        self, event: str, *delta: int, state: str, quantity: int = 1, name: str = "a", **more: object
+    ) -> None:
+        told = {
+            "id": name,
+            "product": "products/enc",
+            "kind": "LEASED",
+            "state": state,
+            "quantity": quantity,
+            "node": "n",
+            "consumer": "c",
+        }
+        self.add(event, *delta, allocation=told, **more)
+
+    def state(self, kind: str, /, **changed: object) -> None:
+        count, active, quarantined = self.holding
+        told: dict[str, object] = {
+            "kind": kind,
+            "pool": POOL,
+            "sequence": self.sequence,
+            "hash": self.hash.hex(),
+            "time_us": 1_800_000_000_000_000,
+            "holdings": {LINE: {"count": count, "active": active, "quarantined": quarantined}},
+        }
+        payload = json.dumps(told | changed).encode()
+        statement = admin_pb2.LedgerStatement(
+            payload=payload, key_id="k1", signature=KEY.sign(b"poolkeeper-statement-v1\0" + payload)
+        )
+        self.items.append(admin_pb2.ExportLedgerResponse(statement=statement))
+
+    def verify(self, pool: str | None = None) -> Report:
+        return verify_export(self.items, KEYS, pool=pool)
+
+
+def good() -> Ledger:
+    ledger = Ledger()
+    ledger.add("POOL_CREATED")
+    ledger.add("MOVED_IN", 5, 0, 0)
+    ledger.allocation("CHECKED_OUT", 0, 2, 0, state="ACTIVE", quantity=2)
+    ledger.allocation("RESIZED", 0, 1, 0, state="ACTIVE", quantity=3)
+    ledger.state("checkpoint")
+    ledger.allocation("CHECKED_IN", 0, -3, 3, state="QUARANTINED", quantity=3)
+    ledger.allocation("RESUMED", 0, 3, -3, state="ACTIVE", quantity=3)
+    ledger.allocation("REVOKED", state="REVOKED", quantity=3)
+    ledger.allocation("RELEASED", 0, -3, 0, state="ENDED", quantity=3, by_force=False, reason="r")
+    ledger.allocation("CHECKED_OUT", 0, 1, 0, state="PROVISIONAL", name="b")
+    ledger.allocation("EXPIRED", 0, -1, 1, state="QUARANTINED", name="b")
+    ledger.allocation("QUARANTINE_ENDED", 0, 0, -1, state="ENDED", name="b")
+    ledger.add("MOVED_OUT", -5, 0, 0)
+    ledger.add("POOL_CLOSED")
+    return ledger
+
+
+def test_a_good_ledger_is_found_good() -> None:
+    ledger = good()
+    ledger.state("head")
+    report = ledger.verify(pool=POOL)
+    assert report.problems == ()
+    assert (report.ok, report.entries, report.checkpoints, report.head_sequence) == (True, 13, 1, 13)
+    assert report.as_of is not None
+    assert report.as_of.timestamp() == 1_800_000_000
+
+
+def test_it_says_by_itself_which_pool_it_is_of() -> None:
+    ledger = good()
+    ledger.state("head")
+    assert ledger.verify().ok
+    assert not ledger.verify(pool="estates/acme/pools/east").ok
+
+
+def test_an_empty_ledger_needs_a_head_too() -> None:
+    ledger = Ledger()
+    assert not ledger.verify().ok
+    ledger.state("head", holdings={})
+    assert ledger.verify().ok
+
+
+def test_an_export_survives_being_a_file() -> None:
+    ledger = good()
+    ledger.state("head")
+    lines = [json.dumps(json_format.MessageToDict(item, preserving_proto_field_name=True)) for item in ledger.items]
+    assert verify_export(parse_export([*lines, ""]), KEYS).ok
+    with pytest.raises(ValueError, match="line 1"):
+        list(parse_export(["{"]))
+    assert parse_keys({"k": "AAE="}) == {"k": b"\0\1"}
+    with pytest.raises(ValueError, match="base64"):
+        parse_keys({"k": "?"})
+
+
+def behead(ledger: Ledger) -> None:
+    del ledger.items[0]
+
+
+def leave_one_out(ledger: Ledger) -> None:
+    del ledger.items[3]
+
+
+def leave_the_last_out(ledger: Ledger) -> None:
+    del ledger.items[-2]
+
+
+def cut(ledger: Ledger) -> None:
+    del ledger.items[-3:]
+
+
+def cut_within(ledger: Ledger) -> None:
+    del ledger.items[-3:-1]
+
+
+def alter(ledger: Ledger) -> None:
+    entry = ledger.items[2].entry
+    entry.body = entry.body.replace(b'"quantity": 2', b'"quantity": 1')
+
+
+def forge(ledger: Ledger) -> None:
+    statement = ledger.items[-1].statement
+    statement.payload = statement.payload.replace(b"1800000000", b"1900000000")
+
+
+def strange_key(ledger: Ledger) -> None:
+    ledger.items[-1].statement.key_id = "k9"
+
+
+def swap(ledger: Ledger) -> None:
+    ledger.items[1], ledger.items[2] = ledger.items[2], ledger.items[1]
+
+
+@pytest.mark.parametrize(
+    "damage", [behead, leave_one_out, leave_the_last_out, cut, cut_within, alter, forge, strange_key, swap]
+)
+def test_tampering_is_found(damage: Callable[[Ledger], None]) -> None:
+    ledger = good()
+    ledger.state("head")
+    damage(ledger)
+    assert not ledger.verify(pool=POOL).ok
+    assert not ledger.verify().ok
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"hash": "00"},
+        {"sequence": 3},
+        {"pool": "estates/acme/pools/east"},
+        {"kind": "headline"},
+        {"holdings": {LINE: {"count": 9, "active": 0, "quarantined": 0}}},
+        {"holdings": {"another": {"count": 1, "active": 0, "quarantined": 0}}},
+        {"holdings": 3},
+    ],
+)
+def test_a_signed_statement_that_does_not_fit_is_found(changed: dict[str, object]) -> None:
+    ledger = good()
+    ledger.state("checkpoint")
+    ledger.state("head", **changed)
+    assert not ledger.verify().ok
+
+
+def oversold(ledger: Ledger) -> None:
+    ledger.allocation("CHECKED_OUT", 0, 6, 0, state="ACTIVE", quantity=6)
+
+
+def twice(ledger: Ledger) -> None:
+    ledger.allocation("CHECKED_OUT", 0, 1, 0, state="ACTIVE")
+    ledger.allocation("CHECKED_OUT", 0, 1, 0, state="ACTIVE", quantity=2)
+
+
+def ended_unknown(ledger: Ledger) -> None:
+    ledger.allocation("CHECKED_IN", state="ENDED", quantity=0)
+
+
+def ended_twice(ledger: Ledger) -> None:
+    ledger.allocation("CHECKED_OUT", 0, 1, 0, state="ACTIVE")
+    ledger.allocation("CHECKED_IN", 0, -1, 0, state="ENDED")
+    ledger.allocation("CHECKED_IN", 0, 0, 0, state="ENDED")
+
+
+def resumed_while_held(ledger: Ledger) -> None:
+    ledger.allocation("CHECKED_OUT", 0, 1, 0, state="ACTIVE")
+    ledger.allocation("RESUMED", 0, 0, 0, state="ACTIVE")
+
+
+def below_zero(ledger: Ledger) -> None:
+    ledger.add("MOVED_OUT", -6, 0, 0)
+
+
+def seats_without_a_line(ledger: Ledger) -> None:
+    ledger.allocation("CHECKED_OUT", 0, 1, 0, state="ACTIVE", quantity=2)
+
+
+def seats_out_of_nothing(ledger: Ledger) -> None:
+    ledger.add("POOL_UPDATED", 0, 1, 0)
+
+
+def count_by_check_out(ledger: Ledger) -> None:
+    ledger.allocation("CHECKED_OUT", 1, 1, 0, state="ACTIVE")
+
+
+def wrong_after(ledger: Ledger) -> None:
+    ledger.add("MOVED_IN", 1, 0, 0, after={LINE: [5, 0, 0]})
+
+
+def unknown_event(ledger: Ledger) -> None:
+    ledger.allocation("CONJURED", 0, 1, 0, state="ACTIVE")
+
+
+def newer_format(ledger: Ledger) -> None:
+    ledger.add("POOL_UPDATED", v=2)
+
+
+def unreadable(ledger: Ledger) -> None:
+    ledger.add("POOL_UPDATED", lines=5)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        oversold,
+        twice,
+        ended_unknown,
+        ended_twice,
+        resumed_while_held,
+        below_zero,
+        seats_without_a_line,
+        seats_out_of_nothing,
+        count_by_check_out,
+        wrong_after,
+        unknown_event,
+        newer_format,
+        unreadable,
+    ],
+)
+def test_entries_that_cannot_be_are_found_though_signed(wrong: Callable[[Ledger], None]) -> None:
+    ledger = Ledger()
+    ledger.add("MOVED_IN", 5, 0, 0)
+    wrong(ledger)
+    ledger.state("head")
+    report = ledger.verify()
+    assert not report.ok
+    assert all(str(problem) for problem in report.problems)
+
+
+def test_a_line_that_says_over_may_be() -> None:
+    ledger = Ledger()
+    ledger.add("MOVED_IN", 5, 0, 0)
+    ledger.allocation("CHECKED_OUT", 0, 6, 0, state="ACTIVE", quantity=6, over="restored")
+    ledger.state("head")
+    assert ledger.verify().ok

@@ -1,0 +1,50 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from poolkeeper._core.retry import Retry, RetryPolicy
+from poolkeeper.errors import (
+    BY_REASON,
+    NoSeatAvailable,
+    Overloaded,
+    ServerFault,
+    StoreUnavailable,
+    Unreachable,
+)
+
+
+def test_pauses_grow_to_a_ceiling() -> None:
+    retry = Retry(RetryPolicy(budget=100), started=0)
+    pauses = [retry.pause(Unreachable(), now=0, jitter=0) for _ in range(7)]
+    assert pauses == [0.05, 0.1, 0.2, 0.4, 0.8, 1.0, 1.0]
+
+
+@given(st.floats(0, 1), st.integers(0, 5000))
+def test_jitter_takes_at_most_half(jitter: float, failures: int) -> None:
+    retry = Retry(RetryPolicy(budget=100), started=0, failures=failures)
+    pause = retry.pause(Unreachable(), now=0, jitter=jitter)
+    assert pause is not None
+    assert 0.025 <= pause <= 1.0
+
+
+def test_what_the_daemon_asks_for_is_respected() -> None:
+    retry = Retry(RetryPolicy(budget=100), started=0)
+    assert retry.pause(Overloaded(retry_after=7.5), now=0, jitter=1) == 7.5
+
+
+def test_it_gives_up_when_the_budget_does_not_reach_to_the_next_attempt() -> None:
+    retry = Retry(RetryPolicy(budget=10), started=100)
+    assert retry.pause(Overloaded(retry_after=9), now=100, jitter=0) == 9
+    assert retry.pause(Overloaded(retry_after=9), now=109, jitter=0) is None
+
+
+@pytest.mark.parametrize("error", [NoSeatAvailable(), ServerFault()])
+def test_only_what_is_unavailable_is_tried_again(error: Exception) -> None:
+    assert isinstance(error, NoSeatAvailable | ServerFault)
+    assert Retry(RetryPolicy(), started=0).pause(error, now=0, jitter=0) is None
+
+
+def test_these_reasons_are_retryable_and_no_others() -> None:
+    retryable = {reason for reason, kind in BY_REASON.items() if kind.retryable}
+    assert retryable == {"DRAINING", "OVERLOADED", "STORE_UNAVAILABLE"}
+    assert StoreUnavailable.retryable
