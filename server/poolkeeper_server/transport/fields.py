@@ -2,6 +2,7 @@
 
 import datetime as dt
 import hashlib
+import re
 from collections.abc import Mapping
 
 from google.protobuf.message import Message
@@ -11,6 +12,7 @@ from poolkeeper_server.domain.refusal import invalid
 from poolkeeper_server.services.contract import PageRequest
 from poolkeeper_server.transport.names import text
 
+_DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 _DAY = 86_400_000_000
 _EPOCH = dt.date(1970, 1, 1).toordinal()
 _DEFAULT_PAGE = 100
@@ -52,10 +54,10 @@ def first_moment(date: str, field: str) -> int | None:
     if not date:
         return None
     try:
-        # Not fromisoformat, which takes weeks and other forms too.
-        day = dt.datetime.strptime(date, "%Y-%m-%d").replace(tzinfo=dt.UTC)
+        # By itself fromisoformat takes weeks and dates without hyphens too.
+        day = dt.date.fromisoformat(date if _DATE.fullmatch(date) else "")
     except ValueError as error:
-        raise invalid(field, f"{field} {date!r} is no date.", hint="Write it as 2031-12-31.") from error
+        raise invalid(field, f"{field} {date[:20]!r} is no date.", hint="Write it as 2031-12-31.") from error
     return (day.toordinal() - _EPOCH) * _DAY
 
 
