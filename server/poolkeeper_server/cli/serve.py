@@ -1,0 +1,58 @@
+"""`poolkeeper serve`: runs the daemon."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+WRONG_USAGE = 2
+"""The exit status for settings, or a machine, with which the daemon cannot run."""
+
+
+def serve(
+    *,
+    data: Annotated[Path | None, Parameter(name="--data")] = None,
+    listen: Annotated[str | None, Parameter(name="--listen")] = None,
+    http_listen: Annotated[str | None, Parameter(name="--http-listen")] = None,
+    config: Annotated[Path | None, Parameter(name="--config")] = None,
+    secrets: Annotated[Path | None, Parameter(name="--secrets")] = None,
+    tls: Annotated[Literal["auto", "off", "off-anywhere"] | None, Parameter(name="--tls")] = None,
+) -> int:
+    """Run the daemon until it is told to stop (SIGTERM or Ctrl-C).
+
+    Every option can also stand in the settings file, or in a variable such as POOLKEEPER_SERVER_LISTEN; an option
+    goes before a variable, and a variable before the file.
+
+    Parameters
+    ----------
+    data
+        The data directory: database, secrets, operator's token. [default: /var/lib/poolkeeper as root, else
+        poolkeeper in the XDG state directory]
+    listen
+        HOST:PORT for gRPC; port 0 takes any free one. [default: 127.0.0.1:7443]
+    http_listen
+        HOST:PORT for health, readiness and metrics. [default: 127.0.0.1:7480]
+    config
+        The settings file. [default: poolkeeper.toml in the data directory]
+    secrets
+        The file of keys. [default: secrets.json in the data directory]
+    tls
+        auto: TLS everywhere; off: plain, on loopback only; off-anywhere: plain, whoever can listen. [default: auto]
+    """
+    from poolkeeper_server.config import ConfigurationError, load_settings
+
+    given = {"data": data, "listen": listen, "http_listen": http_listen, "secrets": secrets, "tls": tls}
+    try:
+        settings = load_settings(given, file=config)
+        # The daemon takes half a second to load; whoever mistyped an option is told sooner.
+        from poolkeeper_server import daemon
+
+        daemon.run(settings)
+    except ConfigurationError as error:
+        # The same two lines as every other command writes.
+        sys.stderr.write(f"poolkeeper: {error.message}\n")
+        if error.hint:
+            sys.stderr.write(f"  hint: {error.hint}\n")
+        return WRONG_USAGE
+    return 0
