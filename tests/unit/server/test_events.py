@@ -1,0 +1,70 @@
+import io
+import json
+import logging
+import re
+from collections.abc import Iterator
+
+import pytest
+import structlog
+
+from poolkeeper_server.services import metrics
+from poolkeeper_server.services.events import CallFacts, Event, configure_logging, current_call, get_logger
+
+
+@pytest.fixture(autouse=True)
+def logging_as_it_was() -> Iterator[None]:
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:], root.level = handlers, level
+    structlog.reset_defaults()
+
+
+def lines(stream: io.StringIO) -> list[dict[str, object]]:
+    return [json.loads(line) for line in stream.getvalue().splitlines()]
+
+
+def test_an_event_is_a_line_of_json_with_the_facts_of_its_call() -> None:
+    stream = io.StringIO()
+    configure_logging("info", stream=stream)
+    token = current_call.set(CallFacts("CheckOut", node="acme/studio-7"))
+    get_logger().info(Event.CALL_REFUSED, reason="NOT_FOUND")
+    current_call.reset(token)
+    get_logger().info(Event.DAEMON_READY)
+    first, second = lines(stream)
+    assert {key: first[key] for key in ("event", "level", "method", "node", "reason")} == {
+        "event": "call_refused",
+        "level": "info",
+        "method": "CheckOut",
+        "node": "acme/studio-7",
+        "reason": "NOT_FOUND",
+    }
+    assert "method" not in second
+
+
+def test_what_is_below_the_level_is_never_rendered() -> None:
+    class Unseen:
+        def __repr__(self) -> str:
+            raise AssertionError("rendered")
+
+    stream = io.StringIO()
+    configure_logging("info", stream=stream)
+    get_logger().debug(Event.CHECK_OUT_GRANTED, allocation=Unseen())
+    assert stream.getvalue() == ""
+
+
+def test_other_libraries_warnings_come_out_the_same_way() -> None:
+    stream = io.StringIO()
+    configure_logging("info", stream=stream)
+    logging.getLogger("uvicorn").warning("look %s", "here")
+    logging.getLogger("uvicorn").info("chatter")
+    (only,) = lines(stream)
+    assert (only["event"], only["level"]) == ("look here", "warning")
+
+
+def test_names_of_metrics_and_events_follow_one_pattern() -> None:
+    names = {family.name for family in metrics.REGISTRY.collect()}
+    own = {name for name in names if name.startswith("poolkeeper_")}
+    assert {"poolkeeper_rpc_seconds", "poolkeeper_check_outs", "poolkeeper_queue_depth"} <= own
+    assert all(re.fullmatch(r"[a-z_]+", name) for name in own | set(Event))
+    assert b"poolkeeper_commit_seconds_bucket" in metrics.exposition()
