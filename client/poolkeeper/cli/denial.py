@@ -46,11 +46,13 @@ def _reasons(denial: errors.Denial) -> list[str]:
 
 
 def _advice(denial: errors.Denial, now: datetime) -> str:
-    if denial.next_free_time is None:
+    if denial.needed > denial.counts.total > 0:
+        return "the pool never has that many: move seats into it with `poolkeeper pool move`, or ask for fewer"
+    if denial.next_free_time is not None:
+        away = max(timedelta(seconds=1), denial.next_free_time - now)
+        span = duration.phrase(timedelta(seconds=round(away.total_seconds())))
+        when = phrase.when(denial.next_free_time)
+        return f"the next seat is expected at {when}, in {span}; --wait waits for it"
+    if denial.reason == "NO_SEAT_AVAILABLE":
         return "nothing tells when a seat comes free; --wait 10m waits for one"
-    away = max(timedelta(seconds=1), denial.next_free_time - now)
-    rounded = timedelta(seconds=round(away.total_seconds()))
-    return (
-        f"the next seat is expected at {phrase.when(denial.next_free_time)}, in {duration.phrase(rounded)}; "
-        "--wait waits for it"
-    )
+    return ""

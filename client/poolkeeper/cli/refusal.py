@@ -13,35 +13,33 @@ _CREDENTIAL_HINT = (
 
 def problem(error: errors.PoolkeeperError, address: str = "") -> Problem:
     """What to tell the person at the terminal about an error of the SDK or the daemon."""
-    place = f" at {address}" if address else ""
+    if isinstance(error, errors.Unreachable) and not error.reason:
+        return Problem(
+            f"no daemon answers{f' at {address}' if address else ''}",
+            why=error.message,
+            hint=_sentence(error.hint) or "is it running (`poolkeeper serve`), and do address and --ca belong to it?",
+            status=Status.UNREACHABLE,
+        )
+    status, hint = _outcome(error)
+    return Problem(_sentence(error.message), why=_reason(error), hint=_sentence(error.hint) or hint, status=status)
+
+
+def _outcome(error: errors.PoolkeeperError) -> tuple[Status, str]:
+    # The status, and the hint for an error that brings none.
     match error:
-        case errors.Unreachable() if not error.reason:
-            return Problem(
-                f"no daemon answers{place}",
-                why=error.message,
-                hint=error.hint or "is it running (`poolkeeper serve`), and do address and --ca belong to it?",
-                status=Status.UNREACHABLE,
-            )
         case errors.Unreachable():
-            return Problem(
-                _sentence(error.message),
-                why=_reason(error),
-                hint=error.hint or "nothing was done that a retry would do twice: try again in a moment",
-                status=Status.UNREACHABLE,
-            )
+            return Status.UNREACHABLE, "nothing was done that a retry would do twice: try again in a moment"
         case errors.NotTrusted():
-            return Problem(_sentence(error.message), hint=error.hint or "check --ca", status=Status.UNREACHABLE)
+            return Status.UNREACHABLE, "check --ca"
         case errors.PermissionDenied() | errors.Unauthenticated():
-            return Problem(
-                _sentence(error.message),
-                why=_reason(error),
-                hint=error.hint or _CREDENTIAL_HINT,
-                status=Status.FORBIDDEN,
-            )
+            return Status.FORBIDDEN, _CREDENTIAL_HINT
         case errors.IdentityUnusable():
-            return Problem(_sentence(error.message), hint=error.hint, status=Status.FORBIDDEN)
+            return Status.FORBIDDEN, ""
+        case errors.InvalidRequest() if not error.reason:
+            # The SDK found it before anything was sent.
+            return Status.USAGE, ""
         case _:
-            return Problem(_sentence(error.message), why=_reason(error), hint=error.hint)
+            return Status.REFUSED, ""
 
 
 def from_rpc(error: grpc.RpcError, address: str) -> Problem:

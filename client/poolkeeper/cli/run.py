@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 DENIED = 123
 FAILED = 125
+# The program is over; nobody wants to wait long for a daemon that does not answer.
+_PATIENCE_S = 3.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -180,15 +182,18 @@ class Licence:
         return self._allocation
 
     async def give_back(self) -> None:
-        """Checks the seat in, if there is one."""
+        """Checks the seat in, if there is one that is still held."""
         from poolkeeper.errors import PoolkeeperError
 
-        if self._allocation is None:
+        allocation = self._allocation
+        if allocation is None or allocation.held_for == 0.0:
             return
         try:
-            await self._allocation.check_in()
-        except PoolkeeperError as error:
-            _say(f"the licence could not be returned and ends with its promise: {error.message}")
+            async with asyncio.timeout(_PATIENCE_S):
+                await allocation.check_in()
+        except (PoolkeeperError, TimeoutError):
+            ends = "must be released by an admin" if allocation.installed else "ends with its promise"
+            _say(f"no daemon answers, so the licence could not be returned and {ends}")
 
     async def _lost(self, allocation: "AsyncAllocation", error: "LeaseLost") -> None:
         self.inbox.put(Lost(why=error.message.removesuffix("."), seconds=_promised_for(allocation)))
@@ -204,10 +209,12 @@ class Licence:
 def _promised_for(allocation: "AsyncAllocation") -> float:
     """Seconds until its promise ends, also for one that the program must stop using before."""
     # What is lost says only that it is not held; when its seat goes to another is known to the session's keeper.
+    from poolkeeper._clock import BootClock
+
     keeper = allocation._session.keeper  # noqa: SLF001
     until = keeper.held_until(allocation.name)
     end = keeper.deadline if until is None or until < 0 else until + keeper.stop_before
-    return end - allocation._client.clock.now()  # noqa: SLF001
+    return end - BootClock().now()
 
 
 def _say(text: str) -> None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from poolkeeper import AllocationRecord
     from poolkeeper.identity import Record
 
-_PATIENCE_S = 5.0
+_PATIENCE_S = 2.0
 
 _HEADINGS = (
     ("Allocation", False),
