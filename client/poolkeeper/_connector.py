@@ -20,6 +20,7 @@ Transport = Literal["stream", "unary"]
 # With another address to go to, little time is spent on one that is silent: the whole goes on within 2 s.
 _PATIENCE_ALONE: Final = 5.0
 _PATIENCE_AMONG: Final = 1.0
+_SILENCE_AMONG: Final = 1.5
 _REFUSALS: Final = 2
 
 
@@ -84,7 +85,13 @@ class Connector:
         channel = await self.channel()
         if self._transport == "unary":
             return UnaryLink(channel, token=token)
-        return StreamLink(channel, token=token(), on_push=on_push, on_end=on_end)
+        return StreamLink(
+            channel,
+            token=token(),
+            on_push=on_push,
+            on_end=on_end,
+            silence=_SILENCE_AMONG if self.has_alternatives else None,
+        )
 
 
 async def _ready(channel: grpc.aio.Channel) -> bool:

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
@@ -75,8 +76,12 @@ class StreamLink:
         token: str,
         on_push: Callable[[pb.ConnectResponse], None],
         on_end: Callable[[], None],
+        silence: float | None,
     ) -> None:
-        """Opens the stream; must be called within a running event loop."""
+        """Opens the stream; must be called within a running event loop.
+
+        After `silence` seconds without any message a request that is not answered counts as lost.
+        """
         self._channel = channel
         self._on_push = on_push
         self._on_end = on_end
@@ -84,6 +89,8 @@ class StreamLink:
         self._pending: dict[int, _Pending] = {}
         self._next_id = 1
         self._error: PoolkeeperError | None = None
+        self._silence = silence
+        self._heard_at = 0.0
         self.proven = False
         """A message came: whatever stands between lets streams through."""
         self.unusable = False
@@ -106,12 +113,10 @@ class StreamLink:
         pending = _Pending(asyncio.get_running_loop().create_future(), on_waiting)
         self._pending[number] = pending
         self._queue.put_nowait(pb.ConnectRequest(id=number, **{_STREAM_FIELDS[type(request)]: request}))
+        waits = isinstance(request, pb.CheckOutRequest) and request.HasField("wait")
         try:
-            async with asyncio.timeout(limit):
-                return await pending.answer
-        except TimeoutError:
-            self.unusable = self.unusable or not self.proven
-            raise Unreachable(f"No answer within {limit:g} s.") from None
+            await self._answered(pending.answer, limit=limit, silence=None if waits else self._silence)
+            return pending.answer.result()
         finally:
             self._pending.pop(number, None)
 
@@ -123,6 +128,19 @@ class StreamLink:
         await asyncio.gather(self._reader, return_exceptions=True)
         await self._channel.close()
 
+    async def _answered(self, answer: asyncio.Future[Message], *, limit: float | None, silence: float | None) -> None:
+        now = asyncio.get_running_loop().time
+        began = now()
+        while not answer.done():
+            end = math.inf if limit is None else began + limit
+            if silence is not None:
+                # A daemon that answers others is busy, not gone: only silence on the whole link counts.
+                end = min(end, max(began, self._heard_at) + silence)
+            if now() >= end:
+                self.unusable = self.unusable or not self.proven
+                raise Unreachable(f"No answer within {now() - began:.1f} s.")
+            await asyncio.wait([answer], timeout=None if end == math.inf else end - now())
+
     async def _requests(self) -> AsyncIterator[pb.ConnectRequest]:
         # A writer of its own: a caller that is cancelled within gRPC's write would take the stream down.
         while (request := await self._queue.get()) is not None:
@@ -133,6 +151,7 @@ class StreamLink:
         try:
             async for response in self._stream:
                 self.proven = True
+                self._heard_at = asyncio.get_running_loop().time()
                 self._take(response)
         except grpc.RpcError as problem:
             error = from_rpc(problem)

@@ -241,13 +241,14 @@ class Session:
             await link.close()
 
     async def beat(self) -> None:
-        """Sends a heartbeat now and returns when one was answered, or the session turned out over."""
+        """Sends a heartbeat now; returns when it was answered, when the session is over, or in 5 s."""
         if not self.usable:
             return
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._beats.append(done)
         self._beat_now.set()
-        await done
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(done, _ATTEMPT)
 
     async def _grant(
         self, request: pb.CheckOutRequest, *, wait: float, on_waiting: OnWaiting | None

@@ -53,8 +53,10 @@ def open_channel(address: Address, trust: Trust) -> grpc.aio.Channel:
         # A channel made anew must dial anew, not inherit the pause of one that failed before.
         ("grpc.use_local_subchannel_pool", 1),
         ("grpc.enable_retries", 0),
-        ("grpc.keepalive_time_ms", 30_000),
-        ("grpc.keepalive_timeout_ms", 5_000),
+        # Heartbeats find a dead connection long before; this keeps one with rare heartbeats alive in
+        # routers between. Servers end connections that ping more often than every five minutes.
+        ("grpc.keepalive_time_ms", 310_000),
+        ("grpc.keepalive_timeout_ms", 10_000),
         ("grpc.max_receive_message_length", 16 * 1024 * 1024),
     ]
     if address.plain:

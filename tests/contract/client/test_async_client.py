@@ -1,7 +1,9 @@
 """What a program may rely on, whatever server of the protocol it talks to."""
 
 import asyncio
+import socket
 from pathlib import Path
+from typing import Self
 
 import pytest
 
@@ -297,6 +299,64 @@ async def test_with_several_addresses_it_goes_on_at_the_next(backend: Backend, i
         backend.drop_connections()
         await client.check_out("enc")
         assert state_of(seat) is HoldState.HELD
+
+
+async def test_an_address_that_swallows_everything_is_passed_over(backend: Backend, identity: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as swallower:
+        addresses = [f"plain://127.0.0.1:{swallower.getsockname()[1]}", backend.address]
+        async with AsyncClient(addresses, identity=identity) as client, asyncio.timeout(2):
+            await client.check_out("enc")
+
+
+class Forwarder:
+    """Passes bytes on to a server until it is told to swallow them, like a network that is cut."""
+
+    def __init__(self, target: int) -> None:
+        self.target = target
+        self.swallows = False
+        self.port = 0
+        self._server: asyncio.Server | None = None
+        self._writers: list[asyncio.StreamWriter] = []
+        self._ended: list[asyncio.Future[None]] = []
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        self.port = self._server.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        assert self._server is not None
+        self._server.close()
+        for writer in self._writers:
+            writer.close()
+        await asyncio.gather(*self._ended)
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._ended.append(ended)
+        there, back = await asyncio.open_connection("127.0.0.1", self.target)
+        self._writers += (writer, back)
+        await asyncio.gather(self._pass(reader, back), self._pass(there, writer), return_exceptions=True)
+        ended.set_result(None)
+
+    async def _pass(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+        while data := await source.read(65536):
+            if not self.swallows:
+                sink.write(data)
+                await sink.drain()
+        sink.close()
+
+
+async def test_a_daemon_that_falls_silent_is_left_within_two_seconds(backend: Backend, identity: Path) -> None:
+    async with Forwarder(int(backend.address.rpartition(":")[2])) as cut:
+        addresses = [f"plain://127.0.0.1:{cut.port}", backend.address]
+        async with AsyncClient(addresses, identity=identity) as client:
+            seat = await client.check_out("enc")
+            cut.swallows = True
+            async with asyncio.timeout(2):
+                await client.check_out("enc")
+            await eventually(lambda: state_of(seat) is HoldState.HELD)
+            assert backend.available("enc") == 0
 
 
 async def test_two_clients_of_one_identity_are_normal(backend: Backend, identity: Path) -> None:
