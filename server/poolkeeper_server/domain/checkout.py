@@ -361,6 +361,7 @@ def _place(state: State, waiter: Waiter, *, place: int | None = None) -> Waiting
     ends = state.quarantine_ends.get(key, [])
     return Waiting(
         place=place,
+        pool_id=waiter.pool_id,
         sequence=waiter.sequence,
         deadline_lease=waiter.deadline_lease,
         estimate=ends[place - 1] if place <= len(ends) else None,

@@ -109,6 +109,7 @@ class Waiting:
     """A place in the queue, from 1, and when a seat is expected (civil; None when nothing tells)."""
 
     place: int
+    pool_id: str
     sequence: int
     deadline_lease: int
     estimate: int | None

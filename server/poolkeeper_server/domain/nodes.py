@@ -21,6 +21,7 @@ from poolkeeper_server.domain.commands import (
 from poolkeeper_server.domain.enrolment import end_credentials, redeem
 from poolkeeper_server.domain.ledger import Delta, move_seats
 from poolkeeper_server.domain.moment import DAY, Moment
+from poolkeeper_server.domain.notices import revocation
 from poolkeeper_server.domain.purchasing import done, pool_named, repeated
 from poolkeeper_server.domain.records import (
     SEATED,
@@ -237,9 +238,10 @@ def release_allocation(state: State, command: ReleaseAllocation, now: Moment) ->
             allocation=revoked,
             details={"reason": reason},
         )
-        state.put(replace(revoked, fence=written.ledger_sequence))
+        revoked = replace(revoked, fence=written.ledger_sequence)
+        state.put(revoked)
         for use in uses.uses_of(state, allocation):
-            uses.tell(state, use.estate_id, use.session_id)
+            uses.tell(state, use.estate_id, use.session_id, revocation(revoked))
     else:
         uses.end_whole(
             state,

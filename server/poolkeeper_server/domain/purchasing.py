@@ -23,6 +23,7 @@ from poolkeeper_server.domain.commands import (
 )
 from poolkeeper_server.domain.ledger import Delta, genesis, move_seats
 from poolkeeper_server.domain.moment import DAY, SECOND, Moment
+from poolkeeper_server.domain.notices import closing
 from poolkeeper_server.domain.outcomes import remember, remembered
 from poolkeeper_server.domain.records import (
     Code,
@@ -189,7 +190,7 @@ def _new_pool(state: State, now: Moment, estate_id: str, pool_id: str, settings:
     pool = Pool(
         estate_id=estate_id,
         pool_id=pool_id,
-        title=settings.title or pool_id,
+        title=settings.title or ("Default Pool" if pool_id == DEFAULT_POOL else pool_id),
         state=PoolState.ACTIVE,
         minimum_allocation=settings.minimum_allocation or 0,
         lease_duration=settings.lease_duration,
@@ -288,7 +289,7 @@ def close_pool(state: State, command: ClosePool, now: Moment) -> Done:
         move_seats(state, now, closed, "POOL_CLOSED", ())
         for session in state.many(Session, state.pool_sessions[(pool.estate_id, pool.pool_id)]):
             if session.state is SessionState.OPEN:
-                tell(state, session.estate_id, session.session_id)
+                tell(state, session.estate_id, session.session_id, closing(closed, now))
         state.freed[(pool.estate_id, pool.pool_id)] = None
     return done(state, command, pool.pool_id, now)
 

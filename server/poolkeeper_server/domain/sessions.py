@@ -17,6 +17,7 @@ from poolkeeper_server.domain.commands import (
     SessionOpened,
 )
 from poolkeeper_server.domain.moment import Moment
+from poolkeeper_server.domain.notices import closing, revocation
 from poolkeeper_server.domain.outcomes import remember, remembered
 from poolkeeper_server.domain.records import (
     Alert,
@@ -206,10 +207,7 @@ def heartbeat(state: State, command: Heartbeat, now: Moment, ids: Iterator[str])
         if session.dirty and not waiting:
             session = replace(session, dirty=False)
     if closed:
-        refusal = Refusal(
-            Reason.POOL_NOT_ACTIVE, f"Pool {pool.pool_id} was closed; this promise is the last.", at=now.civil
-        )
-        notices.append(Notice(allocation_id="", pool_id=pool.pool_id, refusal=refusal, fence=0))
+        notices.append(closing(pool, now))
     session = renew(session, pool, now)
     state.put(session)
     agree = (session.count, session.digest) == (command.count, command.digest)
@@ -277,18 +275,6 @@ def _revocations(state: State, session: Session) -> list[Notice]:
     return found
 
 
-def revocation(allocation: Allocation) -> Notice:
-    """What the holder of a revoked allocation is told."""
-    return Notice(
-        allocation_id=allocation.allocation_id,
-        pool_id=allocation.pool_id,
-        refusal=Refusal(
-            Reason.REVOKED, f"The allocation is taken back: {allocation.end_reason}.", at=allocation.ended_at
-        ),
-        fence=allocation.fence,
-    )
-
-
 def check_in(state: State, command: CheckIn, now: Moment, ids: Iterator[str]) -> Allocation:
     """Ends the caller's use of an allocation; the seats are free, quarantined, or still another's (CC-21, CC-30).
 
@@ -329,6 +315,12 @@ def acknowledge(state: State, command: Acknowledge, now: Moment, ids: Iterator[s
         if allocation is not None and allocation.state in (AllocationState.ENDED, AllocationState.QUARANTINED):
             return allocation
         raise not_found(f"allocation {command.allocation_id} held by this session")
+    session = state.get(Session, command.estate_id, command.session_id)
+    if session is not None and session.state is SessionState.REVOKED:
+        # A revoked node lets go of what it held (CC-9).
+        return uses.end_use(
+            state, now, allocation, use, event="CHECKED_IN", reason=session.end_reason, spare_id=next(ids)
+        )
     if command.fence < allocation.fence:
         return allocation
     if allocation.state is AllocationState.PROVISIONAL:

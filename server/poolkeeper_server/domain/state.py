@@ -86,8 +86,8 @@ class State:
         self.places: dict[Key, int] = {}
         #: Pools in which seats came free or were added: their queues are served at the end of the batch.
         self.freed: dict[Key, None] = {}
-        #: Sessions that must be told something, and waiters that were granted or turned away.
-        self.told: dict[Key, None] = {}
+        #: What sessions must be told at once, and waiters that were granted or turned away.
+        self.told: dict[Key, tuple[object, ...]] = {}
         self.served: list[tuple[Waiter, object]] = []
         self.holdings = Index(lambda record: (record.estate_id, record.pool_id))
         self.bindings = Index(lambda record: (record.estate_id, record.node_id))
@@ -160,11 +160,11 @@ class State:
         for index in self._indexes.get(kind, ()):
             index.move(key, old, record)
 
-    def mark(self) -> tuple[int, int, int, dict[Key, None], dict[Key, None]]:
+    def mark(self) -> tuple[int, int, int, dict[Key, None], dict[Key, tuple[object, ...]]]:
         """A point to which `rollback` returns."""
         return (len(self._journal), len(self.entries), len(self.served), dict(self.freed), dict(self.told))
 
-    def rollback(self, mark: tuple[int, int, int, dict[Key, None], dict[Key, None]]) -> None:
+    def rollback(self, mark: tuple[int, int, int, dict[Key, None], dict[Key, tuple[object, ...]]]) -> None:
         """Undoes everything since the mark."""
         steps, entries, served, self.freed, self.told = mark[0], mark[1], mark[2], dict(mark[3]), dict(mark[4])
         while len(self._journal) > steps:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from poolkeeper_server.domain import allocations, digest
+from poolkeeper_server.domain.commands import Notice
 from poolkeeper_server.domain.moment import Moment
+from poolkeeper_server.domain.notices import revocation
 from poolkeeper_server.domain.records import (
     Allocation,
     AllocationState,
@@ -105,13 +107,17 @@ def end_whole(
     no_quarantine: bool = False,
     details: dict[str, object] | None = None,
 ) -> Allocation:
-    """Ends an allocation for everybody who uses it; their sessions are told."""
-    for use in uses_of(state, allocation):
+    """Ends an allocation for everybody who uses it; when an admin released it, their sessions are told."""
+    users = uses_of(state, allocation)
+    for use in users:
         drop_use(state, allocation, use)
-        tell(state, allocation.estate_id, use.session_id)
-    return allocations.end(
+    ended = allocations.end(
         state, now, allocation, event=event, reason=reason, no_quarantine=no_quarantine, details=details
     )
+    if event == "RELEASED":
+        for use in users:
+            tell(state, allocation.estate_id, use.session_id, revocation(ended))
+    return ended
 
 
 def end_revoked(state: State, now: Moment, allocation: Allocation) -> Allocation:
@@ -137,10 +143,12 @@ def is_live(session: Session | None, now: Moment) -> bool:
     return session is not None and session.state is not SessionState.ENDED and now.lease < session.expires_lease
 
 
-def tell(state: State, estate_id: str, session_id: str) -> None:
-    """Marks a session: its next heartbeat looks at its allocations, and a stream of it is told at once."""
+def tell(state: State, estate_id: str, session_id: str, notice: Notice | None = None) -> None:
+    """Marks a session: its next heartbeat looks at its allocations, and a stream of it is told the notice at once."""
     session = state.get(Session, estate_id, session_id)
     if session is not None and session.state is not SessionState.ENDED:
         if not session.dirty:
             state.put(replace(session, dirty=True))
-        state.told[(estate_id, session_id)] = None
+        if notice is not None:
+            key = (estate_id, session_id)
+            state.told[key] = (*state.told.get(key, ()), notice)

@@ -34,31 +34,34 @@ from poolkeeper_server.services.contract import (
 )
 from poolkeeper_server.transport import names
 from poolkeeper_server.transport.fields import date_of, last_date_before
-from poolkeeper_server.transport.times import duration, timestamp
+from poolkeeper_server.transport.times import duration, set_instant, timestamp
 
 # Looked up once: these are on the path of every check-out.
 _KINDS = {kind: licensing_pb2.AllocationKind.Value(f"ALLOCATION_KIND_{kind}") for kind in Kind}
 _STATES = {state: licensing_pb2.AllocationState.Value(f"ALLOCATION_STATE_{state}") for state in AllocationState}
 
 
-def allocation(found: Allocation, uses: Iterable[Use] = ()) -> licensing_pb2.Allocation:
-    """An allocation with the uses that are known; its demand is that of the largest of them."""
-    message = licensing_pb2.Allocation(
-        name=names.allocation_name(found.estate_id, found.pool_id, found.allocation_id),
-        product=names.product_name(found.product_id),
-        kind=_KINDS[found.kind],
-        state=_STATES[found.state],
-        quantity=found.quantity,
-        node=names.node_name(found.estate_id, found.node_id),
-        consumer=found.consumer,
-        installation=found.installation,
-        user=found.user,
-        host=found.host,
-        allocate_time=timestamp(found.allocated_at),
-        end_reason=found.end_reason,
-    )
+def fill_allocation(message: licensing_pb2.Allocation, found: Allocation, uses: Iterable[Use] = ()) -> None:
+    """Writes an allocation with the uses that are known; its demand is that of the largest of them.
+
+    In place, field by field: every message that is built apart and put into another one is copied.
+    """
+    message.name = names.allocation_name(found.estate_id, found.pool_id, found.allocation_id)
+    message.product = names.product_name(found.product_id)
+    message.kind = _KINDS[found.kind]
+    message.state = _STATES[found.state]
+    message.quantity = found.quantity
+    message.node = names.node_name(found.estate_id, found.node_id)
+    message.consumer = found.consumer
+    message.installation = found.installation
+    message.user = found.user
+    message.host = found.host
+    message.end_reason = found.end_reason
+    set_instant(message.allocate_time, found.allocated_at)
     for licence_id, quantity in found.lines:
-        message.lines.add(licence=names.licence_name(found.estate_id, licence_id), quantity=quantity)
+        line = message.lines.add()
+        line.licence = names.licence_name(found.estate_id, licence_id)
+        line.quantity = quantity
     largest: Use | None = None
     for use in uses:
         if largest is None or use.quantity > largest.quantity:
@@ -68,9 +71,15 @@ def allocation(found: Allocation, uses: Iterable[Use] = ()) -> licensing_pb2.All
     if largest is not None and largest.demand:
         message.demand.update(largest.demand)
     if found.state is AllocationState.QUARANTINED and found.quarantine_until is not None:
-        message.quarantine_end_time.CopyFrom(timestamp(found.quarantine_until))
+        set_instant(message.quarantine_end_time, found.quarantine_until)
     if found.ended_at is not None:
-        message.end_time.CopyFrom(timestamp(found.ended_at))
+        set_instant(message.end_time, found.ended_at)
+
+
+def allocation(found: Allocation, uses: Iterable[Use] = ()) -> licensing_pb2.Allocation:
+    """An allocation with the uses that are known."""
+    message = licensing_pb2.Allocation()
+    fill_allocation(message, found, uses)
     return message
 
 

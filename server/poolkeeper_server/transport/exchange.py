@@ -15,7 +15,7 @@ from poolkeeper_server.transport import conversion, names
 from poolkeeper_server.transport.errors import reason_number
 from poolkeeper_server.transport.fields import count_of, digest_of, units_of
 from poolkeeper_server.transport.handlers import refused
-from poolkeeper_server.transport.times import duration, read_duration, timestamp
+from poolkeeper_server.transport.times import read_duration, set_instant, set_span, timestamp
 
 T = TypeVar("T")
 
@@ -131,29 +131,29 @@ class Exchange:
             request_id=names.request_id(request_id, required=True),
         )
 
-    def check_out_answer(self, answer: commands.Answer, *, want_grant: bool) -> pb.CheckOutResponse:
-        """Seats, or a place in the queue. Raises the answer, as all of these do, when it is a refusal."""
+    def fill_check_out(self, message: pb.CheckOutResponse, answer: commands.Answer, *, want_grant: bool) -> None:
+        """Writes seats, or a place in the queue. Raises the answer, as all of these do, when it is a refusal."""
         if isinstance(answer, commands.Waiting):
-            return pb.CheckOutResponse(waiting=waiting(answer))
-        return pb.CheckOutResponse(granted=self.granted(_expected(answer, commands.Granted), want_grant=want_grant))
+            message.waiting.place = answer.place
+            if answer.estimate is not None:
+                set_instant(message.waiting.estimate_time, answer.estimate)
+        else:
+            self._fill_granted(message.granted, _expected(answer, commands.Granted), want_grant=want_grant)
 
-    def granted(self, answer: commands.Granted, *, want_grant: bool) -> pb.Granted:
-        """Seats that were given."""
+    def _fill_granted(self, message: pb.Granted, answer: commands.Granted, *, want_grant: bool) -> None:
         found = answer.allocation
-        message = pb.Granted(
-            allocation=conversion.allocation(found, (answer.use,)),
-            heartbeat_interval=duration(answer.heartbeat_interval),
-            fence=pb.Fence(epoch=answer.epoch, sequence=found.fence),
-            quantity=answer.use.quantity,
-            provisional=found.state is AllocationState.PROVISIONAL,
-            resumed=answer.resumed,
-        )
+        conversion.fill_allocation(message.allocation, found, (answer.use,))
+        set_span(message.heartbeat_interval, answer.heartbeat_interval)
+        message.fence.epoch = answer.epoch
+        message.fence.sequence = found.fence
+        message.quantity = answer.use.quantity
+        message.provisional = found.state is AllocationState.PROVISIONAL
+        message.resumed = answer.resumed
         if answer.remaining is not None:
-            message.remaining.CopyFrom(duration(answer.remaining))
-            message.expire_time.CopyFrom(timestamp(self._leasing.civil_now() + answer.remaining))
+            set_span(message.remaining, answer.remaining)
+            set_instant(message.expire_time, self._leasing.civil_now() + answer.remaining)
         if want_grant:
             message.grant = self._leasing.sign_grant(self._identity, answer)
-        return message
 
     def batch_answer(
         self, request: pb.BatchCheckOutRequest, answers: Sequence[commands.Answer]
@@ -164,22 +164,21 @@ class Exchange:
             result = message.results.add()
             try:
                 granted = _expected(answer, commands.Granted)
-                result.granted.CopyFrom(self.granted(granted, want_grant=one.want_grant))
+                self._fill_granted(result.granted, granted, want_grant=one.want_grant)
             except Refusal as refusal:
                 result.error.CopyFrom(refused("BatchCheckOut", refusal, most=_MOST_DETAILS_IN_BATCH))
         return message
 
-    def heartbeat_answer(self, answer: commands.Answer) -> pb.HeartbeatResponse:
-        """A renewed promise."""
+    def fill_heartbeat(self, message: pb.HeartbeatResponse, answer: commands.Answer) -> None:
+        """Writes a renewed promise."""
         renewed = _expected(answer, commands.Renewed)
-        return pb.HeartbeatResponse(
-            expire_time=timestamp(self._leasing.civil_now() + renewed.remaining),
-            remaining=duration(renewed.remaining),
-            heartbeat_interval=duration(renewed.heartbeat_interval),
-            session_token=self._leasing.fresh_token(self._identity, renewed.session.expires_lease),
-            reconcile=renewed.reconcile,
-            notices=[self.notice(one, epoch=renewed.epoch) for one in renewed.notices],
-        )
+        set_instant(message.expire_time, self._leasing.civil_now() + renewed.remaining)
+        set_span(message.remaining, renewed.remaining)
+        set_span(message.heartbeat_interval, renewed.heartbeat_interval)
+        message.session_token = self._leasing.fresh_token(self._identity, renewed.session.expires_lease)
+        message.reconcile = renewed.reconcile
+        for one in renewed.notices:
+            message.notices.append(self.notice(one, epoch=renewed.epoch))
 
     def notice(self, found: commands.Notice, *, epoch: int = 0) -> pb.AllocationNotice:
         """News of one allocation."""
@@ -215,34 +214,26 @@ def submitted(
     return done
 
 
-def check_in_answer(answer: commands.Answer) -> pb.CheckInResponse:
-    """What became of the allocation."""
-    return pb.CheckInResponse(allocation=conversion.allocation(_expected(answer, Allocation)))
+def fill_check_in(message: pb.CheckInResponse, answer: commands.Answer) -> None:
+    """Writes what became of the allocation."""
+    conversion.fill_allocation(message.allocation, _expected(answer, Allocation))
 
 
-def acknowledge_answer(answer: commands.Answer) -> pb.AcknowledgeResponse:
-    """What became of the allocation."""
-    return pb.AcknowledgeResponse(allocation=conversion.allocation(_expected(answer, Allocation)))
+def fill_acknowledge(message: pb.AcknowledgeResponse, answer: commands.Answer) -> None:
+    """Writes what became of the allocation."""
+    conversion.fill_allocation(message.allocation, _expected(answer, Allocation))
 
 
-def close_answer(answer: commands.Answer) -> pb.CloseSessionResponse:
-    """That the session is over."""
+def fill_close(message: pb.CloseSessionResponse, answer: commands.Answer) -> None:
+    """That the session is over, which needs no words."""
+    message.SetInParent()
     _expected(answer, Session)
-    return pb.CloseSessionResponse()
 
 
-def cancel_answer(answer: commands.Answer) -> pb.CancelWaitResponse:
-    """That nobody waits any more."""
+def fill_cancel(message: pb.CancelWaitResponse, answer: commands.Answer) -> None:
+    """That nobody waits any more, which needs no words."""
+    message.SetInParent()
     _expected(answer, type(None))
-    return pb.CancelWaitResponse()
-
-
-def waiting(answer: commands.Waiting) -> pb.Waiting:
-    """A place in the queue."""
-    message = pb.Waiting(place=answer.place)
-    if answer.estimate is not None:
-        message.estimate_time.CopyFrom(timestamp(answer.estimate))
-    return message
 
 
 def _wait(request: pb.CheckOutRequest, *, may_wait: bool) -> int:

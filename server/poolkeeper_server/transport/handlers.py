@@ -274,7 +274,8 @@ class _Method:
 def refused(method: str, refusal: Refusal, *, most: int = MOST_DETAILS) -> status_pb2.Status:
     """The refusal as it goes out in about `most` bytes, counted and logged."""
     metrics.RPC_REFUSALS.labels(method, refusal.reason.value).inc()
-    log = _log.debug if refusal.reason in _QUIET else _log.info
+    # A denied check-out is logged by the service, with all that is known of it.
+    log = _log.debug if refusal.reason in _QUIET or refusal.denial is not None else _log.info
     log(Event.CALL_REFUSED, reason=refusal.reason.value, message=refusal.message)
     return status_of(refusal, most=most)
 

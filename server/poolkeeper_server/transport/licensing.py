@@ -9,7 +9,7 @@ from poolkeeper_server.domain import commands
 from poolkeeper_server.domain.refusal import Refusal
 from poolkeeper_server.services.contract import EnrolmentAttempt, Leasing, Push, Served, SessionAttempt
 from poolkeeper_server.transport import conversion, names
-from poolkeeper_server.transport.exchange import Exchange, acknowledge_answer, check_in_answer, close_answer, submitted
+from poolkeeper_server.transport.exchange import Exchange, fill_acknowledge, fill_check_in, fill_close, submitted
 from poolkeeper_server.transport.fields import page_of
 from poolkeeper_server.transport.handlers import Access, Binding, MessageStream, NodeCall, OpenCall
 from poolkeeper_server.transport.stream import Conversation
@@ -109,7 +109,9 @@ class LicensingServicer:
             answer = await self._in_turn(exchange, command, call)
         else:
             answer = await self._leasing.submit(command, within=call.time_remaining())
-        return exchange.check_out_answer(answer, want_grant=request.want_grant)
+        message = pb.CheckOutResponse()
+        exchange.fill_check_out(message, answer, want_grant=request.want_grant)
+        return message
 
     async def BatchCheckOut(self, request: pb.BatchCheckOutRequest, call: NodeCall) -> pb.BatchCheckOutResponse:
         """Takes seats for each request of the batch by itself."""
@@ -122,22 +124,30 @@ class LicensingServicer:
     async def CheckIn(self, request: pb.CheckInRequest, call: NodeCall) -> pb.CheckInResponse:
         """Gives an allocation back."""
         command = Exchange(self._leasing, call.identity).check_in(request)
-        return check_in_answer(await self._leasing.submit(command))
+        message = pb.CheckInResponse()
+        fill_check_in(message, await self._leasing.submit(command))
+        return message
 
     async def Heartbeat(self, request: pb.HeartbeatRequest, call: NodeCall) -> pb.HeartbeatResponse:
         """Renews the session."""
         exchange = Exchange(self._leasing, call.identity)
-        return exchange.heartbeat_answer(await self._leasing.submit(exchange.heartbeat(request)))
+        message = pb.HeartbeatResponse()
+        exchange.fill_heartbeat(message, await self._leasing.submit(exchange.heartbeat(request)))
+        return message
 
     async def Acknowledge(self, request: pb.AcknowledgeRequest, call: NodeCall) -> pb.AcknowledgeResponse:
         """Accepts a waiter's grant, or lets go of a revoked allocation."""
         command = Exchange(self._leasing, call.identity).acknowledge(request)
-        return acknowledge_answer(await self._leasing.submit(command))
+        message = pb.AcknowledgeResponse()
+        fill_acknowledge(message, await self._leasing.submit(command))
+        return message
 
     async def CloseSession(self, request: pb.CloseSessionRequest, call: NodeCall) -> pb.CloseSessionResponse:
         """Ends the session."""
         del request
-        return close_answer(await self._leasing.submit(Exchange(self._leasing, call.identity).close_session()))
+        message = pb.CloseSessionResponse()
+        fill_close(message, await self._leasing.submit(Exchange(self._leasing, call.identity).close_session()))
+        return message
 
     async def ListAllocations(self, request: pb.ListAllocationsRequest, call: NodeCall) -> pb.ListAllocationsResponse:
         """The allocations of the calling node."""

@@ -193,6 +193,8 @@ def request_id(text: str, *, required: bool = False) -> str:
 
 def text(value: str, field: str, *, required: bool = False) -> str:
     """A text for people or of theirs: at most 250 characters, none of which is a control character."""
+    if not (value or required):
+        return value
     if len(value) > _LONGEST_TEXT or (required and not value.strip()):
         least = 1 if required else 0
         raise invalid(field, f"{field} has {len(value)} characters.", hint=f"It may have {least} to {_LONGEST_TEXT}.")

@@ -23,10 +23,10 @@ from poolkeeper_server.services.tokens import SessionIdentity
 from poolkeeper_server.transport import conversion
 from poolkeeper_server.transport.exchange import (
     Exchange,
-    acknowledge_answer,
-    cancel_answer,
-    check_in_answer,
-    close_answer,
+    fill_acknowledge,
+    fill_cancel,
+    fill_check_in,
+    fill_close,
     submitted,
 )
 from poolkeeper_server.transport.fields import page_of
@@ -160,27 +160,27 @@ class Conversation:
         request: pb.ConnectRequest,
         method: str,
         command: commands.Command,
-        answer: Callable[[commands.Answer], pb.ConnectResponse],
+        fill: Callable[[pb.ConnectResponse, commands.Answer], None],
     ) -> None:
-        self._leasing.submit(command).add_done_callback(partial(self._answered, request.id, method, answer))
+        self._leasing.submit(command).add_done_callback(partial(self._answered, request.id, method, fill))
 
     def _answered(
         self,
         id_: int,
         method: str,
-        answer: Callable[[commands.Answer], pb.ConnectResponse],
+        fill: Callable[[pb.ConnectResponse, commands.Answer], None],
         future: asyncio.Future[commands.Answer],
     ) -> None:
         if id_ not in self._under_way:
             return
+        message = pb.ConnectResponse(id=id_)
         try:
-            message = answer(_result(future))
+            fill(message, _result(future))
         except Refusal as refusal:
             self._refuse(id_, method, refusal)
         except Exception:  # noqa: BLE001 # It is logged, and nothing from inside gets out.
             self._fail(id_, failed(method))
         else:
-            message.id = id_
             self._under_way.discard(id_)
             self._send(message)
 
@@ -192,8 +192,8 @@ class Conversation:
                 request,
                 "CheckOut",
                 command,
-                lambda answer: pb.ConnectResponse(
-                    check_out=self._exchange.check_out_answer(answer, want_grant=asked.want_grant)
+                lambda message, answer: self._exchange.fill_check_out(
+                    message.check_out, answer, want_grant=asked.want_grant
                 ),
             )
             return
@@ -222,14 +222,15 @@ class Conversation:
         """Tells a waiter how it stands; all but a new place is the last that it hears."""
         if not isinstance(answer, commands.Waiting):
             del self._waiters[request_id]
+        message = pb.ConnectResponse(id=waiter.id)
         try:
-            message = self._exchange.check_out_answer(answer, want_grant=waiter.want_grant)
+            self._exchange.fill_check_out(message.check_out, answer, want_grant=waiter.want_grant)
         except Refusal as refusal:
             self._refuse(waiter.id, "CheckOut", refusal)
             return
         if not isinstance(answer, commands.Waiting):
             self._under_way.discard(waiter.id)
-        self._send(pb.ConnectResponse(id=waiter.id, check_out=message))
+        self._send(message)
 
     def _batch_check_out(self, request: pb.ConnectRequest) -> None:
         asked = self._exchange.batch(request.batch_check_out)
@@ -249,7 +250,7 @@ class Conversation:
 
     def _check_in(self, request: pb.ConnectRequest) -> None:
         command = self._exchange.check_in(request.check_in)
-        self._submit(request, "CheckIn", command, lambda answer: pb.ConnectResponse(check_in=check_in_answer(answer)))
+        self._submit(request, "CheckIn", command, lambda message, answer: fill_check_in(message.check_in, answer))
 
     def _heartbeat(self, request: pb.ConnectRequest) -> None:
         command = self._exchange.heartbeat(request.heartbeat)
@@ -257,7 +258,7 @@ class Conversation:
             request,
             "Heartbeat",
             command,
-            lambda answer: pb.ConnectResponse(heartbeat=self._exchange.heartbeat_answer(answer)),
+            lambda message, answer: self._exchange.fill_heartbeat(message.heartbeat, answer),
         )
 
     def _acknowledge(self, request: pb.ConnectRequest) -> None:
@@ -266,7 +267,7 @@ class Conversation:
             request,
             "Acknowledge",
             command,
-            lambda answer: pb.ConnectResponse(acknowledge=acknowledge_answer(answer)),
+            lambda message, answer: fill_acknowledge(message.acknowledge, answer),
         )
 
     def _close_session(self, request: pb.ConnectRequest) -> None:
@@ -274,21 +275,20 @@ class Conversation:
             request,
             "CloseSession",
             self._exchange.close_session(),
-            lambda answer: pb.ConnectResponse(close_session=close_answer(answer)),
+            lambda message, answer: fill_close(message.close_session, answer),
         )
 
     def _cancel_wait(self, request: pb.ConnectRequest) -> None:
         request_id = request.cancel_wait.request_id
         command = self._exchange.cancel_wait(request_id)
 
-        def answer(found: commands.Answer) -> pb.ConnectResponse:
-            message = pb.ConnectResponse(cancel_wait=cancel_answer(found))
+        def fill(message: pb.ConnectResponse, answer: commands.Answer) -> None:
+            fill_cancel(message.cancel_wait, answer)
             waiter = self._waiters.pop(request_id, None)
             if waiter is not None:
                 self._under_way.discard(waiter.id)
-            return message
 
-        self._submit(request, "CancelWait", command, answer)
+        self._submit(request, "CancelWait", command, fill)
 
     def _list_allocations(self, request: pb.ConnectRequest) -> None:
         # The only request that reads from the store by itself, and nobody sends it often.

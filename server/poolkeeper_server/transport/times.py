@@ -21,6 +21,20 @@ def duration(span: int) -> Duration:
     return Duration(seconds=seconds, nanos=micros * _NANOS)
 
 
+def set_instant(target: Timestamp, instant: int) -> None:
+    """Writes civil microseconds into a field, without a message in between."""
+    seconds, micros = divmod(instant, _MICROS)
+    target.seconds = seconds
+    target.nanos = micros * _NANOS
+
+
+def set_span(target: Duration, span: int) -> None:
+    """Writes microseconds into a field, without a message in between."""
+    seconds, micros = divmod(span, _MICROS)
+    target.seconds = seconds
+    target.nanos = micros * _NANOS
+
+
 def read_duration(value: Duration, field: str) -> int:
     """Microseconds of a Duration; what is finer is cut off.
 

@@ -1,0 +1,355 @@
+"""The daemon: everything put together, started and stopped in order."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import structlog
+
+from poolkeeper_server.config import Settings
+from poolkeeper_server.domain.commands import PoolSettings, RaiseAlert
+from poolkeeper_server.domain.records import Alert, AlertKind, Token
+from poolkeeper_server.domain.refusal import Refusal
+from poolkeeper_server.services import metrics
+from poolkeeper_server.services.administration import AdministrationService
+from poolkeeper_server.services.certificates import ServerCertificate, given_certificate, own_certificate
+from poolkeeper_server.services.clock import Clock, HostTime, TimeSource
+from poolkeeper_server.services.committer import Committer
+from poolkeeper_server.services.configuration import ConfigurationError
+from poolkeeper_server.services.contract import ServerInfo
+from poolkeeper_server.services.directory import DataDirectory
+from poolkeeper_server.services.events import Event, configure_logging, get_logger
+from poolkeeper_server.services.feed import Feed
+from poolkeeper_server.services.grants import Signer
+from poolkeeper_server.services.housekeeping import Housekeeping
+from poolkeeper_server.services.ids import new_id
+from poolkeeper_server.services.leasing import LeasingService
+from poolkeeper_server.services.nodes import Credentials, Sightings
+from poolkeeper_server.services.secrets import open_secrets
+from poolkeeper_server.services.tokens import AdminIdentity, SessionIdentity, TokenMint, admin_digest, make_admin_secret
+from poolkeeper_server.storage.migration import migrate
+from poolkeeper_server.storage.reader import Reader
+from poolkeeper_server.storage.sqlite import SqliteStore
+from poolkeeper_server.storage.start import read_mark, record_token, warn_of_library, write_first_mark
+from poolkeeper_server.storage.store import StoreUnusable
+from poolkeeper_server.transport.administration import admin_bindings
+from poolkeeper_server.transport.http import HttpServer, bind_http
+from poolkeeper_server.transport.licensing import licensing_binding
+from poolkeeper_server.transport.server import GrpcServer, bind_server
+
+_DATABASE = "poolkeeper.sqlite"
+_TOKEN = "operator.token"  # noqa: S105 - the name of a file
+_ENDPOINT = "endpoint.json"
+_AUTHORITY = "ca.pem"
+#: Seconds between rounds of the periodic work.
+_TICK, _TELL, _CARE = 1.0, 5.0, 60.0
+
+_log = get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class _Gate:
+    """Answers the handlers' questions about callers with the services that know."""
+
+    leasing: LeasingService
+    administration: AdministrationService
+
+    def verify_session(self, token: str) -> SessionIdentity:
+        return self.leasing.verify_session(token)
+
+    def is_current(self, identity: SessionIdentity) -> Refusal | None:
+        return self.leasing.is_current(identity)
+
+    def seen(self, identity: SessionIdentity) -> None:
+        self.leasing.seen(identity)
+
+    async def find_admin(self, token: str) -> AdminIdentity | None:
+        return await self.administration.find_admin(token)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Daemon:
+    """A running daemon; `operator_token` and `pin` are what its first admin needs."""
+
+    grpc: GrpcServer
+    http: HttpServer
+    housekeeping: Housekeeping
+    committer: Committer
+    feed: Feed
+    operator_token: str
+    pin: str
+    authority: str
+
+
+def run(settings: Settings) -> None:
+    """Runs the daemon until SIGTERM or SIGINT.
+
+    Raises:
+        ConfigurationError: when it cannot start with these settings on this machine.
+    """
+    configure_logging(settings.log_level)
+    try:
+        import uvloop  # noqa: PLC0415 - Linux and macOS only, and a daemon without it is only slower
+    except ImportError:
+        factory: Callable[[], asyncio.AbstractEventLoop] | None = None
+    else:
+        factory = uvloop.new_event_loop
+    with asyncio.Runner(loop_factory=factory) as runner:
+        runner.run(_run(settings))
+
+
+async def _run(settings: Settings) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    async with serving(settings) as daemon:
+        _announce(settings, daemon)
+        await stop.wait()
+
+
+@asynccontextmanager
+async def serving(settings: Settings, *, source: TimeSource | None = None, periodic: bool = True) -> AsyncIterator[Daemon]:
+    """A daemon that serves inside the context, and drains and stops when it is left (CC-28).
+
+    `source` is where time comes from, the host by default. Without `periodic` nothing happens by itself: whoever
+    drives the time calls the rounds of `Daemon.housekeeping`.
+
+    Raises:
+        ConfigurationError: when it cannot start.
+    """
+    source = source or HostTime()
+    loop = asyncio.get_running_loop()
+    async with AsyncExitStack() as stack:
+        data = stack.enter_context(DataDirectory(settings.data)).path
+        database = data / _DATABASE
+        warning = warn_of_library()
+        if warning:
+            _log.warning(Event.STORE_UNSAFE, message=warning)
+        try:
+            if migrate(database):
+                _log.info(Event.STORE_MIGRATED, path=str(database))
+            stored = read_mark(database)
+        except StoreUnusable as error:
+            raise ConfigurationError(error.message, hint=error.hint) from error
+        held = open_secrets(settings.secrets, stored_check=None if stored is None else stored[1])
+        mark = Clock.first_mark(source) if stored is None else stored[0]
+        try:
+            if stored is None:
+                write_first_mark(database, mark, held.check_value())
+            operator_token = _operator_token(data, database, mark.civil)
+        except StoreUnusable as error:
+            raise ConfigurationError(error.message, hint=error.hint) from error
+        store = SqliteStore(database)
+        stack.push_async_callback(store.close)
+        reader = Reader(database)
+        stack.push_async_callback(reader.close)
+
+        feed, sightings = Feed(), Sightings()
+        frozen: asyncio.Queue[str] = asyncio.Queue()
+        clock = Clock(
+            source, mark, on_freeze=lambda text: loop.call_soon_threadsafe(frozen.put_nowait, text)
+        )
+        committer = Committer(store, clock, bound=settings.queue_bound, on_commit=feed.publish)
+        certificate = _certificate(settings, held.authority)
+        mint, signer = TokenMint(held), Signer(held)
+        credentials = Credentials(reader)
+        await credentials.load()
+        leasing = LeasingService(
+            committer=committer,
+            clock=clock,
+            reader=reader,
+            mint=mint,
+            signer=signer,
+            feed=feed,
+            credentials=credentials,
+            sightings=sightings,
+            info=ServerInfo(
+                version=version("poolkeeper"),
+                authority="" if certificate is None else certificate.authority,
+                signing_keys=signer.published(),
+                retention=settings.outcome_retention,
+            ),
+        )
+        administration = AdministrationService(
+            committer=committer,
+            clock=clock,
+            reader=reader,
+            mint=mint,
+            signer=signer,
+            credentials=credentials,
+            sightings=sightings,
+            defaults=PoolSettings(
+                minimum_allocation=settings.minimum_allocation,
+                lease_duration=settings.lease_duration,
+                heartbeat_interval=settings.heartbeat_interval,
+                margin=settings.margin,
+            ),
+            code_lifetime=settings.code_lifetime,
+            pin="" if certificate is None else certificate.pin,
+        )
+        housekeeping = Housekeeping(
+            committer=committer,
+            store=store,
+            reader=reader,
+            clock=clock,
+            signer=signer,
+            sightings=sightings,
+            leasing=leasing,
+            retention=settings.outcome_retention,
+        )
+        not_ready = "starting"
+        http = bind_http(settings.http_listen, not_ready=lambda: not_ready)
+        grpc = bind_server(
+            settings.listen,
+            certificate=certificate,
+            bindings=[licensing_binding(leasing), *admin_bindings(administration)],
+            gate=_Gate(leasing, administration),
+        )
+        daemon = Daemon(
+            grpc=grpc,
+            http=http,
+            housekeeping=housekeeping,
+            committer=committer,
+            feed=feed,
+            operator_token=operator_token,
+            pin="" if certificate is None else certificate.pin,
+            authority="" if certificate is None else certificate.authority,
+        )
+        async with asyncio.TaskGroup() as tasks:
+            committing = tasks.create_task(committer.run(), name="committer")
+            alerting = tasks.create_task(_raise_alerts(frozen, committer, source), name="alerts")
+            web = tasks.create_task(http.serve(), name="http")
+            rounds = [
+                tasks.create_task(_every(seconds, round_), name=name)
+                for name, seconds, round_ in (
+                    ("tick", _TICK, housekeeping.tick),
+                    ("tell", _TELL, housekeeping.tell),
+                    ("care", _CARE, housekeeping.care),
+                )
+                if periodic
+            ]
+            await housekeeping.tick()
+            await grpc.start()
+            _write_endpoint(data, daemon)
+            not_ready = ""
+            try:
+                yield daemon
+            finally:
+                not_ready = "draining"
+                metrics.DRAINING.set(1)
+                _log.info(Event.DAEMON_DRAINING)
+                committer.drain()
+                feed.drain()
+                await grpc.drain()
+                await grpc.stop(settings.drain_timeout / 1_000_000)
+                (data / _ENDPOINT).unlink(missing_ok=True)
+                for task in (*rounds, alerting):
+                    task.cancel()
+                seen = sightings.take()
+                if seen:
+                    await store.sight(seen)
+                committer.close()
+                await committing
+                http.stop()
+                await web
+                metrics.DRAINING.set(0)
+                _log.info(Event.DAEMON_STOPPED)
+
+
+async def _every(seconds: float, round_: Callable[[], Awaitable[None]]) -> None:
+    """Does a round of periodic work, again and again; a failed one is logged, and the next one tries again."""
+    while True:
+        await asyncio.sleep(seconds)
+        try:
+            await round_()
+        except Exception:  # noqa: BLE001 - the top of a task
+            _log.exception(Event.REAPER_FAILED)
+
+
+async def _raise_alerts(frozen: asyncio.Queue[str], committer: Committer, source: TimeSource) -> None:
+    while True:
+        message = await frozen.get()
+        _log.warning(Event.CLOCK_FROZEN, message=message)
+        alert = Alert(
+            alert_id=new_id(), kind=AlertKind.CLOCK_FROZEN, at=source.civil(), subject="", message=message
+        )
+        await committer.submit(RaiseAlert(alert=alert))
+
+
+def _certificate(settings: Settings, authority: object) -> ServerCertificate | None:
+    if settings.tls != "auto":
+        return None
+    if settings.certificate is not None and settings.private_key is not None:
+        return given_certificate(settings.certificate, settings.private_key)
+    hosts = (settings.listen.host, socket.gethostname(), socket.getfqdn())
+    return own_certificate(authority, hosts=hosts)  # type: ignore[arg-type]  # held.authority
+
+
+def _operator_token(data: Path, database: Path, now: int) -> str:
+    """The operator's token: kept in a file of the data directory that only its owner reads; made when it is not there."""
+    path = data / _TOKEN
+    if path.exists():
+        text = path.read_text(encoding="ascii").strip()
+        digest = admin_digest(text)
+    else:
+        secret = make_admin_secret()
+        text, digest = secret.text, secret.digest
+        _write(path, text + "\n", mode=0o600)
+    record_token(
+        database,
+        Token(
+            token_id="operator",
+            digest=digest,
+            title="Operator, made by the daemon",
+            estate_id="",
+            created_at=now,
+            expires_at=None,
+            revoked_at=None,
+        ),
+    )
+    return text
+
+
+def _write_endpoint(data: Path, daemon: Daemon) -> None:
+    """Where local commands find the daemon; written when it is ready, and whole."""
+    authority = data / _AUTHORITY
+    if daemon.authority:
+        _write(authority, daemon.authority, mode=0o644)
+    endpoint = {
+        "grpc": str(daemon.grpc.address),
+        "http": str(daemon.http.address),
+        "tls": bool(daemon.authority),
+        "pin": daemon.pin,
+        "ca": str(authority) if daemon.authority else "",
+    }
+    _write(data / _ENDPOINT, json.dumps(endpoint) + "\n", mode=0o644)
+
+
+def _write(path: Path, text: str, *, mode: int) -> None:
+    draft = path.with_name(f".{path.name}.new")
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(path)
+
+
+def _announce(settings: Settings, daemon: Daemon) -> None:
+    structlog.get_logger().info(
+        Event.DAEMON_READY,
+        grpc=str(daemon.grpc.address),
+        http=str(daemon.http.address),
+        data=str(settings.data),
+        pin=daemon.pin,
+    )

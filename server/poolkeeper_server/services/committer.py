@@ -1,0 +1,184 @@
+"""The committer: one queue for everything that changes the store, and one transaction for what waits in it.
+
+It takes the first command and whatever else is there already; while one batch commits, the next gathers by itself, so
+that no timer is needed and a caller alone never waits for one (architecture section 2).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time as stopwatch
+from asyncio import Future
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from poolkeeper_server.domain.commands import (
+    Acknowledge,
+    Answer,
+    CancelWait,
+    CheckIn,
+    CheckOut,
+    CloseSession,
+    Command,
+    Expire,
+    Heartbeat,
+    ServeQueues,
+)
+from poolkeeper_server.domain.moment import SECOND
+from poolkeeper_server.domain.refusal import Reason, Refusal
+from poolkeeper_server.services import metrics
+from poolkeeper_server.services.clock import Clock
+from poolkeeper_server.services.events import Event, get_logger
+from poolkeeper_server.services.ids import new_ids
+from poolkeeper_server.storage.failpoint import failpoint
+from poolkeeper_server.storage.store import Committed, Store, StoreUnavailable
+
+#: The most commands of one transaction.
+LARGEST_BATCH = 1024
+#: Commands that end or keep something, for which room is held back when the queue is full (CC-31).
+RESERVED = (Heartbeat, CheckIn, CloseSession, Acknowledge, CancelWait, Expire, ServeQueues)
+#: Of these, what goes first. Giving up a wait must not overtake the check-out that it is about.
+FIRST = (Heartbeat, CheckIn, CloseSession, Acknowledge, Expire)
+
+_log = get_logger()
+
+
+@dataclass(slots=True)
+class _Waiting:
+    command: Command
+    future: Future[Answer]
+    deadline: float | None
+    begun: bool = field(default=False)
+
+
+class Committer:
+    """Takes commands in, commits them in batches, and answers when they are on disk.
+
+    `on_commit` is told of every committed transaction after its callers were answered.
+    """
+
+    def __init__(
+        self, store: Store, clock: Clock, *, bound: int, on_commit: Callable[[Committed], None] | None = None
+    ) -> None:
+        self._store = store
+        self._clock = clock
+        self._bound = bound
+        self._on_commit = on_commit
+        self._urgent: deque[_Waiting] = deque()
+        self._queue: deque[_Waiting] = deque()
+        self._wake = asyncio.Event()
+        self._draining = False
+        self._closed = False
+
+    def submit(self, command: Command, *, within: float | None = None) -> Future[Answer]:
+        """The future answer of a command.
+
+        `within` is how many seconds a check-out may wait before it is dropped. Raises Refusal at once: OVERLOADED when
+        the queue is full, DRAINING for a check-out while the daemon stops.
+        """
+        reserved = isinstance(command, RESERVED)
+        if self._closed or (self._draining and isinstance(command, CheckOut)):
+            raise Refusal(
+                Reason.DRAINING,
+                "This daemon is about to stop.",
+                hint="Ask another daemon, or come back.",
+                retry_after=SECOND,
+            )
+        room = self._bound if reserved else self._bound - self._bound // 4
+        if len(self._queue) + len(self._urgent) >= room and not isinstance(command, Expire):
+            raise Refusal(Reason.OVERLOADED, "Too many requests wait already.", retry_after=SECOND // 2)
+        loop = asyncio.get_running_loop()
+        waiting = _Waiting(command, loop.create_future(), None if within is None else loop.time() + within)
+        (self._urgent if isinstance(command, FIRST) else self._queue).append(waiting)
+        self._wake.set()
+        return waiting.future
+
+    async def run(self) -> None:
+        """Commits until it is closed and everything that was taken in is answered."""
+        while True:
+            batch = self._gather()
+            if not batch:
+                if self._closed:
+                    return
+                self._wake.clear()
+                await self._wake.wait()
+                continue
+            await self._commit(batch)
+
+    def drain(self) -> None:
+        """From now on check-outs are refused; all else goes on."""
+        self._draining = True
+
+    def close(self) -> None:
+        """From now on everything is refused; `run` ends when the queue is empty."""
+        self._draining = self._closed = True
+        self._wake.set()
+
+    def _gather(self) -> list[_Waiting]:
+        batch: list[_Waiting] = []
+        now = asyncio.get_running_loop().time()
+        for queue in (self._urgent, self._queue):
+            while queue and len(batch) < LARGEST_BATCH:
+                waiting = queue.popleft()
+                if isinstance(waiting.command, CheckOut) and not waiting.begun:
+                    if waiting.future.cancelled():
+                        continue
+                    if waiting.deadline is not None and now >= waiting.deadline:
+                        waiting.future.cancel()
+                        continue
+                waiting.begun = True
+                batch.append(waiting)
+        metrics.QUEUE_DEPTH.set(len(self._queue) + len(self._urgent))
+        return batch
+
+    async def _commit(self, batch: list[_Waiting]) -> None:
+        started = stopwatch.perf_counter()
+        commands = [waiting.command for waiting in batch]
+        try:
+            committed = await self._store.transact(commands, self._clock, new_ids)
+        except StoreUnavailable as error:
+            _log.warning(
+                Event.COMMIT_UNKNOWN if error.unknown else Event.COMMIT_FAILED, error=str(error), batch=len(batch)
+            )
+            refusal = Refusal(
+                Reason.STORE_UNAVAILABLE,
+                "The store cannot be written at the moment.",
+                hint="Try again with the same request id; it has one effect, however often it is sent.",
+                retry_after=SECOND,
+            )
+            for waiting in batch:
+                _answer(waiting.future, refusal)
+            return
+        except Exception as error:  # noqa: BLE001 - one command's fault must not stop the committer
+            await self._one_by_one(batch, error)
+            return
+        metrics.BATCH_SIZE.observe(len(batch))
+        metrics.COMMIT_SECONDS.observe(stopwatch.perf_counter() - started)
+        failpoint("before_reply")
+        for waiting, answer in zip(batch, committed.answers, strict=True):
+            _answer(waiting.future, answer)
+        self._after(committed)
+
+    async def _one_by_one(self, batch: list[_Waiting], error: Exception) -> None:
+        """Runs a failed batch again command by command, so that the one that is poison fails alone."""
+        if len(batch) > 1:
+            for waiting in batch:
+                await self._commit([waiting])
+            return
+        _log.error(Event.CALL_FAILED, command=type(batch[0].command).__name__, exc_info=error)
+        if not batch[0].future.done():
+            batch[0].future.set_exception(error)
+
+    def _after(self, committed: Committed) -> None:
+        for pool in committed.more:
+            if not self._closed:
+                self.submit(ServeQueues(estate_id=pool[0], pool_id=pool[1]))
+        if self._on_commit is not None:
+            self._on_commit(committed)
+
+
+def _answer(future: Future[Answer], answer: Answer) -> None:
+    """A caller that has gone needs no answer; what it asked for is found by its retry or its heartbeat's digest."""
+    if not future.done():
+        future.set_result(answer)

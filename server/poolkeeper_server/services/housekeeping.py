@@ -1,0 +1,127 @@
+"""What happens without anybody asking: the tick, expiry, checkpoints, sightings, and the end of what is kept."""
+
+from __future__ import annotations
+
+from poolkeeper_server.domain.commands import AddCheckpoint, Expire, Expired
+from poolkeeper_server.domain.records import Checkpoint, Holding, Pool, Queue, Session
+from poolkeeper_server.domain.refusal import Refusal
+from poolkeeper_server.services import metrics
+from poolkeeper_server.services.administration import statement_payload
+from poolkeeper_server.services.clock import Clock
+from poolkeeper_server.services.committer import Committer
+from poolkeeper_server.services.grants import Signer
+from poolkeeper_server.services.leasing import LeasingService
+from poolkeeper_server.services.nodes import Sightings
+from poolkeeper_server.storage.reader import Reader
+from poolkeeper_server.storage.schema import TABLES
+from poolkeeper_server.storage.store import Store
+
+#: How many due records of each kind one transaction ends.
+AT_ONCE = 512
+#: Ledger entries between two signed checkpoints of a pool.
+CHECKPOINT_EVERY = 1000
+_PURGED_AT_ONCE = 2000
+
+
+class Housekeeping:
+    """The daemon's periodic work. Each method is one round of it; the daemon decides when."""
+
+    def __init__(
+        self,
+        *,
+        committer: Committer,
+        store: Store,
+        reader: Reader,
+        clock: Clock,
+        signer: Signer,
+        sightings: Sightings,
+        leasing: LeasingService,
+        retention: int,
+    ) -> None:
+        self._committer = committer
+        self._store = store
+        self._reader = reader
+        self._clock = clock
+        self._signer = signer
+        self._sightings = sightings
+        self._leasing = leasing
+        self._retention = retention
+
+    async def tick(self) -> None:
+        """Moves lease time on, and ends all that is due; every second.
+
+        While the store cannot commit, the tick fails, and with it lease time stands still (CC-26).
+        """
+        while True:
+            answer = await self._committer.submit(Expire(limit=AT_ONCE))
+            if isinstance(answer, Refusal):
+                return
+            if isinstance(answer, Expired) and not answer.more:
+                return
+
+    async def tell(self) -> None:
+        """Stores sightings, tells waiters their place, and refreshes the gauges; every few seconds."""
+        seen = self._sightings.take()
+        if seen:
+            await self._store.sight(seen)
+        await self._leasing.tell_places()
+        await self._measure()
+
+    async def care(self) -> None:
+        """Signs checkpoints and deletes what is kept no longer; every minute."""
+        await self._checkpoint()
+        before = self._clock.moment().civil - self._retention
+        while await self._store.purge(before, _PURGED_AT_ONCE) >= _PURGED_AT_ONCE:
+            pass
+
+    async def _checkpoint(self) -> None:
+        table = TABLES[Checkpoint]
+        for pool in await self._reader.all(Pool, TABLES[Pool].c.ledger_sequence >= CHECKPOINT_EVERY):
+            newest, _ = await self._reader.page(
+                Checkpoint,
+                table.c.estate_id == pool.estate_id,
+                table.c.pool_id == pool.pool_id,
+                size=1,
+                token="",
+                descending=True,
+            )
+            if newest and pool.ledger_sequence - newest[0].sequence < CHECKPOINT_EVERY:
+                continue
+            head = await self._reader.head(pool.estate_id, pool.pool_id)
+            if head is None:
+                continue
+            payload = statement_payload("checkpoint", head[0], head[1], self._clock.moment().civil)
+            signature = self._signer.sign_statement(payload)
+            await self._committer.submit(
+                AddCheckpoint(
+                    checkpoint=Checkpoint(
+                        estate_id=pool.estate_id,
+                        pool_id=pool.pool_id,
+                        sequence=head[0].ledger_sequence,
+                        payload=payload,
+                        key_id=signature.key_id,
+                        signature=signature.signature,
+                    )
+                )
+            )
+
+    async def _measure(self) -> None:
+        sessions, queues = TABLES[Session], TABLES[Queue]
+        metrics.SESSIONS.set(await self._reader.count(Session, sessions.c.state == "OPEN"))
+        waiting = await self._reader.all(Queue, queues.c.length > 0)
+        metrics.WAITERS.set(sum(queue.length for queue in waiting))
+        metrics.CLOCK_FROZEN.set(bool(self._clock.explanation))
+        for pool in await self._reader.all(Pool):
+            labels = (pool.estate_id, pool.pool_id)
+            metrics.LEDGER_HEAD.labels(*labels).set(pool.ledger_sequence)
+            table = TABLES[Holding]
+            lines = await self._reader.all(
+                Holding, table.c.estate_id == pool.estate_id, table.c.pool_id == pool.pool_id
+            )
+            for state, seats in (
+                ("total", sum(line.count for line in lines)),
+                ("active", sum(line.active for line in lines)),
+                ("quarantined", sum(line.quarantined for line in lines)),
+                ("available", sum(max(0, line.free) for line in lines)),
+            ):
+                metrics.SEATS.labels(*labels, state).set(seats)

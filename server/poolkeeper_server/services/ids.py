@@ -1,0 +1,27 @@
+"""New ids: unique, and in the order of time, so that the store appends them at the end."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+
+_ALPHABET = "0123456789abcdefghijklmnopqrstuv"
+
+
+def _text(value: int, digits: int) -> str:
+    return "".join(_ALPHABET[(value >> shift) & 31] for shift in range(5 * (digits - 1), -1, -5))
+
+
+def new_ids() -> Iterator[str]:
+    """Ids of 24 characters: 10 of milliseconds, 14 that start at random and count on."""
+    prefix = _text(time.time_ns() // 1_000_000, 10)
+    tail = int.from_bytes(os.urandom(8), "big")
+    while True:
+        yield prefix + _text(tail, 14)
+        tail += 1
+
+
+def new_id() -> str:
+    """One new id."""
+    return next(new_ids())

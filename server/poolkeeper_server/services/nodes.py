@@ -1,0 +1,73 @@
+"""What the daemon keeps in memory of nodes: whose credentials have ended, and who was seen when."""
+
+from __future__ import annotations
+
+from poolkeeper_server.domain.records import Key, Node, NodeState
+from poolkeeper_server.domain.refusal import Reason, Refusal
+from poolkeeper_server.services.tokens import SessionIdentity
+from poolkeeper_server.storage.reader import Reader
+from poolkeeper_server.storage.schema import TABLES
+
+
+class Credentials:
+    """Nodes that have had credentials end: older tokens of theirs are refused, reads too (CC-9)."""
+
+    def __init__(self, reader: Reader) -> None:
+        self._reader = reader
+        self._ended: dict[Key, tuple[int, Refusal]] = {}
+
+    async def load(self) -> None:
+        """Reads all of them, at the start."""
+        table = TABLES[Node]
+        for node in await self._reader.all(Node, table.c.generation > 1):
+            self._take(node)
+
+    async def refresh(self, estate_id: str, node_id: str) -> None:
+        """Reads one again, after it was changed and before the change is answered."""
+        node = await self._reader.get(Node, estate_id, node_id)
+        if node is not None and node.generation > 1:
+            self._take(node)
+
+    def refusal(self, identity: SessionIdentity) -> Refusal | None:
+        """Why a token is not good any more; None while it is."""
+        found = self._ended.get((identity.estate, identity.node))
+        return found[1] if found is not None and identity.generation < found[0] else None
+
+    def _take(self, node: Node) -> None:
+        if node.state is NodeState.REVOKED:
+            refusal = Refusal(
+                Reason.NODE_REVOKED,
+                f"Node {node.node_id} was revoked: {node.end_reason or 'no reason given'}.",
+                hint="It needs a new code to be enrolled again.",
+            )
+        else:
+            refusal = Refusal(
+                Reason.NODE_REBOUND,
+                f"Node {node.node_id} was enrolled anew; this session is of its earlier enrolment.",
+                hint="Open a new session with the present identity.",
+            )
+        self._ended[(node.estate_id, node.node_id)] = (node.generation, refusal)
+
+
+class Sightings:
+    """When nodes were last seen (EV-11): in memory at once, on disk every few seconds."""
+
+    def __init__(self) -> None:
+        self._seen: dict[Key, int] = {}
+        self._unsaved: dict[Key, int] = {}
+
+    def saw(self, estate_id: str, node_id: str, at: int) -> None:
+        """Takes note."""
+        self._unsaved[(estate_id, node_id)] = at
+
+    def newest(self, estate_id: str, node_id: str, stored: int | None) -> int | None:
+        """The newest of what is stored and what is known here."""
+        known = self._unsaved.get((estate_id, node_id), self._seen.get((estate_id, node_id)))
+        if known is None or stored is None:
+            return stored if known is None else known
+        return max(known, stored)
+
+    def take(self) -> list[tuple[str, str, int]]:
+        """What is to be stored; it is answered from memory until the next time."""
+        self._seen, self._unsaved = self._unsaved, {}
+        return [(estate, node, at) for (estate, node), at in self._seen.items()]

@@ -1,0 +1,11 @@
+"""Run by Alembic: applies the versions on the connection that `migration` hands over."""
+
+from alembic import context
+
+from poolkeeper_server.storage.failpoint import failpoint
+from poolkeeper_server.storage.schema import metadata
+
+context.configure(connection=context.config.attributes["connection"], target_metadata=metadata)
+with context.begin_transaction():
+    context.run_migrations()
+    failpoint("in_migration")

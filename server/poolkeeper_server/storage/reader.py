@@ -1,0 +1,219 @@
+"""Read-only queries, apart from the writer: short, paged, and never waiting for it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import types
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import aiosqlite
+from pysqlite3 import dbapi2 as pysqlite
+from sqlalchemy import ColumnElement, Select, func, select, tuple_
+from sqlalchemy.dialects.sqlite.aiosqlite import AsyncAdapt_aiosqlite_dbapi
+from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
+from sqlalchemy.pool import AsyncAdaptedQueuePool
+
+from poolkeeper_server.domain import records as r
+from poolkeeper_server.domain.refusal import Reason, Refusal, invalid
+from poolkeeper_server.storage.schema import MARKS, ROWS, SIGHTINGS, TABLES
+from poolkeeper_server.storage.sqlite import connect
+
+R = TypeVar("R")
+
+_CONNECTIONS = 4
+_EXCEPTIONS = (
+    "Warning",
+    "Error",
+    "InterfaceError",
+    "DatabaseError",
+    "DataError",
+    "OperationalError",
+    "IntegrityError",
+    "InternalError",
+    "ProgrammingError",
+    "NotSupportedError",
+)
+
+
+def _driver() -> Any:  # noqa: ANN401 - a driver module, as SQLAlchemy takes it
+    """aiosqlite over the SQLite that we ship, with its exception classes."""
+    module = types.ModuleType("aiosqlite_over_pysqlite3")
+    module.__dict__.update(vars(aiosqlite))
+    for name in _EXCEPTIONS:
+        setattr(module, name, getattr(pysqlite, name))
+    return AsyncAdapt_aiosqlite_dbapi(module, pysqlite)
+
+
+class Reader:
+    """Records by key, and pages of them, as they were at one moment not long ago.
+
+    `sighted` answers with what the newest requests said, before it is stored.
+    """
+
+    def __init__(self, path: Path) -> None:
+        async def creator() -> aiosqlite.Connection:
+            connection = aiosqlite.Connection(lambda: connect(path, read_only=True), iter_chunk_size=256)
+            # A reader that nobody closed must not keep the process alive.
+            connection._thread.daemon = True  # noqa: SLF001 - aiosqlite has no public way to say so
+            return await connection
+
+        self._engine = create_async_engine(
+            "sqlite+aiosqlite://",
+            module=_driver(),
+            async_creator=creator,
+            pool_size=_CONNECTIONS,
+            max_overflow=0,
+            poolclass=AsyncAdaptedQueuePool,
+        )
+
+    async def close(self) -> None:
+        """Closes the connections."""
+        await self._engine.dispose()
+
+    @asynccontextmanager
+    async def _connection(self) -> AsyncIterator[AsyncConnection]:
+        try:
+            async with self._engine.connect() as connection:
+                yield connection
+        except (pysqlite.Error, asyncio.TimeoutError) as error:
+            raise Refusal(
+                Reason.STORE_UNAVAILABLE, "The store cannot be read at the moment.", retry_after=1_000_000
+            ) from error
+
+    async def get(self, kind: type[R], *key: object) -> R | None:
+        """The record with that key."""
+        table = TABLES[kind]
+        conditions = [table.c[name] == value for name, value in zip(r.KEY_FIELDS[kind], key, strict=True)]
+        found = await self.all(kind, *conditions, most=1)
+        return found[0] if found else None
+
+    async def all(
+        self, kind: type[R], *conditions: ColumnElement[bool], most: int | None = None
+    ) -> list[R]:
+        """The records that meet the conditions, by key."""
+        table = TABLES[kind]
+        order = [table.c[name] for name in r.KEY_FIELDS[kind]]
+        return await self._records(kind, select(table).where(*conditions).order_by(*order).limit(most))
+
+    async def _records(self, kind: type[R], query: Select[Any]) -> list[R]:
+        read = ROWS[kind].read
+        async with self._connection() as connection:
+            rows = (await connection.execute(query)).all()
+        # JSON text comes as it is stored; everything else the column types have converted already.
+        return [read(tuple(row)) for row in rows]
+
+    async def page(
+        self,
+        kind: type[R],
+        *conditions: ColumnElement[bool],
+        size: int,
+        token: str,
+        order: Sequence[str] = (),
+        descending: bool = False,
+    ) -> tuple[list[R], str]:
+        """At most `size` records after the one that the token names, and the token of the next page.
+
+        Raises:
+            Refusal: INVALID_FIELD for a token that no listing gave.
+        """
+        table = TABLES[kind]
+        names = tuple(order) or r.KEY_FIELDS[kind]
+        columns = [table.c[name] for name in names]
+        query = select(table).where(*conditions)
+        if token:
+            after = _read_token(token, len(names))
+            place = tuple_(*columns)
+            query = query.where(place < tuple_(*after) if descending else place > tuple_(*after))
+        query = query.order_by(*(column.desc() if descending else column for column in columns)).limit(size + 1)
+        found = await self._records(kind, query)
+        if len(found) <= size:
+            return found, ""
+        last = found[size - 1]
+        return found[:size], json.dumps([getattr(last, name) for name in names], separators=(",", ":"))
+
+    async def count(self, kind: type, *conditions: ColumnElement[bool]) -> int:
+        """How many records meet the conditions."""
+        query = select(func.count()).select_from(TABLES[kind]).where(*conditions)
+        async with self._connection() as connection:
+            return int((await connection.execute(query)).scalar_one())
+
+    async def node_counts(self, pools: Iterable[r.Pool]) -> dict[r.Key, int]:
+        """How many nodes are bound to each pool."""
+        table = TABLES[r.Binding]
+        found = {}
+        async with self._connection() as connection:
+            for pool in pools:
+                query = select(func.count(func.distinct(table.c.node_id))).where(
+                    table.c.estate_id == pool.estate_id, table.c.pool_id == pool.pool_id
+                )
+                found[(pool.estate_id, pool.pool_id)] = int((await connection.execute(query)).scalar_one())
+        return found
+
+    async def due_quarantines(self, estate_id: str, pool_id: str, now: int) -> list[r.Allocation]:
+        """The quarantines of a pool that are over and not yet ended; few, since they are ended every second."""
+        table = TABLES[r.Allocation]
+        return await self.all(
+            r.Allocation,
+            table.c.estate_id == estate_id,
+            table.c.pool_id == pool_id,
+            table.c.state == "QUARANTINED",
+            table.c.quarantine_until <= now,
+        )
+
+    async def node_seats(self, estate_id: str, nodes: Sequence[str]) -> dict[str, int]:
+        """How many seats the nodes use."""
+        table = TABLES[r.Use]
+        query = (
+            select(table.c.node_id, func.sum(table.c.quantity))
+            .where(table.c.estate_id == estate_id, table.c.node_id.in_(nodes))
+            .group_by(table.c.node_id)
+        )
+        async with self._connection() as connection:
+            return {row[0]: int(row[1]) for row in await connection.execute(query)}
+
+    async def sightings(self, estate_id: str, nodes: Sequence[str]) -> dict[str, int]:
+        """When the nodes were last seen, as far as it is stored."""
+        query = select(SIGHTINGS.c.node_id, SIGHTINGS.c.seen_at).where(
+            SIGHTINGS.c.estate_id == estate_id, SIGHTINGS.c.node_id.in_(nodes)
+        )
+        async with self._connection() as connection:
+            return {row[0]: int(row[1]) for row in await connection.execute(query)}
+
+    async def mark(self) -> tuple[int, int]:
+        """Epoch and lease time of the newest commit."""
+        async with self._connection() as connection:
+            row = (await connection.execute(select(MARKS.c.epoch, MARKS.c.lease))).one()
+        return int(row[0]), int(row[1])
+
+    async def head(self, estate_id: str, pool_id: str) -> tuple[r.Pool, list[r.Holding]] | None:
+        """A pool and its holdings, read at one moment."""
+        pools, holdings = TABLES[r.Pool], TABLES[r.Holding]
+        async with self._connection() as connection, connection.begin():
+            row = (
+                await connection.execute(
+                    select(pools).where(pools.c.estate_id == estate_id, pools.c.pool_id == pool_id)
+                )
+            ).first()
+            if row is None:
+                return None
+            rows = await connection.execute(
+                select(holdings)
+                .where(holdings.c.estate_id == estate_id, holdings.c.pool_id == pool_id)
+                .order_by(holdings.c.licence_id)
+            )
+            return ROWS[r.Pool].read(tuple(row)), [ROWS[r.Holding].read(tuple(found)) for found in rows]
+
+
+def _read_token(token: str, size: int) -> list[Any]:
+    try:
+        place = json.loads(token)
+    except ValueError:
+        place = None
+    if not isinstance(place, list) or len(place) != size or not all(isinstance(part, str | int) for part in place):
+        raise invalid("page_token", "This page token was not given by a listing.", hint="Start without one.")
+    return place
+

@@ -1,0 +1,227 @@
+"""The tables: one for each record of the domain, with the record's fields as columns, and two of the store's own.
+
+Every key is led by the estate, where there is one. Instants and spans are integer microseconds, enumerations text,
+and tuples JSON text.
+"""
+
+from __future__ import annotations
+
+import json
+import types
+from collections.abc import Callable
+from dataclasses import fields
+from enum import StrEnum
+from typing import Any, Final, get_args, get_origin, get_type_hints
+
+from sqlalchemy import BigInteger, Boolean, Column, Index, LargeBinary, MetaData, Table, Text, text
+
+from poolkeeper_server.domain import records as r
+
+metadata = MetaData()
+
+NAMES: Final[dict[type, str]] = {
+    r.Estate: "estates",
+    r.Product: "products",
+    r.Licence: "licences",
+    r.Pool: "pools",
+    r.Holding: "holdings",
+    r.Node: "nodes",
+    r.Binding: "bindings",
+    r.PendingEnrolment: "pending_enrolments",
+    r.Code: "codes",
+    r.Limit: "limits",
+    r.Consumer: "consumers",
+    r.Session: "sessions",
+    r.Allocation: "allocations",
+    r.Use: "uses",
+    r.Queue: "queues",
+    r.Waiter: "waiters",
+    r.Outcome: "outcomes",
+    r.Entry: "ledger",
+    r.Checkpoint: "checkpoints",
+    r.Token: "tokens",
+    r.Alert: "alerts",
+}
+
+Convert = Callable[[Any], Any]
+
+
+def _column_type(hint: object) -> tuple[Any, bool]:
+    """The column's type, and whether it may be null."""
+    if get_origin(hint) is types.UnionType:
+        kinds = [kind for kind in get_args(hint) if kind is not types.NoneType]
+        return _column_type(kinds[0])[0], True
+    if hint is bool:
+        return Boolean(), False
+    if hint is int:
+        return BigInteger(), False
+    if hint is bytes:
+        return LargeBinary(), False
+    return Text(), False
+
+
+def _table(kind: type) -> Table:
+    hints = get_type_hints(kind)
+    columns = []
+    for field in fields(kind):
+        column_type, nullable = _column_type(hints[field.name])
+        columns.append(
+            Column(
+                field.name,
+                column_type,
+                primary_key=field.name in r.KEY_FIELDS[kind],
+                nullable=nullable,
+                autoincrement=False,
+            )
+        )
+    return Table(NAMES[kind], metadata, *columns, sqlite_with_rowid=False)
+
+
+TABLES: Final[dict[type, Table]] = {kind: _table(kind) for kind in NAMES}
+
+#: One row: how far both clocks had come at the newest commit, on which boot of the host.
+MARKS: Final = Table(
+    "marks",
+    metadata,
+    Column("id", BigInteger, primary_key=True, autoincrement=False),
+    Column("epoch", BigInteger, nullable=False),
+    Column("lease", BigInteger, nullable=False),
+    Column("civil", BigInteger, nullable=False),
+    Column("boot_id", Text, nullable=False),
+    Column("boot_time", BigInteger, nullable=False),
+    Column("secrets_check", Text, nullable=False),
+)
+
+#: When each node was last seen; written apart from the committer's records, by its newest requests together.
+SIGHTINGS: Final = Table(
+    "sightings",
+    metadata,
+    Column("estate_id", Text, primary_key=True),
+    Column("node_id", Text, primary_key=True),
+    Column("seen_at", BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+
+def _index(name: str, kind: type, *columns: str, where: str | None = None, unique: bool = False) -> None:
+    table = TABLES[kind]
+    clause = None if where is None else text(where)
+    Index(name, *(table.c[column] for column in columns), unique=unique, sqlite_where=clause, postgresql_where=clause)
+
+
+_index("codes_by_digest", r.Code, "estate_id", "digest")
+_index("codes_by_pool", r.Code, "estate_id", "pool_id", "code_id")
+_index("bindings_by_pool", r.Binding, "estate_id", "pool_id", "node_id")
+_index("sessions_due", r.Session, "expires_lease", where="state <> 'ENDED'")
+_index("sessions_by_pool", r.Session, "estate_id", "pool_id", "expires_lease", where="state <> 'ENDED'")
+_index("sessions_by_node", r.Session, "estate_id", "node_id", where="state <> 'ENDED'")
+_index("sessions_ended", r.Session, "ended_at", where="state = 'ENDED'")
+_index(
+    "allocations_by_key",
+    r.Allocation,
+    "estate_id",
+    "product_id",
+    "counting_key",
+    "pool_id",
+    "licensed_by",
+    where="shared AND state NOT IN ('ENDED', 'QUARANTINED')",
+    unique=True,
+)
+_index(
+    "allocations_quarantined_by_key",
+    r.Allocation,
+    "estate_id",
+    "product_id",
+    "counting_key",
+    "quarantine_until",
+    where="state = 'QUARANTINED'",
+)
+_index(
+    "allocations_quarantined_by_pool",
+    r.Allocation,
+    "estate_id",
+    "pool_id",
+    "product_id",
+    "quarantine_until",
+    where="state = 'QUARANTINED'",
+)
+_index("allocations_quarantined", r.Allocation, "quarantine_until", where="state = 'QUARANTINED'")
+_index("allocations_deadline", r.Allocation, "deadline_lease", where="deadline_lease IS NOT NULL")
+_index(
+    "allocations_unseen",
+    r.Allocation,
+    "estate_id",
+    "pool_id",
+    "seen_at",
+    where="kind = 'INSTALLED' AND state = 'ACTIVE'",
+)
+_index("allocations_by_pool", r.Allocation, "estate_id", "pool_id", "allocation_id", where="state <> 'ENDED'")
+_index("allocations_by_node", r.Allocation, "estate_id", "node_id", "allocation_id", where="state <> 'ENDED'")
+_index("allocations_ended", r.Allocation, "ended_at", where="state = 'ENDED'")
+_index("uses_by_session", r.Use, "estate_id", "session_id")
+_index("uses_by_node", r.Use, "estate_id", "node_id")
+_index("waiters_by_session", r.Waiter, "estate_id", "session_id")
+_index("waiters_by_request", r.Waiter, "estate_id", "node_id", "request_id")
+_index("waiters_due", r.Waiter, "deadline_lease")
+_index("queues_waiting", r.Queue, "estate_id", "pool_id", where="length > 0")
+_index("outcomes_by_time", r.Outcome, "at")
+_index("alerts_by_time", r.Alert, "at")
+_index("tokens_by_digest", r.Token, "digest")
+
+
+def _pairs(value: str) -> tuple[tuple[Any, ...], ...]:
+    return tuple(tuple(pair) for pair in json.loads(value))
+
+
+def _texts(value: str) -> tuple[str, ...]:
+    return tuple(json.loads(value))
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, separators=(",", ":"))
+
+
+def _reader(hint: object) -> Convert | None:
+    if hint is bool:
+        return bool
+    if hint is bytes:
+        return bytes
+    if isinstance(hint, type) and issubclass(hint, StrEnum):
+        return hint
+    if get_origin(hint) is tuple:
+        return _pairs if hint == r.Pairs else _texts
+    return None
+
+
+class Row:
+    """How a kind of record is written as a row, and read from one; columns in the order of the fields."""
+
+    __slots__ = ("_convert", "_json", "columns", "kind")
+
+    def __init__(self, kind: type) -> None:
+        hints = get_type_hints(kind)
+        self.kind = kind
+        self.columns = tuple(field.name for field in fields(kind))
+        self._convert = tuple(
+            (name, convert) for name in self.columns if (convert := _reader(hints[name])) is not None
+        )
+        self._json = tuple(
+            position for position, name in enumerate(self.columns) if get_origin(hints[name]) is tuple
+        )
+
+    def write(self, record: object) -> tuple[Any, ...]:
+        """The record's row."""
+        row = [getattr(record, name) for name in self.columns]
+        for position in self._json:
+            row[position] = _json(row[position])
+        return tuple(row)
+
+    def read(self, row: tuple[Any, ...]) -> Any:  # noqa: ANN401 - the record's kind is only known when running
+        """The row's record."""
+        values = dict(zip(self.columns, row, strict=True))
+        for name, convert in self._convert:
+            values[name] = convert(values[name])
+        return self.kind(**values)
+
+
+ROWS: Final[dict[type, Row]] = {kind: Row(kind) for kind in NAMES}
