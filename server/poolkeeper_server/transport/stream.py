@@ -210,13 +210,14 @@ class Conversation:
         if self._waiters.get(request_id) is not waiter:
             return
         try:
-            self._serve(request_id, waiter, _result(future))
+            answer = _result(future)
         except Refusal as refusal:
-            del self._waiters[request_id]
-            self._refuse(waiter.id, "CheckOut", refusal)
+            answer = refusal
         except Exception:  # noqa: BLE001 # As in _answered.
-            self._waiters.pop(request_id, None)
+            del self._waiters[request_id]
             self._fail(waiter.id, failed("CheckOut"))
+            return
+        self._serve(request_id, waiter, answer)
 
     def _serve(self, request_id: str, waiter: _Waiter, answer: commands.Answer) -> None:
         """Tells a waiter how it stands; all but a new place is the last that it hears."""
@@ -227,6 +228,9 @@ class Conversation:
             self._exchange.fill_check_out(message.check_out, answer, want_grant=waiter.want_grant)
         except Refusal as refusal:
             self._refuse(waiter.id, "CheckOut", refusal)
+            return
+        except Exception:  # noqa: BLE001 # Whoever told the news must not suffer from a fault in our answer.
+            self._fail(waiter.id, failed("CheckOut"))
             return
         if not isinstance(answer, commands.Waiting):
             self._under_way.discard(waiter.id)
