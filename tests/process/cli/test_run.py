@@ -203,7 +203,7 @@ def test_a_warning_leaves_the_program_alone(fake: FakeServer, run: Start) -> Non
 
 
 def test_what_a_stopped_program_started_is_stopped_with_it(fake: FakeServer, run: Start) -> None:
-    program = run("--", "sh", "-c", "(trap '' TERM; echo $POOLKEEPER_ALLOCATION; cat >/dev/null) <&0 & wait")
+    program = run("--", "sh", "-c", "exec 3<&0; (trap '' TERM; echo $POOLKEEPER_ALLOCATION; cat <&3 >/dev/null) & wait")
     fake.revoke(program.line())
     assert program.line() == ""
     assert program.end()[0] == 124
