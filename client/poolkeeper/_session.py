@@ -450,14 +450,11 @@ class Session:
         reason = reason_name(notice.reason)
         last_promise = self.keeper.deadline if reason == "POOL_NOT_ACTIVE" else None
         self._on_notice(notice)
-        self._publish(
-            self.keeper.noticed(
-                notice.allocation,
-                from_notice(reason, notice.message),
-                final_at=last_promise,
-                now=self._clock.now(),
-            )
-        )
+        # A closed pool is told once for all that the session holds.
+        for name in (notice.allocation,) if notice.allocation else self.keeper.names:
+            error = from_notice(reason, notice.message)
+            now = self._clock.now()
+            self._publish(self.keeper.noticed(name, error, final_at=last_promise, now=now))
         self._watch_now.set()
 
     async def _judge(self, error: PoolkeeperError) -> None:

@@ -11,7 +11,7 @@ import binascii
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -67,8 +67,8 @@ class Report:
 @dataclass(slots=True)
 class _Allocation:
     state: str
-    lines: dict[str, tuple[int, int]] = field(default_factory=dict)
-    """Active and quarantined seats by licence."""
+    active: int = 0
+    quarantined: int = 0
 
 
 def parse_export(text: Iterable[str]) -> Iterable[admin_pb2.ExportLedgerResponse]:
@@ -264,7 +264,7 @@ class _Ledger:
         count, active, quarantined = holding
         if min(holding) < 0:
             self.find(f"leaves {licence} with a negative counter: {holding}", sequence=sequence)
-        if active + quarantined > count and not over:
+        if active + quarantined > count and not (licence in over if isinstance(over, list) else over):
             self.find(
                 f"oversells {licence}: {active} active and {quarantined} in quarantine of {count}",
                 sequence=sequence,
@@ -289,32 +289,46 @@ class _Ledger:
             self.find(f"is {event} and yet changes a count", sequence=sequence)
         present = known or _Allocation(state)
         present.state = state
-        for licence, (_, active, quarantined) in touched.items():
-            before = present.lines.get(licence, (0, 0))
-            present.lines[licence] = (before[0] + active, before[1] + quarantined)
+        present.active += sum(active for _, active, _ in touched.values())
+        present.quarantined += sum(quarantined for _, _, quarantined in touched.values())
+        self._allocations[name] = present
+        for other, seats in body.get("split", ()):
+            self._split(sequence, present, str(other), int(seats))
+        for other, seats in body.get("merged", ()):
+            self._merge(sequence, present, str(other), int(seats))
         self._check_seats(sequence, name, present, quantity=int(told["quantity"]))
         if state == "ENDED":
-            self._allocations.pop(name, None)
-        else:
-            self._allocations[name] = present
+            del self._allocations[name]
+
+    def _split(self, sequence: int, present: _Allocation, name: str, seats: int) -> None:
+        """Seats that stay in quarantine under a name of their own, and no longer under this one."""
+        if name in self._allocations or seats < 1:
+            self.find(f"splits {seats} seats off as {name}, which cannot be", sequence=sequence)
+        present.quarantined -= seats
+        self._allocations[name] = _Allocation("QUARANTINED", quarantined=seats)
+
+    def _merge(self, sequence: int, present: _Allocation, name: str, seats: int) -> None:
+        """Seats that were in quarantine under another name and are taken up under this one."""
+        other = self._allocations.get(name)
+        if other is None or other.state != "QUARANTINED" or not 0 < seats <= other.quarantined:
+            self.find(f"takes {seats} seats out of the quarantine of {name}, which cannot be", sequence=sequence)
+            return
+        present.quarantined += seats
+        other.quarantined -= seats
+        if not other.quarantined:
+            del self._allocations[name]
 
     def _check_seats(self, sequence: int, name: str, allocation: _Allocation, *, quantity: int) -> None:
-        active = sum(line[0] for line in allocation.lines.values())
-        quarantined = sum(line[1] for line in allocation.lines.values())
-        # Since every allocation's own seats are checked, and entries change holdings by nothing
-        # else, the live allocations always add up to the holdings' active seats.
-        wanted = {
-            "QUARANTINED": (0, quantity),
-            "ENDED": (0, 0),
-        }.get(allocation.state, (quantity, 0))
-        if (active, quarantined) != wanted:
+        # Every change of a holding's seats in use is one of these allocations', and each is checked, so
+        # the live allocations always add up to the holdings.
+        wanted = {"QUARANTINED": (0, quantity), "ENDED": (0, 0)}.get(allocation.state, (quantity, 0))
+        found = (allocation.active, allocation.quarantined)
+        if found != wanted:
             self.find(
-                f"leaves allocation {name}, {allocation.state} with {quantity}, holding {active}"
-                f" active and {quarantined} in quarantine",
+                f"leaves allocation {name}, {allocation.state} with {quantity}, holding {found[0]}"
+                f" active and {found[1]} in quarantine",
                 sequence=sequence,
             )
-        if any(min(line) < 0 for line in allocation.lines.values()):
-            self.find(f"takes seats from {name} that it did not have", sequence=sequence)
 
 
 def _fault(event: str, state: str, before: str | None) -> str:

@@ -104,6 +104,21 @@ def test_a_good_ledger_is_found_good() -> None:
     assert report.as_of.timestamp() == 1_800_000_000
 
 
+def test_seats_that_are_split_off_and_merged_again_add_up() -> None:
+    ledger = Ledger()
+    ledger.add("MOVED_IN", 5, 0, 0)
+    ledger.allocation("CHECKED_OUT", 0, 5, 0, state="ACTIVE", quantity=5)
+    ledger.allocation("RESIZED", 0, -2, 2, state="ACTIVE", quantity=3, split=[["b", 2]])
+    ledger.allocation("CHECKED_IN", 0, -3, 3, state="QUARANTINED", quantity=3)
+    ledger.allocation("RESUMED", 0, 4, -4, state="ACTIVE", quantity=4, merged=[["b", 1]])
+    ledger.allocation("CHECKED_IN", 0, -4, 4, state="QUARANTINED", quantity=4)
+    ledger.allocation("RESUMED", 0, 1, -1, state="ACTIVE", quantity=1, split=[["c", 3]])
+    ledger.allocation("QUARANTINE_ENDED", 0, 0, -1, state="ENDED", quantity=1, name="b")
+    ledger.allocation("QUARANTINE_ENDED", 0, 0, -3, state="ENDED", quantity=3, name="c")
+    ledger.state("head")
+    assert ledger.verify().problems == ()
+
+
 def test_it_says_by_itself_which_pool_it_is_of() -> None:
     ledger = good()
     ledger.state("head")
@@ -226,6 +241,21 @@ def below_zero(ledger: Ledger) -> None:
     ledger.add("MOVED_OUT", -6, 0, 0)
 
 
+def split_into_a_known_one(ledger: Ledger) -> None:
+    ledger.allocation("CHECKED_OUT", 0, 2, 0, state="ACTIVE", quantity=2)
+    ledger.allocation("RESIZED", 0, -1, 1, state="ACTIVE", quantity=1, split=[["a", 1]])
+
+
+def merged_out_of_nothing(ledger: Ledger) -> None:
+    ledger.allocation("CHECKED_OUT", 0, 1, 0, state="ACTIVE")
+    ledger.allocation("CHECKED_IN", 0, -1, 1, state="QUARANTINED")
+    ledger.allocation("RESUMED", 0, 2, -2, state="ACTIVE", quantity=2, merged=[["b", 1]])
+
+
+def over_on_another_line(ledger: Ledger) -> None:
+    ledger.allocation("CHECKED_OUT", 0, 6, 0, state="ACTIVE", quantity=6, over=["L000009"])
+
+
 def seats_without_a_line(ledger: Ledger) -> None:
     ledger.allocation("CHECKED_OUT", 0, 1, 0, state="ACTIVE", quantity=2)
 
@@ -263,6 +293,9 @@ def unreadable(ledger: Ledger) -> None:
         ended_twice,
         resumed_while_held,
         below_zero,
+        split_into_a_known_one,
+        merged_out_of_nothing,
+        over_on_another_line,
         seats_without_a_line,
         seats_out_of_nothing,
         count_by_check_out,
@@ -285,6 +318,6 @@ def test_entries_that_cannot_be_are_found_though_signed(wrong: Callable[[Ledger]
 def test_a_line_that_says_over_may_be() -> None:
     ledger = Ledger()
     ledger.add("MOVED_IN", 5, 0, 0)
-    ledger.allocation("CHECKED_OUT", 0, 6, 0, state="ACTIVE", quantity=6, over="restored")
+    ledger.allocation("CHECKED_OUT", 0, 6, 0, state="ACTIVE", quantity=6, over=[LINE])
     ledger.state("head")
     assert ledger.verify().ok
