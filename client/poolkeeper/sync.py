@@ -9,9 +9,9 @@ program without its exit handlers unless the program turns it into an exit:
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
 
-After a fork the parent's client refuses to work in the child, and gives nothing back there. gRPC does
-not promise to survive a fork either: start other programs with `subprocess`, and processes of your own
-with the start method "spawn".
+After a fork the parent's client refuses to work in the child, and gives nothing back there. gRPC's own
+fork handlers may crash the child: start programs with `subprocess` and processes with the start method
+"spawn", or set GRPC_ENABLE_FORK_SUPPORT=0 when a bare fork that executes another program is needed.
 """
 
 from __future__ import annotations
