@@ -37,6 +37,9 @@ _DAEMON = {
     "db": "Back up, verify, restore and migrate the daemon's store.",
 }
 
+# Not the daemon, whose log is another's, and not `run`, whose environment is the program's too.
+_QUIET = _ADMINISTRATION.keys() | {"enrol", "status"}
+
 
 def build(typed: Sequence[str] = ()) -> App:
     """The `poolkeeper` command; a command's module is imported when it is run or its help is wanted."""
@@ -65,6 +68,9 @@ def _unasked() -> None:
 
 def execute(words: Sequence[str]) -> int:
     """The exit status of the command that `words` name; whatever goes wrong is told on standard error."""
+    if words and words[0] in _QUIET:
+        # gRPC's own lines about a lost connection would stand beside our words, and it reads this when it is loaded.
+        os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     try:
         result = build(words)(list(words), exit_on_error=False, print_error=False, result_action="return_value")
         sys.stdout.flush()

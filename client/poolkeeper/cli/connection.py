@@ -1,6 +1,5 @@
 """The options that every admin command has, and the calls that it makes with them."""
 
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -57,8 +56,6 @@ class Connection:
     def open(self) -> "Iterator[Admin]":
         """A channel to the daemon, closed at the end."""
         found = endpoint.find(address=self.address, token_file=self.token_file, ca=self.ca, data=self.data)
-        # gRPC's own lines about a lost connection would stand beside our own words.
-        os.environ.setdefault("GRPC_VERBOSITY", "NONE")
         import grpc
 
         options: list[tuple[str, int | str]] = [("grpc.max_receive_message_length", 64 << 20)]

@@ -4,18 +4,18 @@ from datetime import UTC, datetime, timedelta
 
 from poolkeeper import errors
 from poolkeeper.cli import duration, name, phrase
-from poolkeeper.cli.problem import Problem
+from poolkeeper.cli.problem import Problem, sentence
 
 
 def explain(error: errors.Denied, *, status: int, now: datetime | None = None) -> Problem:
     """What to tell the person whose program got no licence."""
     denial = error.denial
     if denial is None:
-        return Problem(error.message.removesuffix("."), why=error.reason, hint=error.hint, status=status)
+        return Problem(sentence(error.message), why=error.reason, hint=sentence(error.hint), status=status)
     return Problem(
-        f"no licence for {name.short(denial.product)}: {error.message.removesuffix('.')}",
+        f"no licence for {name.short(denial.product)}: {sentence(error.message)}",
         why="\n".join(_reasons(denial)),
-        hint=error.hint or _advice(denial, now or datetime.now(UTC)),
+        hint=sentence(error.hint) or _advice(denial, now or datetime.now(UTC)),
         status=status,
     )
 
@@ -34,7 +34,7 @@ def _reasons(denial: errors.Denial) -> list[str]:
     lines += [
         f"{name.short(one.licence)}: {one.reason}, {one.active} of {one.count} in use"
         + (f", {one.quarantined} in quarantine" if one.quarantined else "")
-        + (f"; {one.detail}" if one.detail else "")
+        + (f"; {sentence(one.detail)}" if one.detail else "")
         for one in denial.candidates
     ]
     told = len(denial.candidates)

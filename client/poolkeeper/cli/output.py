@@ -107,16 +107,21 @@ class Printer:
     ) -> None:
         """Rows under headings, each with whether it holds numbers."""
         if sys.stdout.isatty():
-            grid = _grid(headings, rows)
+            # Width is scarce here, and what no row has needs no column; a pipe gets the same columns every time.
+            wanted = [number for number in range(len(headings)) if any(row[number] for row in rows)]
+            grid = _grid([headings[number] for number in wanted], [[row[number] for number in wanted] for row in rows])
             grid.show_header = header
             Console(highlight=False).print(grid)
         else:
             text = table(headings, rows)
             self.line(text if header else text.partition("\n")[2])
 
-    def line(self, text: str = "") -> None:
-        """One line for people."""
-        sys.stdout.write(f"{text}\n")
+    def line(self, text: str = "", *, style: str = "") -> None:
+        """One line for people; its style shows on a terminal."""
+        if style and sys.stdout.isatty():
+            Console(highlight=False).print(text, style=style, markup=False, soft_wrap=True)
+        else:
+            sys.stdout.write(f"{text}\n")
 
     def json(self, found: object) -> None:
         """One JSON document."""

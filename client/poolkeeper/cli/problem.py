@@ -40,3 +40,9 @@ class Problem(Exception):
 def usage(what: str, *, hint: str = "") -> Problem:
     """A problem with what was typed."""
     return Problem(what, hint=hint, status=Status.USAGE)
+
+
+def sentence(message: str) -> str:
+    """A message as part of a line: without its final stop, and without a capital that only began it."""
+    bare = message.removesuffix(".")
+    return bare[:1].lower() + bare[1:] if bare[1:2].islower() or bare[1:2] == " " else bare

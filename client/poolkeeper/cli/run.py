@@ -19,7 +19,7 @@ from cyclopts import Parameter
 
 from poolkeeper.cli import amount, duration
 from poolkeeper.cli.job import ENDING, Inbox, Job, Lost, News, OnLost
-from poolkeeper.cli.problem import Problem, usage
+from poolkeeper.cli.problem import Problem, sentence, usage
 from poolkeeper.cli.program import Program
 from poolkeeper.cli.terminal import Terminal
 
@@ -196,7 +196,7 @@ class Licence:
             _say(f"no daemon answers, so the licence could not be returned and {ends}")
 
     async def _lost(self, allocation: "AsyncAllocation", error: "LeaseLost") -> None:
-        self.inbox.put(Lost(why=error.message.removesuffix("."), seconds=_promised_for(allocation)))
+        self.inbox.put(Lost(why=sentence(error.message), seconds=_promised_for(allocation)))
         # The SDK lets go of a revoked seat when this returns, and the program must have let go before.
         if self.wanted.on_lost == "stop":
             await self.unused.wait()

@@ -1,7 +1,6 @@
 """`poolkeeper status`: who this node is, and whether its daemon answers."""
 
 import asyncio
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -50,7 +49,6 @@ def status(
 
     found = Identity(identity)
     record = found.load()
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     answer = asyncio.run(_ask(identity))
     printer = Printer(as_json=json)
     if json:

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from poolkeeper.ledger import Report
 
 
+_WORDS = {"count": "in all", "active": "active", "quarantined": "in quarantine"}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
     """A report on a ledger and what else was compared."""
@@ -104,7 +107,11 @@ def _differences(holdings: dict[str, Any], pool: pb.Pool) -> Iterator[str]:
     for licence in sorted(proved.keys() | shown.keys()):
         ledger, daemon = proved.get(licence, nothing), shown.get(licence, nothing)
         if ledger != daemon:
-            yield f"the daemon shows {daemon} of {licence}, its ledger {ledger}"
+            yield f"the daemon shows {_counts(daemon)} of {licence}, its ledger {_counts(ledger)}"
+
+
+def _counts(counts: dict[str, Any]) -> str:
+    return ", ".join(f"{counts.get(key)} {words}" for key, words in _WORDS.items())
 
 
 def show(printer: Printer, verdict: Verdict) -> int:
@@ -125,7 +132,8 @@ def show(printer: Printer, verdict: Verdict) -> int:
             }
         )
         return Status.REFUSED if problems else Status.DONE
-    printer.line(f"{'PROVED' if not problems else 'NOT PROVED'}: {verdict.subject}")
+    word, colour = ("NOT PROVED", "bold red") if problems else ("PROVED", "bold green")
+    printer.line(f"{word}: {verdict.subject}", style=colour)
     lines = {
         "entries": f"{report.entries}, {report.checkpoints} checkpoints",
         "as of": phrase.when(report.as_of) if report.as_of else "",

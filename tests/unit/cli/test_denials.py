@@ -57,7 +57,7 @@ def test_the_place_at_the_end_of_the_waiting_is_told() -> None:
 
 def test_a_denial_without_details_is_told_by_its_message() -> None:
     plain = errors.OnHold("The order is on hold.", reason="ON_HOLD")
-    assert denial.explain(plain, status=123).text() == "poolkeeper: The order is on hold\n  why: ON_HOLD"
+    assert denial.explain(plain, status=123).text() == "poolkeeper: the order is on hold\n  why: ON_HOLD"
 
 
 def test_a_place_comes_with_its_estimate() -> None:
