@@ -4,6 +4,7 @@ A terminal gets headings in bold and colour; a pipe gets the same columns withou
 """
 
 import json
+import shlex
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -100,7 +101,7 @@ class Printer:
         else:
             self.line(empty)
         if next_page_token:
-            self.line(f"More: --page-token {next_page_token}")
+            self.line(f"More: --page-token {shlex.quote(next_page_token)}")
 
     def table(
         self, headings: Sequence[tuple[str, bool]], rows: Sequence[Sequence[str]], *, header: bool = True
