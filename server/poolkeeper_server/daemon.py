@@ -118,7 +118,9 @@ async def _run(settings: Settings) -> None:
 
 
 @asynccontextmanager
-async def serving(settings: Settings, *, source: TimeSource | None = None, periodic: bool = True) -> AsyncIterator[Daemon]:
+async def serving(
+    settings: Settings, *, source: TimeSource | None = None, periodic: bool = True
+) -> AsyncIterator[Daemon]:
     """A daemon that serves inside the context, and drains and stops when it is left (CC-28).
 
     `source` is where time comes from, the host by default. Without `periodic` nothing happens by itself: whoever
@@ -156,9 +158,7 @@ async def serving(settings: Settings, *, source: TimeSource | None = None, perio
 
         feed, sightings = Feed(), Sightings()
         frozen: asyncio.Queue[str] = asyncio.Queue()
-        clock = Clock(
-            source, mark, on_freeze=lambda text: loop.call_soon_threadsafe(frozen.put_nowait, text)
-        )
+        clock = Clock(source, mark, on_freeze=lambda text: loop.call_soon_threadsafe(frozen.put_nowait, text))
         committer = Committer(store, clock, bound=settings.queue_bound, on_commit=feed.publish)
         certificate = _certificate(settings, held.authority)
         mint, signer = TokenMint(held), Signer(held)
@@ -280,9 +280,7 @@ async def _raise_alerts(frozen: asyncio.Queue[str], committer: Committer, source
     while True:
         message = await frozen.get()
         _log.warning(Event.CLOCK_FROZEN, message=message)
-        alert = Alert(
-            alert_id=new_id(), kind=AlertKind.CLOCK_FROZEN, at=source.civil(), subject="", message=message
-        )
+        alert = Alert(alert_id=new_id(), kind=AlertKind.CLOCK_FROZEN, at=source.civil(), subject="", message=message)
         await committer.submit(RaiseAlert(alert=alert))
 
 

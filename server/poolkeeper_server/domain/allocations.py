@@ -153,9 +153,7 @@ def resume(state: State, now: Moment, own: list[Allocation], need: int, spare_id
         if rest:
             state.put(replace(other, lines=rest, quantity=sum(seats for _, seats in rest)))
         else:
-            state.put(
-                replace(other, state=AllocationState.ENDED, quantity=0, lines=(), quarantine_until=None)
-            )
+            state.put(replace(other, state=AllocationState.ENDED, quantity=0, lines=(), quarantine_until=None))
     resumed = replace(
         first,
         state=AllocationState.ACTIVE,
@@ -182,9 +180,7 @@ def _write(
     deltas: tuple[Delta, ...],
     details: dict[str, object] | None = None,
 ) -> Allocation:
-    written = move_seats(
-        state, now, pool_of(state, allocation), event, deltas, allocation=allocation, details=details
-    )
+    written = move_seats(state, now, pool_of(state, allocation), event, deltas, allocation=allocation, details=details)
     fenced = replace(allocation, fence=written.ledger_sequence) if allocation.state in SEATED else allocation
     state.put(fenced)
     return fenced

@@ -69,9 +69,7 @@ def seat_counts(lines: list[Candidate]) -> SeatCounts:
     """The seats of all these lines."""
     total = SeatCounts()
     for line in lines:
-        total += SeatCounts(
-            total=line.holding.count, active=line.holding.active, quarantined=line.holding.quarantined
-        )
+        total += SeatCounts(total=line.holding.count, active=line.holding.active, quarantined=line.holding.quarantined)
     return total
 
 

@@ -144,17 +144,13 @@ def _pool(state: State, session: Session) -> Pool:
     return pool
 
 
-def _held(
-    state: State, command: CheckOut, pool: Pool, keys: dict[LicensedBy, CountingKey]
-) -> Allocation | None:
+def _held(state: State, command: CheckOut, pool: Pool, keys: dict[LicensedBy, CountingKey]) -> Allocation | None:
     """The consumer's own live allocation: of this pool, or an installed one of the estate (CC-8, CC-12)."""
     for licensed_by, key in keys.items():
         if not key.shared:
             continue
         for found in state.many(Allocation, state.live[(command.estate_id, command.product_id, key.key)]):
-            if found.licensed_by is licensed_by and (
-                found.pool_id == pool.pool_id or found.kind is Kind.INSTALLED
-            ):
+            if found.licensed_by is licensed_by and (found.pool_id == pool.pool_id or found.kind is Kind.INSTALLED):
                 return found
     return None
 
@@ -210,9 +206,7 @@ def _resume(
     """Takes up the consumer's own quarantined seats, with free ones beside them where they are too few."""
     own = [
         found
-        for found in state.many(
-            Allocation, state.quarantined[(command.estate_id, command.product_id, key.key)]
-        )
+        for found in state.many(Allocation, state.quarantined[(command.estate_id, command.product_id, key.key)])
         if found.pool_id == pool.pool_id
         and found.licensed_by is licensed_by
         and found.quarantine_until is not None
@@ -238,16 +232,12 @@ def _resume(
         resumed = replace(resumed, shared=key.shared, node_id=session.node_id)
         state.put(resumed)
     if in_turn:
-        resumed = replace(
-            resumed, state=AllocationState.PROVISIONAL, deadline_lease=now.lease + ACKNOWLEDGE_WITHIN
-        )
+        resumed = replace(resumed, state=AllocationState.PROVISIONAL, deadline_lease=now.lease + ACKNOWLEDGE_WITHIN)
         state.put(resumed)
     return replace(_use(state, command, session, resumed, need, now), resumed=True)
 
 
-def _use(
-    state: State, command: CheckOut, session: Session, allocation: Allocation, need: int, now: Moment
-) -> Granted:
+def _use(state: State, command: CheckOut, session: Session, allocation: Allocation, need: int, now: Moment) -> Granted:
     pool = _pool(state, session)
     session = renew(session, pool, now)
     _, use = uses.set_use(state, allocation, session, need, command.demand, command.request_id)
@@ -276,8 +266,10 @@ def _repeat(state: State, command: CheckOut, session: Session, allocation_id: st
     use = None
     if allocation is not None and allocation.state is not AllocationState.ENDED:
         own = [found for found in uses.uses_of(state, allocation) if found.request_id == command.request_id]
-        use = own[0] if own else state.get(
-            Use, allocation.estate_id, allocation_id, uses.holder_of(allocation, session.session_id)
+        use = (
+            own[0]
+            if own
+            else state.get(Use, allocation.estate_id, allocation_id, uses.holder_of(allocation, session.session_id))
         )
     if allocation is None or use is None or allocation.state is AllocationState.QUARANTINED:
         at = None if allocation is None else allocation.ended_at

@@ -147,9 +147,7 @@ def enrol(state: State, command: Enrol, now: Moment, ids: Iterator[str]) -> Enro
     pool = state.get(Pool, command.estate_id, command.pool_id)
     codes = state.many(Code, state.codes[(command.estate_id, command.digest)])
     code = codes[0] if codes and command.valid else None
-    named = (
-        code is not None and pool is not None and code.pool_id == pool.pool_id and pool.state is PoolState.ACTIVE
-    )
+    named = code is not None and pool is not None and code.pool_id == pool.pool_id and pool.state is PoolState.ACTIVE
     if code is not None and named and now.civil < code.expires_at and _is_repetition(state, code, command):
         return Enrolled(node_id=code.node_id, pool_id=code.pool_id, domain=code.domain)
     right = (
@@ -230,9 +228,7 @@ def _honey(state: State, estate: Estate, command: Enrol, now: Moment, ids: Itera
 
 
 def _wait_for_admin(state: State, code: Code, command: Enrol, now: Moment) -> None:
-    state.put(
-        replace(code, state=CodeState.PENDING, redeemed_at=now.civil, redeemed_key=command.public_key)
-    )
+    state.put(replace(code, state=CodeState.PENDING, redeemed_at=now.civil, redeemed_key=command.public_key))
     state.put(
         PendingEnrolment(
             estate_id=code.estate_id,
@@ -360,5 +356,3 @@ def _count_installation(state: State, now: Moment, ids: Iterator[str]) -> None:
 
 def _alert(state: State, now: Moment, ids: Iterator[str], kind: AlertKind, subject: str, message: str) -> None:
     state.put(Alert(alert_id=next(ids), kind=kind, at=now.civil, subject=subject, message=message))
-
-

@@ -103,9 +103,7 @@ def move_seats(
         body.update(details)
     raw = json.dumps(body, separators=(",", ":"), ensure_ascii=False).encode()
     head = chain(pool.ledger_hash, raw)
-    state.entries.append(
-        Entry(estate_id=pool.estate_id, pool_id=pool.pool_id, sequence=sequence, body=raw, hash=head)
-    )
+    state.entries.append(Entry(estate_id=pool.estate_id, pool_id=pool.pool_id, sequence=sequence, body=raw, hash=head))
     written = replace(pool, ledger_sequence=sequence, ledger_hash=head)
     state.put(written)
     return written

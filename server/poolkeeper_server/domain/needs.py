@@ -254,9 +254,7 @@ def contended(batch: Sequence[c.Command], state: State, now: Moment) -> Needs:
         pool = state.get(Pool, estate_id, pool_id)
         if pool is None:
             continue
-        free = sum(
-            line.holding.free for line in candidates(state, now, pool, product_id) if line.rejected is None
-        )
+        free = sum(line.holding.free for line in candidates(state, now, pool, product_id) if line.rejected is None)
         if free < need:
             needs.due_in.add((estate_id, pool_id))
             needs.ends_in.add((estate_id, pool_id, product_id))

@@ -82,9 +82,7 @@ def pool_named(state: State, estate_id: str, pool_id: str) -> Pool:
     """
     pool = state.get(Pool, estate_id, pool_id)
     if pool is None:
-        raise not_found(
-            f"pool {estate_id}/{pool_id}", hint=f"`poolkeeper pool list {estate_id}` shows what there is."
-        )
+        raise not_found(f"pool {estate_id}/{pool_id}", hint=f"`poolkeeper pool list {estate_id}` shows what there is.")
     return pool
 
 
@@ -132,9 +130,7 @@ def create_product(state: State, command: CreateProduct, now: Moment) -> Done:
         return before
     if state.get(Product, command.product_id) is not None:
         raise Refusal(Reason.ALREADY_EXISTS, f"There is a product {command.product_id} already.")
-    state.put(
-        Product(product_id=command.product_id, title=command.title, units=command.units, created_at=now.civil)
-    )
+    state.put(Product(product_id=command.product_id, title=command.title, units=command.units, created_at=now.civil))
     return done(state, command, command.product_id, now)
 
 
@@ -305,9 +301,7 @@ def move(state: State, command: MoveSeats, now: Moment) -> Done:
     return done(state, command, command.target_id, now)
 
 
-def _move(
-    state: State, now: Moment, estate_id: str, source_id: str, target_id: str, moves: tuple[Move, ...]
-) -> None:
+def _move(state: State, now: Moment, estate_id: str, source_id: str, target_id: str, moves: tuple[Move, ...]) -> None:
     source = pool_named(state, estate_id, source_id)
     target = pool_named(state, estate_id, target_id)
     if target.state is not PoolState.ACTIVE:

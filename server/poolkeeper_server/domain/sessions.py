@@ -61,9 +61,7 @@ def open_session_of(state: State, estate_id: str, session_id: str) -> Session:
     """
     session = state.get(Session, estate_id, session_id)
     if session is None:
-        raise Refusal(
-            Reason.LEASE_EXPIRED, "This session is not known any more.", hint="Open a new session."
-        )
+        raise Refusal(Reason.LEASE_EXPIRED, "This session is not known any more.", hint="Open a new session.")
     if session.state is SessionState.OPEN:
         return session
     raise ended_refusal(session)
@@ -227,9 +225,7 @@ def looks_at_allocations(command: Heartbeat, session: Session) -> bool:
     return session.dirty or command.known is not None
 
 
-def _reconcile(
-    state: State, command: Heartbeat, session: Session, now: Moment, ids: Iterator[str]
-) -> list[Notice]:
+def _reconcile(state: State, command: Heartbeat, session: Session, now: Moment, ids: Iterator[str]) -> list[Notice]:
     """Checks in what the client does not know, and tells it what is gone (CC-29)."""
     known = command.known
     if known is None:
@@ -252,9 +248,7 @@ def _reconcile(
         allocation = state.get(Allocation, session.estate_id, allocation_id)
         if allocation is not None and allocation.kind is not Kind.LEASED:
             continue
-        gone.append(
-            Notice(allocation_id=allocation_id, pool_id=pool_id, refusal=_gone(allocation), fence=0)
-        )
+        gone.append(Notice(allocation_id=allocation_id, pool_id=pool_id, refusal=_gone(allocation), fence=0))
     return gone
 
 
@@ -262,7 +256,9 @@ def _gone(allocation: Allocation | None) -> Refusal:
     if allocation is None:
         return Refusal(Reason.NOT_FOUND, "This allocation is not known any more.")
     if allocation.release_without_quarantine or allocation.end_reason.startswith("admin: "):
-        return Refusal(Reason.REVOKED, f"The allocation was taken back: {allocation.end_reason}.", at=allocation.ended_at)
+        return Refusal(
+            Reason.REVOKED, f"The allocation was taken back: {allocation.end_reason}.", at=allocation.ended_at
+        )
     return Refusal(Reason.LEASE_EXPIRED, "The allocation has ended.", at=allocation.ended_at)
 
 
@@ -285,9 +281,7 @@ def check_in(state: State, command: CheckIn, now: Moment, ids: Iterator[str]) ->
     allocation = state.get(Allocation, command.estate_id, command.allocation_id)
     if session is None or allocation is None:
         raise not_found(f"allocation {command.allocation_id} of this node")
-    use = state.get(
-        Use, command.estate_id, command.allocation_id, uses.holder_of(allocation, session.session_id)
-    )
+    use = state.get(Use, command.estate_id, command.allocation_id, uses.holder_of(allocation, session.session_id))
     if use is not None and use.node_id == session.node_id and outcome is None:
         allocation = uses.end_use(
             state, now, allocation, use, event="CHECKED_IN", reason=command.reason.value, spare_id=next(ids)
@@ -371,9 +365,7 @@ def end_session(state: State, now: Moment, session: Session, reason: str, ids: I
         else:
             state.put(replace(allocation, seen_at=max(allocation.seen_at, session.renewed_at)))
     current = state.get(Session, session.estate_id, session.session_id) or session
-    ended = replace(
-        current, state=SessionState.ENDED, dirty=False, ended_at=now.civil, end_reason=reason
-    )
+    ended = replace(current, state=SessionState.ENDED, dirty=False, ended_at=now.civil, end_reason=reason)
     state.put(ended)
     return ended
 

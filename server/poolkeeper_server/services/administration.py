@@ -217,7 +217,7 @@ class AdministrationService:
         return sha256(secret).digest()
 
     def _now(self) -> int:
-        return self._clock.moment().civil
+        return self._clock.glance().civil
 
     # ---- views ----
 
@@ -294,9 +294,7 @@ class AdministrationService:
         """An estate's pools, by id."""
         await self.estate(estate_id)
         table = TABLES[Pool]
-        found, token = await self._reader.page(
-            Pool, table.c.estate_id == estate_id, size=page.size, token=page.token
-        )
+        found, token = await self._reader.page(Pool, table.c.estate_id == estate_id, size=page.size, token=page.token)
         return Page(await self._pool_views(found), token)
 
     async def _pool_views(self, found: list[Pool]) -> tuple[PoolView, ...]:
@@ -305,9 +303,7 @@ class AdministrationService:
         estate_id, now = found[0].estate_id, self._now()
         ids = [pool.pool_id for pool in found]
         holdings, queues, limits = TABLES[Holding], TABLES[Queue], TABLES[Limit]
-        lines = await self._reader.all(
-            Holding, holdings.c.estate_id == estate_id, holdings.c.pool_id.in_(ids)
-        )
+        lines = await self._reader.all(Holding, holdings.c.estate_id == estate_id, holdings.c.pool_id.in_(ids))
         licences = {
             licence.licence_id: licence
             for licence in await self._reader.all(Licence, TABLES[Licence].c.estate_id == estate_id)
@@ -367,9 +363,7 @@ class AdministrationService:
     async def risk(self) -> GuessRisk:
         """The risk of the installation's live codes (CC-7)."""
         table = TABLES[Code]
-        live = await self._reader.count(
-            Code, table.c.state == CodeState.ISSUED.value, table.c.expires_at > self._now()
-        )
+        live = await self._reader.count(Code, table.c.state == CodeState.ISSUED.value, table.c.expires_at > self._now())
         probability = yearly_probability(live)
         warning = ""
         if probability > WARN_ABOVE:
@@ -404,9 +398,7 @@ class AdministrationService:
             of_pool = of_pool.where(codes.c.estate_id == estate_id, codes.c.pool_id == pool_id)
             conditions.append(waiting_table.c.code_id.in_(of_pool))
         if pending:
-            waiting, token = await self._reader.page(
-                PendingEnrolment, *conditions, size=page.size, token=page.token
-            )
+            waiting, token = await self._reader.page(PendingEnrolment, *conditions, size=page.size, token=page.token)
             return Page(await self._node_views(estate_id, [], waiting), token)
         table, bindings = TABLES[Node], TABLES[Binding]
         chosen = [table.c.estate_id == estate_id]
@@ -425,9 +417,7 @@ class AdministrationService:
         seats = await self._reader.node_seats(estate_id, ids)
         seen = await self._reader.sightings(estate_id, ids)
         table = TABLES[Binding]
-        bindings = await self._reader.all(
-            Binding, table.c.estate_id == estate_id, table.c.node_id.in_(ids)
-        )
+        bindings = await self._reader.all(Binding, table.c.estate_id == estate_id, table.c.node_id.in_(ids))
         views = []
         for enrolment in waiting:
             code = await self._reader.get(Code, estate_id, enrolment.code_id)
@@ -518,9 +508,7 @@ class AdministrationService:
         )
         return await with_uses(self._reader, found)
 
-    async def entries(
-        self, estate_id: str, pool_id: str, page: PageRequest, *, newest_first: bool
-    ) -> Page[Entry]:
+    async def entries(self, estate_id: str, pool_id: str, page: PageRequest, *, newest_first: bool) -> Page[Entry]:
         """A pool's ledger."""
         await self._exists(estate_id, pool_id)
         table = TABLES[Entry]
@@ -568,7 +556,7 @@ class AdministrationService:
 
     def clock(self) -> ClockView:
         """The clocks."""
-        now = self._clock.moment()
+        now = self._clock.glance()
         return ClockView(
             civil=now.civil,
             host=self._clock.host_civil(),
@@ -634,10 +622,5 @@ def statement_payload(kind: str, pool: Pool, holdings: Iterable[Holding], at: in
 
 def _without_due(holding: Holding, due: list[Allocation]) -> Holding:
     """A holding as it is now: quarantines that are over do not count, also before that is written down (MI-19)."""
-    over = sum(
-        seats for allocation in due for licence, seats in allocation.lines
-        if licence == holding.licence_id
-    )
+    over = sum(seats for allocation in due for licence, seats in allocation.lines if licence == holding.licence_id)
     return replace(holding, quarantined=holding.quarantined - over) if over else holding
-
-

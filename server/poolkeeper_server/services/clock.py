@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -55,117 +55,128 @@ class HostTime:
         return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
 
 
-@dataclass(frozen=True, slots=True)
-class Freeze:
-    """Why civil time is not trusted, and what it must reach again."""
-
-    explanation: str
-    mark: int
-
-
 class Clock:
     """Lease time, which runs only while the service can commit, and civil time, as far as it can be trusted.
 
     Lease time advances from commit to commit by what the monotonic clock says, and by `LONGEST_STEP` at most: an
     outage of the daemon or its store, however long, takes no lease from anybody (CC-26). Civil time that falls behind
-    the newest commit, or runs ahead of what the monotonic clock explains, freezes: from then on it is reckoned from
-    the last good mark, until the host's time fits again or an operator accepts it (CC-27).
+    the newest commit, or runs ahead of what the monotonic clock explains, freezes: from then on it is reckoned by the
+    monotonic clock, until the host's time fits again or an operator accepts it (CC-27).
     """
 
-    def __init__(self, source: TimeSource, mark: Mark, *, on_freeze: Callable[[str], None] | None = None) -> None:
+    def __init__(self, source: TimeSource, mark: Mark, *, on_freeze: Callable[[str], object] | None = None) -> None:
         self._source = source
         self._epoch = mark.epoch
         self._lease = mark.lease
         self._civil = mark.civil
-        self._monotonic = source.monotonic()
+        self._lock = threading.Lock()
+        self._monotonic = self._began = source.monotonic()
         self._boot_id = source.boot_id()
         self._boot_offset = source.boot_time() - self._monotonic
-        self._freeze: Freeze | None = None
+        self._frozen = ""
+        self._accepted = False
         self._on_freeze = on_freeze
         self._check_start(mark)
 
     def _check_start(self, mark: Mark) -> None:
         host = self._source.civil()
+        same_boot = mark.boot_id == self._boot_id
+        # After a boot nothing tells how long the host was off; it can only have become later.
+        explained = mark.civil + max(0, self._source.boot_time() - mark.boot_time) if same_boot else mark.civil
+        self._civil = explained
         if host < mark.civil - JITTER:
             self._froze(f"The host's clock is {_span(mark.civil - host)} behind the newest record.")
-        elif mark.boot_id == self._boot_id:
-            explained = mark.civil + max(0, self._source.boot_time() - mark.boot_time)
-            if host > explained + FAR:
-                self._froze(f"The host's clock is {_span(host - explained)} ahead of the time that has passed.")
-            else:
-                self._civil = max(mark.civil, host)
+        elif same_boot and host > explained + FAR:
+            self._froze(f"The host's clock is {_span(host - explained)} ahead of the time that has passed.")
         else:
-            # Nothing tells how long the host was off; it can only have become later.
             self._civil = max(mark.civil, host)
 
     @staticmethod
     def first_mark(source: TimeSource) -> Mark:
         """The mark of a new installation."""
-        return Mark(
-            epoch=1, lease=0, civil=source.civil(), boot_id=source.boot_id(), boot_time=source.boot_time()
-        )
+        return Mark(epoch=1, lease=0, civil=source.civil(), boot_id=source.boot_id(), boot_time=source.boot_time())
 
     def moment(self) -> Moment:
-        """Now. Nothing has advanced until `committed` is told so."""
-        elapsed = self._source.monotonic() - self._monotonic
-        host = self._source.civil()
-        expected = self._civil + elapsed
-        freeze = self._freeze
-        if freeze is not None and freeze.mark <= host <= expected + FAR:
-            freeze = self._freeze = None
-            self._civil = host - elapsed
-        elif freeze is None and host < self._civil - JITTER:
-            freeze = self._froze(f"The host's clock was set back by {_span(expected - host)}.")
-        elif freeze is None and host > expected + FAR:
-            freeze = self._froze(f"The host's clock was set ahead by {_span(host - expected)}.")
-        civil = expected if freeze is not None else max(self._civil, host)
+        """Now, for a transaction: one at a time, on whichever thread. Nothing has advanced until `committed`."""
+        with self._lock:
+            monotonic = self._source.monotonic()
+            host = self._source.civil()
+            elapsed = monotonic - self._monotonic
+            self._judge(host, elapsed)
+            self._began = monotonic
+            return self._reckon(host, elapsed)
+
+    def glance(self) -> Moment:
+        """Now, for everybody else; changes nothing."""
+        with self._lock:
+            return self._reckon(self._source.civil(), self._source.monotonic() - self._monotonic)
+
+    def _reckon(self, host: int, elapsed: int) -> Moment:
+        if self._frozen or host > self._civil + elapsed + FAR:
+            civil = self._civil + elapsed
+        else:
+            civil = max(self._civil, host)
         return Moment(
             lease=self._lease + min(elapsed, LONGEST_STEP),
             civil=civil,
-            frozen=freeze is not None,
+            frozen=bool(self._frozen),
             epoch=self._epoch,
         )
 
+    def _judge(self, host: int, elapsed: int) -> None:
+        """Freezes civil time, or thaws it, by what the host says now."""
+        expected = self._civil + elapsed
+        if self._accepted:
+            self._accepted = False
+            self._frozen = ""
+            self._civil = host - elapsed
+        elif self._frozen:
+            if expected - JITTER <= host <= expected + FAR:
+                self._frozen = ""
+        elif host < self._civil - JITTER:
+            self._froze(f"The host's clock was set back by {_span(expected - host)}.")
+        elif host > expected + FAR:
+            self._froze(f"The host's clock was set ahead by {_span(host - expected)}.")
+
     def mark(self, now: Moment) -> Mark:
-        """What is written beside a batch decided at `now`; a frozen clock keeps its last good civil time."""
-        return Mark(
-            epoch=now.epoch,
-            lease=now.lease,
-            civil=now.civil if self._freeze is None else self._freeze.mark,
-            boot_id=self._boot_id,
-            boot_time=self._source.monotonic() + self._boot_offset,
-        )
+        """What is written beside a batch decided at `now`."""
+        with self._lock:
+            return Mark(
+                epoch=now.epoch,
+                lease=now.lease,
+                civil=now.civil,
+                boot_id=self._boot_id,
+                boot_time=self._began + self._boot_offset,
+            )
 
     def committed(self, now: Moment) -> None:
-        """Lease time has come to `now`; what had passed beyond the longest step is left out for good."""
-        self._monotonic = self._source.monotonic()
-        self._lease = now.lease
-        self._civil = now.civil
+        """Time has come to `now`; what had passed beyond the longest step is left out of lease time for good."""
+        with self._lock:
+            self._monotonic = self._began
+            self._lease = now.lease
+            self._civil = now.civil
 
     def accept(self) -> None:
-        """Takes the host's civil time for right, at an operator's word."""
-        self._civil = self._source.civil()
-        self._monotonic = self._source.monotonic()
-        self._freeze = None
+        """Has the next transaction take the host's civil time for right, at an operator's word."""
+        with self._lock:
+            self._accepted = True
 
     @property
     def explanation(self) -> str:
         """Why civil time is frozen; empty while it is not."""
-        return "" if self._freeze is None else self._freeze.explanation
+        return self._frozen
 
     def host_civil(self) -> int:
         """What the host says, trusted or not."""
         return self._source.civil()
 
-    def _froze(self, explanation: str) -> Freeze:
-        self._freeze = Freeze(
-            explanation=f"{explanation} Licences with dates are not granted until it fits again, or until an operator "
-            "has set it right or run `poolkeeper clock accept`. Renewals go on.",
-            mark=self._civil,
+    def _froze(self, what: str) -> None:
+        self._frozen = (
+            f"{what} Licences with dates are not granted until it fits again, or until an operator has set it right or "
+            "run `poolkeeper clock accept`. Renewals go on."
         )
         if self._on_freeze is not None:
-            self._on_freeze(self._freeze.explanation)
-        return self._freeze
+            self._on_freeze(self._frozen)
 
 
 def _span(microseconds: int) -> str:

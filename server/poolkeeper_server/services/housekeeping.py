@@ -70,7 +70,7 @@ class Housekeeping:
     async def care(self) -> None:
         """Signs checkpoints and deletes what is kept no longer; every minute."""
         await self._checkpoint()
-        before = self._clock.moment().civil - self._retention
+        before = self._clock.glance().civil - self._retention
         while await self._store.purge(before, _PURGED_AT_ONCE) >= _PURGED_AT_ONCE:
             pass
 
@@ -90,7 +90,7 @@ class Housekeeping:
             head = await self._reader.head(pool.estate_id, pool.pool_id)
             if head is None:
                 continue
-            payload = statement_payload("checkpoint", head[0], head[1], self._clock.moment().civil)
+            payload = statement_payload("checkpoint", head[0], head[1], self._clock.glance().civil)
             signature = self._signer.sign_statement(payload)
             await self._committer.submit(
                 AddCheckpoint(

@@ -38,7 +38,6 @@ from poolkeeper_server.services.feed import Feed
 from poolkeeper_server.services.grants import Signer
 from poolkeeper_server.services.nodes import Credentials, Sightings
 from poolkeeper_server.services.tokens import (
-
     InvalidToken,
     SessionIdentity,
     TokenMint,
@@ -98,7 +97,7 @@ class LeasingService:
 
     def verify_session(self, token: str) -> SessionIdentity:
         """Whose session token it is. Raises InvalidToken."""
-        return self._mint.verify(token, self._clock.moment().lease)
+        return self._mint.verify(token, self._clock.glance().lease)
 
     def is_current(self, identity: SessionIdentity) -> Refusal | None:
         """Why the node is not to be served any more; None while it is."""
@@ -106,7 +105,7 @@ class LeasingService:
 
     def seen(self, identity: SessionIdentity) -> None:
         """Takes note that the node has been heard of (EV-11)."""
-        self._sightings.saw(identity.estate, identity.node, self._clock.moment().civil)
+        self._sightings.saw(identity.estate, identity.node, self._clock.glance().civil)
 
     # ---- contract.Leasing ----
 
@@ -156,13 +155,13 @@ class LeasingService:
 
     def challenge(self, estate_id: str, node_id: str) -> bytes:
         """A challenge to sign; given for nodes that do not exist too, so that nobody learns which do."""
-        return self._mint.challenge(_node_name(estate_id, node_id), self._clock.moment().lease)
+        return self._mint.challenge(_node_name(estate_id, node_id), self._clock.glance().lease)
 
     async def open_session(self, attempt: SessionAttempt) -> OpenedSession:
         """Opens the session that belongs to the challenge."""
         name = _node_name(attempt.estate_id, attempt.node_id)
         try:
-            self._mint.verify_challenge(attempt.challenge, name, self._clock.moment().lease)
+            self._mint.verify_challenge(attempt.challenge, name, self._clock.glance().lease)
         except InvalidToken as error:
             raise Refusal(Reason.UNAUTHENTICATED, str(error), hint="Ask for a new challenge.") from error
         public_key = await self._signing_key(attempt, name)
@@ -204,9 +203,7 @@ class LeasingService:
     async def _signing_key(self, attempt: SessionAttempt, name: str) -> bytes:
         """The node's key, present or previous, that has signed the challenge."""
         node = await self._reader.get(Node, attempt.estate_id, attempt.node_id)
-        signed = b"\0".join(
-            (b"poolkeeper-session-v1", name.encode(), attempt.domain.encode(), attempt.challenge)
-        )
+        signed = b"\0".join((b"poolkeeper-session-v1", name.encode(), attempt.domain.encode(), attempt.challenge))
         for key in () if node is None else (node.public_key, node.previous_key):
             if len(key) != _KEY_BYTES:
                 continue
@@ -307,7 +304,7 @@ class LeasingService:
 
     def civil_now(self) -> int:
         """Civil time in microseconds."""
-        return self._clock.moment().civil
+        return self._clock.glance().civil
 
     def sign_grant(self, identity: SessionIdentity, granted: c.Granted) -> str:
         """The grant as a JWS: what was given to whom, until when, and where in the pool's ledger it stands."""
@@ -356,13 +353,9 @@ async def with_uses(reader: Reader, found: list[Allocation]) -> tuple[Allocation
     uses: dict[Key, list[Use]] = {}
     if found:
         ids = [one.allocation_id for one in found if one.kind is Kind.LEASED]
-        for use in await reader.all(
-            Use, table.c.estate_id == found[0].estate_id, table.c.allocation_id.in_(ids)
-        ):
+        for use in await reader.all(Use, table.c.estate_id == found[0].estate_id, table.c.allocation_id.in_(ids)):
             uses.setdefault((use.estate_id, use.allocation_id), []).append(use)
-    return tuple(
-        AllocationView(one, tuple(uses.get((one.estate_id, one.allocation_id), ()))) for one in found
-    )
+    return tuple(AllocationView(one, tuple(uses.get((one.estate_id, one.allocation_id), ()))) for one in found)
 
 
 def enrolment_subject(digest: bytes, public_key: bytes) -> str:

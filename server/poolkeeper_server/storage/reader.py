@@ -91,9 +91,7 @@ class Reader:
         found = await self.all(kind, *conditions, most=1)
         return found[0] if found else None
 
-    async def all(
-        self, kind: type[R], *conditions: ColumnElement[bool], most: int | None = None
-    ) -> list[R]:
+    async def all(self, kind: type[R], *conditions: ColumnElement[bool], most: int | None = None) -> list[R]:
         """The records that meet the conditions, by key."""
         table = TABLES[kind]
         order = [table.c[name] for name in r.KEY_FIELDS[kind]]
@@ -216,4 +214,3 @@ def _read_token(token: str, size: int) -> list[Any]:
     if not isinstance(place, list) or len(place) != size or not all(isinstance(part, str | int) for part in place):
         raise invalid("page_token", "This page token was not given by a listing.", hint="Start without one.")
     return place
-

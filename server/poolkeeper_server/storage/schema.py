@@ -202,12 +202,8 @@ class Row:
         hints = get_type_hints(kind)
         self.kind = kind
         self.columns = tuple(field.name for field in fields(kind))
-        self._convert = tuple(
-            (name, convert) for name in self.columns if (convert := _reader(hints[name])) is not None
-        )
-        self._json = tuple(
-            position for position, name in enumerate(self.columns) if get_origin(hints[name]) is tuple
-        )
+        self._convert = tuple((name, convert) for name in self.columns if (convert := _reader(hints[name])) is not None)
+        self._json = tuple(position for position, name in enumerate(self.columns) if get_origin(hints[name]) is tuple)
 
     def write(self, record: object) -> tuple[Any, ...]:
         """The record's row."""

@@ -74,9 +74,7 @@ _LIVE_SESSION = "WHERE t.state <> 'ENDED'"
 _BINDINGS = _by_keys(r.Binding, ("estate_id", "node_id"))
 _NODE_SESSIONS = _by_keys(r.Session, ("estate_id", "node_id"), _LIVE_SESSION)
 _POOL_SESSIONS = _by_keys(r.Session, ("estate_id", "pool_id"), _LIVE_SESSION)
-_INSTALLED = _by_keys(
-    r.Allocation, ("estate_id", "node_id"), "WHERE t.state = 'ACTIVE' AND t.kind = 'INSTALLED'"
-)
+_INSTALLED = _by_keys(r.Allocation, ("estate_id", "node_id"), "WHERE t.state = 'ACTIVE' AND t.kind = 'INSTALLED'")
 _REQUEST_WAITERS = _by_keys(r.Waiter, ("estate_id", "node_id", "request_id"))
 _SESSION_WAITERS = _by_keys(r.Waiter, ("estate_id", "session_id"))
 _HOLDINGS = _by_keys(r.Holding, ("estate_id", "pool_id"))
@@ -96,9 +94,7 @@ def _one(kind: type, where: str) -> str:
     return f"SELECT {_select(kind)} FROM {NAMES[kind]} AS t WHERE {where}"
 
 
-_FIRST_WAITERS = _one(
-    r.Waiter, "t.estate_id = ? AND t.pool_id = ? AND t.product_id = ? ORDER BY t.sequence LIMIT ?"
-)
+_FIRST_WAITERS = _one(r.Waiter, "t.estate_id = ? AND t.pool_id = ? AND t.product_id = ? ORDER BY t.sequence LIMIT ?")
 # A digest is bytes, which JSON does not carry.
 _CODE = _one(r.Code, "t.estate_id = ? AND t.digest = ?")
 _QUARANTINED = _one(
@@ -196,9 +192,7 @@ class SqliteStore:
             answers, more = decide_all(state, batch, now, ids())
             self._save(state)
             mark = time.mark(now)
-            self._connection.execute(
-                _WRITE_MARK, (mark.epoch, mark.lease, mark.civil, mark.boot_id, mark.boot_time)
-            )
+            self._connection.execute(_WRITE_MARK, (mark.epoch, mark.lease, mark.civil, mark.boot_id, mark.boot_time))
             failpoint("before_commit")
             committing = True
             self._connection.execute("COMMIT")

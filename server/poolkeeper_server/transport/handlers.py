@@ -44,6 +44,7 @@ class Access(Enum):
 
     NONE = "anybody"
     NODE = "an enrolled node in its session"
+    LEAVING = "a node in its session, also one whose right has ended: all it can do is give back (CC-9)"
     ADMIN = "an admin"
 
 
@@ -173,6 +174,7 @@ class _Method:
         self._authenticate: Callable[[Context], Awaitable[Call[Any]]] = {
             Access.NONE: self._anybody,
             Access.NODE: self._node,
+            Access.LEAVING: self._leaving,
             Access.ADMIN: self._admin,
         }[access]
         self._may_wait = "wait" in method.input_type.fields_by_name
@@ -235,6 +237,11 @@ class _Method:
         return call
 
     async def _node(self, context: Context) -> NodeCall:
+        call = await self._leaving(context)
+        self._check(call.identity)
+        return call
+
+    async def _leaving(self, context: Context) -> NodeCall:
         try:
             identity = self._gate.verify_session(_bearer(context))
         except InvalidToken as error:
@@ -242,7 +249,6 @@ class _Method:
                 Reason.UNAUTHENTICATED, str(error), hint="Open a session, and use the token that it gives."
             ) from error
         current_call.set(CallFacts(self._name, node=f"{identity.estate}/{identity.node}"))
-        self._check(identity)
         return Call(identity, context)
 
     async def _admin(self, context: Context) -> AdminCall:

@@ -22,10 +22,10 @@ _ACCESS: Mapping[str, Access] = {
     "OpenSession": Access.NONE,
     "CheckOut": Access.NODE,
     "BatchCheckOut": Access.NODE,
-    "CheckIn": Access.NODE,
+    "CheckIn": Access.LEAVING,
     "Heartbeat": Access.NODE,
-    "Acknowledge": Access.NODE,
-    "CloseSession": Access.NODE,
+    "Acknowledge": Access.LEAVING,
+    "CloseSession": Access.LEAVING,
     "Connect": Access.NODE,
     "ListAllocations": Access.NODE,
 }
