@@ -85,7 +85,9 @@ def test_a_program_with_a_revoked_licence_lets_go_of_its_seat(admin: Admin, pool
     admin(LICENCE)
     line = admin("code issue acme/default --node studio-7").splitlines()[-1].split()
     assert poolkeeper(*line[1:]).end()[0] == 0
-    program = poolkeeper("run", "--product", "encoder-1x1", "--", "sh", "-c", "echo $POOLKEEPER_ALLOCATION; exec cat")
+    program = poolkeeper(
+        "run", "--product", "encoder-1x1", "--", "sh", "-c", "echo $POOLKEEPER_ALLOCATION; exec tail -f /dev/null"
+    )
     name = program.line()
     admin(f"allocation release {name} --reason 'needed elsewhere'")
     status, _, err = program.end()

@@ -97,7 +97,7 @@ def test_signals_reach_the_program_once(fake: FakeServer, run: Start, name: str)
 
 
 def test_a_program_that_a_forwarded_signal_ends(fake: FakeServer, run: Start) -> None:
-    program = run("--", "sh", "-c", "echo ready; exec cat")
+    program = run("--", "sh", "-c", "echo ready; exec tail -f /dev/null")
     assert program.line() == "ready"
     program.send(signal.SIGTERM)
     assert program.end()[0] == 143
@@ -184,7 +184,7 @@ def test_a_paused_program_goes_on_when_the_licence_is_back(fake: FakeServer, run
 
 
 def test_a_paused_program_can_be_ended(fake: FakeServer, run: Start) -> None:
-    program = run("--on-lost", "pause", "--", "sh", "-c", "echo $$; exec cat")
+    program = run("--on-lost", "pause", "--", "sh", "-c", "echo $$; exec tail -f /dev/null")
     pid = int(program.line())
     fake.stop()
     until(lambda: process_state(pid) == "T", "it was not paused")
