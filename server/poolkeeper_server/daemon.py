@@ -21,7 +21,7 @@ from poolkeeper_server.domain.records import Alert, AlertKind, Token
 from poolkeeper_server.domain.refusal import Refusal
 from poolkeeper_server.services import metrics
 from poolkeeper_server.services.administration import AdministrationService
-from poolkeeper_server.services.certificates import ServerCertificate, given_certificate, own_certificate
+from poolkeeper_server.services.certificates import Authority, ServerCertificate, given_certificate, own_certificate
 from poolkeeper_server.services.clock import Clock, HostTime, TimeSource
 from poolkeeper_server.services.committer import Committer
 from poolkeeper_server.services.configuration import ConfigurationError
@@ -34,13 +34,13 @@ from poolkeeper_server.services.housekeeping import Housekeeping
 from poolkeeper_server.services.ids import new_id
 from poolkeeper_server.services.leasing import LeasingService
 from poolkeeper_server.services.nodes import Credentials, Sightings
-from poolkeeper_server.services.secrets import open_secrets
+from poolkeeper_server.services.secrets import Secrets, open_secrets
 from poolkeeper_server.services.tokens import AdminIdentity, SessionIdentity, TokenMint, admin_digest, make_admin_secret
 from poolkeeper_server.storage.migration import migrate
 from poolkeeper_server.storage.reader import Reader
 from poolkeeper_server.storage.sqlite import SqliteStore
 from poolkeeper_server.storage.start import read_mark, record_token, warn_of_library, write_first_mark
-from poolkeeper_server.storage.store import StoreUnusable
+from poolkeeper_server.storage.store import Mark, StoreUnusable
 from poolkeeper_server.transport.administration import admin_bindings
 from poolkeeper_server.transport.http import HttpServer, bind_http
 from poolkeeper_server.transport.licensing import licensing_binding
@@ -76,6 +76,13 @@ class _Gate:
         return await self.administration.find_admin(token)
 
 
+@dataclass(slots=True)
+class Readiness:
+    """Why the daemon should get no new work; empty when it should."""
+
+    reason: str = "starting"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Daemon:
     """A running daemon; `operator_token` and `pin` are what its first admin needs."""
@@ -85,6 +92,7 @@ class Daemon:
     housekeeping: Housekeeping
     committer: Committer
     feed: Feed
+    readiness: Readiness
     operator_token: str
     pin: str
     authority: str
@@ -130,74 +138,115 @@ async def serving(
         ConfigurationError: when it cannot start.
     """
     source = source or HostTime()
-    loop = asyncio.get_running_loop()
+    frozen: asyncio.Queue[str] = asyncio.Queue()
     async with AsyncExitStack() as stack:
         data = stack.enter_context(DataDirectory(settings.data)).path
-        database = data / _DATABASE
-        warning = warn_of_library()
-        if warning:
-            _log.warning(Event.STORE_UNSAFE, message=warning)
-        try:
-            if migrate(database):
-                _log.info(Event.STORE_MIGRATED, path=str(database))
-            stored = read_mark(database)
-        except StoreUnusable as error:
-            raise ConfigurationError(error.message, hint=error.hint) from error
-        held = open_secrets(settings.secrets, stored_check=None if stored is None else stored[1])
-        mark = Clock.first_mark(source) if stored is None else stored[0]
-        try:
-            if stored is None:
-                write_first_mark(database, mark, held.check_value())
-            operator_token = _operator_token(data, database, mark.civil)
-        except StoreUnusable as error:
-            raise ConfigurationError(error.message, hint=error.hint) from error
-        store = SqliteStore(database)
-        stack.push_async_callback(store.close)
-        reader = Reader(database)
-        stack.push_async_callback(reader.close)
+        daemon = await _assemble(settings, data, source, frozen, stack)
+        async with asyncio.TaskGroup() as tasks:
+            committing = tasks.create_task(daemon.committer.run(), name="committer")
+            web = tasks.create_task(daemon.http.serve(), name="http")
+            loops = [tasks.create_task(_raise_alerts(frozen, daemon.committer, source), name="alerts")]
+            if periodic:
+                loops += [
+                    tasks.create_task(_every(seconds, round_), name=round_.__name__)
+                    for seconds, round_ in (
+                        (_TICK, daemon.housekeeping.tick),
+                        (_TELL, daemon.housekeeping.tell),
+                        (_CARE, daemon.housekeeping.care),
+                    )
+                ]
+            await daemon.housekeeping.tick()
+            await daemon.grpc.start()
+            _write_endpoint(data, daemon)
+            daemon.readiness.reason = ""
+            try:
+                yield daemon
+            finally:
+                daemon.readiness.reason = "draining"
+                metrics.DRAINING.set(1)
+                _log.info(Event.DAEMON_DRAINING)
+                daemon.committer.drain()
+                daemon.feed.drain()
+                await daemon.grpc.drain()
+                await daemon.grpc.stop(settings.drain_timeout / 1_000_000)
+                (data / _ENDPOINT).unlink(missing_ok=True)
+                for task in loops:
+                    task.cancel()
+                await daemon.housekeeping.last()
+                daemon.committer.close()
+                await committing
+                daemon.http.stop()
+                await web
+                metrics.DRAINING.set(0)
+                _log.info(Event.DAEMON_STOPPED)
 
-        feed, sightings = Feed(), Sightings()
-        frozen: asyncio.Queue[str] = asyncio.Queue()
-        clock = Clock(source, mark, on_freeze=lambda text: loop.call_soon_threadsafe(frozen.put_nowait, text))
-        committer = Committer(store, clock, bound=settings.queue_bound, on_commit=feed.publish)
-        certificate = _certificate(settings, held.authority)
-        mint, signer = TokenMint(held), Signer(held)
-        credentials = Credentials(reader)
-        await credentials.load()
-        leasing = LeasingService(
-            committer=committer,
-            clock=clock,
-            reader=reader,
-            mint=mint,
-            signer=signer,
-            feed=feed,
-            credentials=credentials,
-            sightings=sightings,
-            info=ServerInfo(
-                version=version("poolkeeper"),
-                authority="" if certificate is None else certificate.authority,
-                signing_keys=signer.published(),
-                retention=settings.outcome_retention,
-            ),
-        )
-        administration = AdministrationService(
-            committer=committer,
-            clock=clock,
-            reader=reader,
-            mint=mint,
-            signer=signer,
-            credentials=credentials,
-            sightings=sightings,
-            defaults=PoolSettings(
-                minimum_allocation=settings.minimum_allocation,
-                lease_duration=settings.lease_duration,
-                heartbeat_interval=settings.heartbeat_interval,
-                margin=settings.margin,
-            ),
-            code_lifetime=settings.code_lifetime,
-            pin="" if certificate is None else certificate.pin,
-        )
-        housekeeping = Housekeeping(
+
+async def _assemble(
+    settings: Settings, data: Path, source: TimeSource, frozen: asyncio.Queue[str], stack: AsyncExitStack
+) -> Daemon:
+    """Everything that the daemon consists of, bound to its ports, not serving yet."""
+    loop = asyncio.get_running_loop()
+    database = data / _DATABASE
+    try:
+        held, mark, operator_token = _open(settings, data, database, source)
+    except StoreUnusable as error:
+        raise ConfigurationError(error.message, hint=error.hint) from error
+    store = SqliteStore(database)
+    stack.push_async_callback(store.close)
+    reader = Reader(database)
+    stack.push_async_callback(reader.close)
+    feed, sightings = Feed(), Sightings()
+    clock = Clock(source, mark, on_freeze=lambda text: loop.call_soon_threadsafe(frozen.put_nowait, text))
+    committer = Committer(store, clock, bound=settings.queue_bound, on_commit=feed.publish)
+    certificate = _certificate(settings, held.authority)
+    mint, signer = TokenMint(held), Signer(held)
+    credentials = Credentials(reader)
+    await credentials.load()
+    pin = "" if certificate is None else certificate.pin
+    authority = "" if certificate is None else certificate.authority
+    leasing = LeasingService(
+        committer=committer,
+        clock=clock,
+        reader=reader,
+        mint=mint,
+        signer=signer,
+        feed=feed,
+        credentials=credentials,
+        sightings=sightings,
+        info=ServerInfo(
+            version=version("poolkeeper"),
+            authority=authority,
+            signing_keys=signer.published(),
+            retention=settings.outcome_retention,
+        ),
+    )
+    administration = AdministrationService(
+        committer=committer,
+        clock=clock,
+        reader=reader,
+        mint=mint,
+        signer=signer,
+        credentials=credentials,
+        sightings=sightings,
+        defaults=PoolSettings(
+            minimum_allocation=settings.minimum_allocation,
+            lease_duration=settings.lease_duration,
+            heartbeat_interval=settings.heartbeat_interval,
+            margin=settings.margin,
+        ),
+        code_lifetime=settings.code_lifetime,
+        pin=pin,
+    )
+    readiness = Readiness()
+    return Daemon(
+        grpc=bind_server(
+            settings.listen,
+            certificate=certificate,
+            bindings=[licensing_binding(leasing), *admin_bindings(administration)],
+            gate=_Gate(leasing, administration),
+        ),
+        http=bind_http(settings.http_listen, not_ready=lambda: readiness.reason),
+        housekeeping=Housekeeping(
             committer=committer,
             store=store,
             reader=reader,
@@ -206,64 +255,31 @@ async def serving(
             sightings=sightings,
             leasing=leasing,
             retention=settings.outcome_retention,
-        )
-        not_ready = "starting"
-        http = bind_http(settings.http_listen, not_ready=lambda: not_ready)
-        grpc = bind_server(
-            settings.listen,
-            certificate=certificate,
-            bindings=[licensing_binding(leasing), *admin_bindings(administration)],
-            gate=_Gate(leasing, administration),
-        )
-        daemon = Daemon(
-            grpc=grpc,
-            http=http,
-            housekeeping=housekeeping,
-            committer=committer,
-            feed=feed,
-            operator_token=operator_token,
-            pin="" if certificate is None else certificate.pin,
-            authority="" if certificate is None else certificate.authority,
-        )
-        async with asyncio.TaskGroup() as tasks:
-            committing = tasks.create_task(committer.run(), name="committer")
-            alerting = tasks.create_task(_raise_alerts(frozen, committer, source), name="alerts")
-            web = tasks.create_task(http.serve(), name="http")
-            rounds = [
-                tasks.create_task(_every(seconds, round_), name=name)
-                for name, seconds, round_ in (
-                    ("tick", _TICK, housekeeping.tick),
-                    ("tell", _TELL, housekeeping.tell),
-                    ("care", _CARE, housekeeping.care),
-                )
-                if periodic
-            ]
-            await housekeeping.tick()
-            await grpc.start()
-            _write_endpoint(data, daemon)
-            not_ready = ""
-            try:
-                yield daemon
-            finally:
-                not_ready = "draining"
-                metrics.DRAINING.set(1)
-                _log.info(Event.DAEMON_DRAINING)
-                committer.drain()
-                feed.drain()
-                await grpc.drain()
-                await grpc.stop(settings.drain_timeout / 1_000_000)
-                (data / _ENDPOINT).unlink(missing_ok=True)
-                for task in (*rounds, alerting):
-                    task.cancel()
-                seen = sightings.take()
-                if seen:
-                    await store.sight(seen)
-                committer.close()
-                await committing
-                http.stop()
-                await web
-                metrics.DRAINING.set(0)
-                _log.info(Event.DAEMON_STOPPED)
+        ),
+        committer=committer,
+        feed=feed,
+        readiness=readiness,
+        operator_token=operator_token,
+        pin=pin,
+        authority=authority,
+    )
+
+
+def _open(settings: Settings, data: Path, database: Path, source: TimeSource) -> tuple[Secrets, Mark, str]:
+    """The database at this release's schema, the secrets that belong to it, its newest mark, the operator's token."""
+    warning = warn_of_library()
+    if warning:
+        _log.warning(Event.STORE_UNSAFE, message=warning)
+    if migrate(database):
+        _log.info(Event.STORE_MIGRATED, path=str(database))
+    stored = read_mark(database)
+    held = open_secrets(settings.secrets, stored_check=None if stored is None else stored[1])
+    if stored is None:
+        mark = Clock.first_mark(source)
+        write_first_mark(database, mark, held.check_value())
+    else:
+        mark = stored[0]
+    return held, mark, _operator_token(data, database, mark.civil)
 
 
 async def _every(seconds: float, round_: Callable[[], Awaitable[None]]) -> None:
@@ -284,17 +300,17 @@ async def _raise_alerts(frozen: asyncio.Queue[str], committer: Committer, source
         await committer.submit(RaiseAlert(alert=alert))
 
 
-def _certificate(settings: Settings, authority: object) -> ServerCertificate | None:
+def _certificate(settings: Settings, authority: Authority) -> ServerCertificate | None:
     if settings.tls != "auto":
         return None
     if settings.certificate is not None and settings.private_key is not None:
         return given_certificate(settings.certificate, settings.private_key)
     hosts = (settings.listen.host, socket.gethostname(), socket.getfqdn())
-    return own_certificate(authority, hosts=hosts)  # type: ignore[arg-type]  # held.authority
+    return own_certificate(authority, hosts=hosts)
 
 
 def _operator_token(data: Path, database: Path, now: int) -> str:
-    """The operator's token: kept in a file of the data directory that only its owner reads; made when it is not there."""
+    """The operator's token, kept in a file of the data directory that only its owner reads."""
     path = data / _TOKEN
     if path.exists():
         text = path.read_text(encoding="ascii").strip()
@@ -306,7 +322,7 @@ def _operator_token(data: Path, database: Path, now: int) -> str:
     record_token(
         database,
         Token(
-            token_id="operator",
+            token_id="operator",  # noqa: S106 - the name of a token
             digest=digest,
             title="Operator, made by the daemon",
             estate_id="",

@@ -56,7 +56,7 @@ def shrink(state: State, now: Moment, allocation: Allocation, quantity: int, spa
     deltas = tuple(
         Delta(licence_id=licence, active=-seats, quarantined=seats if waits else 0) for licence, seats in given
     )
-    split = {"split": [[spare_id, allocation.quantity - quantity]]} if waits else None
+    split: dict[str, object] | None = {"split": [[spare_id, allocation.quantity - quantity]]} if waits else None
     shrunk = _write(state, now, shrunk, "RESIZED", deltas, split)
     if waits:
         state.put(

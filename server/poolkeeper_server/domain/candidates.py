@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from poolkeeper_server.domain.moment import Moment
-from poolkeeper_server.domain.records import Holding, LicensedBy, Licence, Pairs, Pool, Product
+from poolkeeper_server.domain.records import Holding, Licence, LicensedBy, Pairs, Pool, Product
 from poolkeeper_server.domain.refusal import Denial, Reason, Refusal, RejectedCandidate, SeatCounts
 from poolkeeper_server.domain.state import State
 

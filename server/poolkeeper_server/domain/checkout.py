@@ -8,7 +8,8 @@ pool, after those who wait.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, replace
 
 from poolkeeper_server.domain import allocations, uses
 from poolkeeper_server.domain.candidates import Candidate, candidates, choose, denial
@@ -25,6 +26,7 @@ from poolkeeper_server.domain.records import (
     Consumer,
     Kind,
     LicensedBy,
+    Pairs,
     Pool,
     PoolState,
     Product,
@@ -34,11 +36,53 @@ from poolkeeper_server.domain.records import (
     Waiter,
 )
 from poolkeeper_server.domain.refusal import Reason, Refusal, not_found
-from poolkeeper_server.domain.sessions import open_session_of, promise, renew
+from poolkeeper_server.domain.sessions import open_session_of, pool_of_session, promise, renew
 from poolkeeper_server.domain.state import State
 
 #: How long a waiter has to acknowledge its grant, in lease time.
 ACKNOWLEDGE_WITHIN = 10 * SECOND
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Ask:
+    """A check-out with everything that it is decided by."""
+
+    state: State
+    command: CheckOut
+    session: Session
+    pool: Pool
+    product: Product
+    need: int
+    now: Moment
+    ids: Iterator[str]
+    #: It waited, and is the next in its queue.
+    in_turn: bool
+
+    def lines(self, pool: Pool | None = None) -> list[Candidate]:
+        """The lines that grant the product, as they are now."""
+        return candidates(self.state, self.now, pool or self.pool, self.product.product_id)
+
+    def choose(
+        self, licensed_by: LicensedBy, seats: int, *, pool: Pool | None = None, but: AbstractSet[str] = frozenset()
+    ) -> Pairs | None:
+        """Free seats; where they are too few, after what is due in the pool was ended, except for `but`."""
+        pool = pool or self.pool
+        chosen = choose(self.lines(pool), licensed_by, seats)
+        if chosen is None and end_due(self.state, self.now, pool, self.ids, but=but):
+            chosen = choose(self.lines(pool), licensed_by, seats)
+        return chosen
+
+    def queue(self, pool: Pool | None = None) -> Queue:
+        """Who waits for the product."""
+        pool = pool or self.pool
+        key = (pool.estate_id, pool.pool_id, self.product.product_id)
+        return self.state.get(Queue, *key) or Queue(
+            estate_id=key[0], pool_id=key[1], product_id=key[2], length=0, sequence=0
+        )
+
+    def must_queue(self, pool: Pool | None = None) -> bool:
+        """Whether others go first."""
+        return not self.in_turn and self.queue(pool).length > 0
 
 
 def check_out(state: State, command: CheckOut, now: Moment, ids: Iterator[str]) -> Granted | Waiting:
@@ -58,30 +102,40 @@ def check_out(state: State, command: CheckOut, now: Moment, ids: Iterator[str]) 
             raise Refusal(Reason.REQUEST_ID_REUSED, f"Request id {command.request_id} was used for another request.")
         state.put(replace(waiter, session_id=session.session_id))
         return _place(state, waiter)
-    return take(state, command, session, now, ids, in_turn=False)
+    return take(state, command, session, now, ids)
 
 
 def take(
-    state: State, command: CheckOut, session: Session, now: Moment, ids: Iterator[str], *, in_turn: bool
+    state: State, command: CheckOut, session: Session, now: Moment, ids: Iterator[str], *, in_turn: bool = False
 ) -> Granted | Waiting:
     """Takes seats for a session; `in_turn` says that it waited and is the next in its queue."""
     pool = _pool(state, session)
     product = state.get(Product, command.product_id)
     if product is None:
         raise not_found(f"product {command.product_id}", hint="`poolkeeper product list` shows the catalogue.")
-    need = seats_needed(product, command.quantity, command.demand)
-    lines = candidates(state, now, pool, product.product_id)
+    # Asking is contact: the promise is prolonged before anything that is due is ended.
+    session = renew(session, pool, now)
+    state.put(session)
+    ask = _Ask(
+        state=state,
+        command=command,
+        session=session,
+        pool=pool,
+        product=product,
+        need=seats_needed(product, command.quantity, command.demand),
+        now=now,
+        ids=ids,
+        in_turn=in_turn,
+    )
     registered = state.get(Consumer, command.estate_id, command.consumer) if command.consumer else None
     keys = {
         licensed_by: counting_key(command, session.node_id, licensed_by, pool.counting, registered)
         for licensed_by in LicensedBy
     }
-    held = _held(state, command, pool, keys)
+    held = _held(ask, keys)
     if held is not None:
-        granted = _share(state, command, session, held, need, now, ids)
-        if granted is not None:
-            return granted
-        return _deny_or_wait(state, command, session, pool, product, need, now, in_turn=in_turn)
+        return _share(ask, held) or _deny_or_wait(ask)
+    lines = ask.lines()
     if not lines:
         raise Refusal(
             Reason.PRODUCT_NOT_GRANTED,
@@ -89,52 +143,14 @@ def take(
             hint="An admin can move such seats into the pool with `poolkeeper pool move`.",
         )
     for licensed_by in dict.fromkeys(line.licence.licensed_by for line in lines):
-        key = keys[licensed_by]
-        granted = _resume(state, command, session, pool, product, key, licensed_by, need, now, ids, in_turn=in_turn)
+        granted = _resume(ask, licensed_by, keys[licensed_by]) or _grant(ask, licensed_by, keys[licensed_by])
         if granted is not None:
             return granted
-        if not in_turn and _queue(state, pool, product).length:
-            continue
-        chosen = choose(candidates(state, now, pool, product.product_id), licensed_by, need)
-        if chosen is None and end_due(state, now, pool, ids):
-            chosen = choose(candidates(state, now, pool, product.product_id), licensed_by, need)
-        if chosen is not None:
-            new = Allocation(
-                estate_id=command.estate_id,
-                allocation_id=next(ids),
-                pool_id=pool.pool_id,
-                product_id=product.product_id,
-                licensed_by=licensed_by,
-                kind=KIND_OF[licensed_by],
-                state=AllocationState.PROVISIONAL if in_turn else AllocationState.ACTIVE,
-                counting_key=key.key,
-                shared=key.shared,
-                lines=chosen,
-                quantity=need,
-                node_id=session.node_id,
-                consumer=command.consumer,
-                pseudonym=command.pseudonym,
-                installation=command.installation,
-                user=command.user,
-                host=command.host,
-                allocated_at=now.civil,
-                seen_at=now.civil,
-                fence=0,
-                deadline_lease=now.lease + ACKNOWLEDGE_WITHIN if in_turn else None,
-                quarantine_until=None,
-                release_without_quarantine=False,
-                ended_at=None,
-                end_reason="",
-            )
-            # The pool is read again: ending what was due has moved its ledger on.
-            return _use(state, command, session, allocations.grant(state, now, _pool(state, session), new), need, now)
-    return _deny_or_wait(state, command, session, pool, product, need, now, in_turn=in_turn)
+    return _deny_or_wait(ask)
 
 
 def _pool(state: State, session: Session) -> Pool:
-    pool = state.get(Pool, session.estate_id, session.pool_id)
-    if pool is None:
-        raise LookupError(f"pool {session.estate_id}/{session.pool_id} was not loaded")
+    pool = pool_of_session(state, session)
     if pool.state is not PoolState.ACTIVE:
         raise Refusal(
             Reason.POOL_NOT_ACTIVE,
@@ -144,20 +160,18 @@ def _pool(state: State, session: Session) -> Pool:
     return pool
 
 
-def _held(state: State, command: CheckOut, pool: Pool, keys: dict[LicensedBy, CountingKey]) -> Allocation | None:
+def _held(ask: _Ask, keys: dict[LicensedBy, CountingKey]) -> Allocation | None:
     """The consumer's own live allocation: of this pool, or an installed one of the estate (CC-8, CC-12)."""
     for licensed_by, key in keys.items():
-        if not key.shared:
-            continue
-        for found in state.many(Allocation, state.live[(command.estate_id, command.product_id, key.key)]):
-            if found.licensed_by is licensed_by and (found.pool_id == pool.pool_id or found.kind is Kind.INSTALLED):
+        group = (ask.command.estate_id, ask.product.product_id, key.key)
+        for found in ask.state.many(Allocation, ask.state.live[group] if key.shared else ()):
+            here = found.pool_id == ask.pool.pool_id
+            if found.licensed_by is licensed_by and (here or found.kind is Kind.INSTALLED):
                 return found
     return None
 
 
-def _share(
-    state: State, command: CheckOut, session: Session, held: Allocation, need: int, now: Moment, ids: Iterator[str]
-) -> Granted | None:
+def _share(ask: _Ask, held: Allocation) -> Granted | None:
     """Joins the consumer's allocation and sizes it by the largest demand; None when it cannot grow so far."""
     if held.state is AllocationState.REVOKED:
         raise Refusal(
@@ -165,91 +179,110 @@ def _share(
             f"The allocation of this consumer is being taken back: {held.end_reason}.",
             hint="It can check out anew when its seats are back.",
         )
-    holder = uses.holder_of(held, session.session_id)
-    others = [use.quantity for use in uses.uses_of(state, held) if use.holder != holder]
-    size = max([need, *others])
-    own_pool = allocations.pool_of(state, held)
+    state, now = ask.state, ask.now
+    holder = uses.holder_of(held, ask.session.session_id)
+    size = max([ask.need, *(use.quantity for use in uses.uses_of(state, held) if use.holder != holder)])
     if size > held.quantity:
-        product = state.get(Product, held.product_id)
-        queue = state.get(Queue, held.estate_id, held.pool_id, held.product_id)
-        if product is None or own_pool.state is not PoolState.ACTIVE or (queue is not None and queue.length):
+        pool = allocations.pool_of(state, held)
+        if pool.state is not PoolState.ACTIVE or ask.must_queue(pool):
             return None
-        more = size - held.quantity
-        chosen = choose(candidates(state, now, own_pool, held.product_id), held.licensed_by, more)
-        if chosen is None and end_due(state, now, own_pool, ids):
-            chosen = choose(candidates(state, now, own_pool, held.product_id), held.licensed_by, more)
-        if chosen is None:
+        more = ask.choose(held.licensed_by, size - held.quantity, pool=pool, but={held.allocation_id})
+        if more is None:
             return None
-        held = allocations.grow(state, now, held, chosen)
+        held = allocations.grow(state, now, held, more)
     elif size < held.quantity and held.state is AllocationState.ACTIVE:
-        held = allocations.shrink(state, now, held, size, next(ids))
+        held = allocations.shrink(state, now, held, size, next(ask.ids))
     if held.kind is Kind.INSTALLED:
         held = replace(held, seen_at=now.civil)
         state.put(held)
-    return _use(state, command, session, held, need, now)
+    return _use(ask, held)
 
 
-def _resume(
-    state: State,
-    command: CheckOut,
-    session: Session,
-    pool: Pool,
-    product: Product,
-    key: CountingKey,
-    licensed_by: LicensedBy,
-    need: int,
-    now: Moment,
-    ids: Iterator[str],
-    *,
-    in_turn: bool,
-) -> Granted | None:
-    """Takes up the consumer's own quarantined seats, with free ones beside them where they are too few."""
+def _resume(ask: _Ask, licensed_by: LicensedBy, key: CountingKey) -> Granted | None:
+    """Takes up the consumer's own quarantined seats, with free ones beside them where they are too few (CC-22)."""
+    state, now = ask.state, ask.now
     own = [
         found
-        for found in state.many(Allocation, state.quarantined[(command.estate_id, command.product_id, key.key)])
-        if found.pool_id == pool.pool_id
+        for found in state.many(Allocation, state.quarantined[(ask.command.estate_id, ask.product.product_id, key.key)])
+        if found.pool_id == ask.pool.pool_id
         and found.licensed_by is licensed_by
         and found.quarantine_until is not None
         and found.quarantine_until > now.civil
     ]
     if not own:
         return None
-    own.sort(key=lambda found: (found.quantity != need, found.quarantine_until, found.allocation_id))
-    more = need - sum(found.quantity for found in own)
-    if more > 0:
-        if not in_turn and _queue(state, pool, product).length:
+    own.sort(key=lambda found: (found.quantity != ask.need, found.quarantine_until, found.allocation_id))
+    lacking = max(0, ask.need - sum(found.quantity for found in own))
+    more: Pairs | None = ()
+    if lacking:
+        if ask.must_queue():
             return None
-        if choose(candidates(state, now, pool, product.product_id), licensed_by, more) is None:
-            end_due(state, now, pool, ids, but={found.allocation_id for found in own})
-        chosen = choose(candidates(state, now, pool, product.product_id), licensed_by, more)
-        if chosen is None:
+        more = ask.choose(licensed_by, lacking, but={found.allocation_id for found in own})
+        if more is None:
             return None
-        resumed = allocations.resume(state, now, own, need - more, next(ids))
-        resumed = allocations.grow(state, now, resumed, chosen)
-    else:
-        resumed = allocations.resume(state, now, own, need, next(ids))
-    if resumed.shared != key.shared or resumed.node_id != session.node_id:
-        resumed = replace(resumed, shared=key.shared, node_id=session.node_id)
-        state.put(resumed)
-    if in_turn:
-        resumed = replace(resumed, state=AllocationState.PROVISIONAL, deadline_lease=now.lease + ACKNOWLEDGE_WITHIN)
-        state.put(resumed)
-    return replace(_use(state, command, session, resumed, need, now), resumed=True)
+    resumed = allocations.resume(state, now, own, ask.need - lacking, next(ask.ids))
+    if more:
+        resumed = allocations.grow(state, now, resumed, more)
+    resumed = replace(
+        resumed,
+        shared=key.shared,
+        node_id=ask.session.node_id,
+        state=AllocationState.PROVISIONAL if ask.in_turn else AllocationState.ACTIVE,
+        deadline_lease=now.lease + ACKNOWLEDGE_WITHIN if ask.in_turn else None,
+    )
+    state.put(resumed)
+    return replace(_use(ask, resumed), resumed=True)
 
 
-def _use(state: State, command: CheckOut, session: Session, allocation: Allocation, need: int, now: Moment) -> Granted:
-    pool = _pool(state, session)
-    session = renew(session, pool, now)
-    _, use = uses.set_use(state, allocation, session, need, command.demand, command.request_id)
-    remember(state, command, allocation.allocation_id, now)
-    return _granted(state, allocation, use, now)
+def _grant(ask: _Ask, licensed_by: LicensedBy, key: CountingKey) -> Granted | None:
+    """Takes free seats, unless others wait for them."""
+    chosen = None if ask.must_queue() else ask.choose(licensed_by, ask.need)
+    if chosen is None:
+        return None
+    command, now = ask.command, ask.now
+    new = Allocation(
+        estate_id=command.estate_id,
+        allocation_id=next(ask.ids),
+        pool_id=ask.pool.pool_id,
+        product_id=ask.product.product_id,
+        licensed_by=licensed_by,
+        kind=KIND_OF[licensed_by],
+        state=AllocationState.PROVISIONAL if ask.in_turn else AllocationState.ACTIVE,
+        counting_key=key.key,
+        shared=key.shared,
+        lines=chosen,
+        quantity=ask.need,
+        node_id=ask.session.node_id,
+        consumer=command.consumer,
+        pseudonym=command.pseudonym,
+        installation=command.installation,
+        user=command.user,
+        host=command.host,
+        allocated_at=now.civil,
+        seen_at=now.civil,
+        fence=0,
+        deadline_lease=now.lease + ACKNOWLEDGE_WITHIN if ask.in_turn else None,
+        quarantine_until=None,
+        release_without_quarantine=False,
+        ended_at=None,
+        end_reason="",
+    )
+    # The pool is read again: ending what was due has moved its ledger on.
+    return _use(ask, allocations.grant(ask.state, now, _pool(ask.state, ask.session), new))
+
+
+def _use(ask: _Ask, allocation: Allocation) -> Granted:
+    # The session is read again: what was due may have been one of its own allocations.
+    session = open_session_of(ask.state, ask.session.estate_id, ask.session.session_id)
+    command = ask.command
+    _, use = uses.set_use(ask.state, allocation, session, ask.need, command.demand, command.request_id)
+    remember(ask.state, command, allocation.allocation_id, ask.now)
+    return _granted(ask.state, allocation, use, ask.now)
 
 
 def _granted(state: State, allocation: Allocation, use: Use, now: Moment) -> Granted:
     session = open_session_of(state, use.estate_id, use.session_id)
-    pool = state.get(Pool, session.estate_id, session.pool_id)
-    if pool is None:
-        raise LookupError(f"pool {session.estate_id}/{session.pool_id} was not loaded")
+    pool = pool_of_session(state, session)
     leased = allocation.kind is Kind.LEASED
     return Granted(
         allocation=allocation,
@@ -299,39 +332,22 @@ def _move_use(state: State, session: Session, allocation: Allocation, use: Use) 
     return moved
 
 
-def _queue(state: State, pool: Pool, product: Product) -> Queue:
-    return state.get(Queue, pool.estate_id, pool.pool_id, product.product_id) or Queue(
-        estate_id=pool.estate_id, pool_id=pool.pool_id, product_id=product.product_id, length=0, sequence=0
-    )
-
-
-def _deny_or_wait(
-    state: State,
-    command: CheckOut,
-    session: Session,
-    pool: Pool,
-    product: Product,
-    need: int,
-    now: Moment,
-    *,
-    in_turn: bool,
-) -> Waiting:
-    lines = candidates(state, now, pool, product.product_id)
-    queue = _queue(state, pool, product)
-    refusal = denial(state, lines, pool, product, need, queued=0 if in_turn else queue.length)
-    if in_turn or not command.wait or refusal.reason is not Reason.NO_SEAT_AVAILABLE:
+def _deny_or_wait(ask: _Ask) -> Waiting:
+    state, command, queue = ask.state, ask.command, ask.queue()
+    refusal = denial(state, ask.lines(), ask.pool, ask.product, ask.need, queued=0 if ask.in_turn else queue.length)
+    if ask.in_turn or not command.wait or refusal.reason is not Reason.NO_SEAT_AVAILABLE:
         raise refusal
     queue = replace(queue, length=queue.length + 1, sequence=queue.sequence + 1)
     waiter = Waiter(
-        estate_id=pool.estate_id,
-        pool_id=pool.pool_id,
-        product_id=product.product_id,
+        estate_id=queue.estate_id,
+        pool_id=queue.pool_id,
+        product_id=queue.product_id,
         sequence=queue.sequence,
-        session_id=session.session_id,
-        node_id=session.node_id,
+        session_id=ask.session.session_id,
+        node_id=ask.session.node_id,
         request_id=command.request_id,
         request_digest=command.digest,
-        deadline_lease=now.lease + command.wait,
+        deadline_lease=ask.now.lease + command.wait,
         consumer=command.consumer,
         pseudonym=command.pseudonym,
         installation=command.installation,
@@ -342,7 +358,6 @@ def _deny_or_wait(
     )
     state.put(queue)
     state.put(waiter)
-    state.put(renew(session, pool, now))
     return _place(state, waiter, place=queue.length)
 
 

@@ -16,13 +16,20 @@ class Subject(Protocol):
     """Who asks, on whose behalf."""
 
     @property
-    def consumer(self) -> str: ...
+    def consumer(self) -> str:
+        """On whose behalf."""
+
     @property
-    def installation(self) -> str: ...
+    def installation(self) -> str:
+        """Which installation."""
+
     @property
-    def user(self) -> str: ...
+    def user(self) -> str:
+        """Which user."""
+
     @property
-    def host(self) -> str: ...
+    def host(self) -> str:
+        """Which host."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,20 +50,17 @@ def counting_key(
     """
     scope = "" if registered else node_id
     if licensed_by is LicensedBy.INSTALLED_INSTANCE:
-        if subject.installation:
-            return _key("installation", scope, subject.installation)
-        return _key("consumer", scope, subject.consumer) if subject.consumer else _key("node", node_id)
+        named = ("installation", subject.installation) if subject.installation else ("consumer", subject.consumer)
+        return _key(named[0], scope, named[1]) if named[1] else _key("node", node_id)
     if counting is Counting.CONSUMER:
         if not subject.consumer:
             return CountingKey(key=_key("single", node_id).key, shared=False)
         return _key("consumer", scope, subject.consumer)
     user = subject.user or (registered.user if registered else "")
     host = subject.host or (registered.host if registered else "")
-    if counting is Counting.USER:
-        return _key("user", scope if user else node_id, user)
-    if counting is Counting.HOST:
-        return _key("host", scope if host else node_id, host)
-    return _key("user-host", scope if user and host else node_id, user, host)
+    counted = {Counting.USER: (user,), Counting.HOST: (host,), Counting.USER_HOST: (user, host)}[counting]
+    # Whom nobody named is the node itself.
+    return _key(counting.value.lower(), scope if all(counted) else node_id, *counted)
 
 
 def _key(*parts: str) -> CountingKey:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Set
+from collections.abc import Iterator
+from collections.abc import Set as AbstractSet
 from dataclasses import replace
 
 from poolkeeper_server.domain import allocations, uses
@@ -25,7 +26,7 @@ from poolkeeper_server.domain.state import State
 LEASE_EXPIRED = "LEASE_EXPIRED"
 
 
-def end_due(state: State, now: Moment, pool: Pool, ids: Iterator[str], *, but: Set[str] = frozenset()) -> bool:
+def end_due(state: State, now: Moment, pool: Pool, ids: Iterator[str], *, but: AbstractSet[str] = frozenset()) -> bool:
     """Ends the loaded quarantines, sessions and deadlines of a pool that are due; True when there was one.
 
     A used-up pool does this for itself, so that a seat is free exactly when it is due (MI-19). The allocations named
@@ -42,7 +43,8 @@ def end_due(state: State, now: Moment, pool: Pool, ids: Iterator[str], *, but: S
             end_session(state, now, session, _end_reason(session), ids)
             found = True
     for allocation in state.all(Allocation):
-        if (allocation.estate_id, allocation.pool_id) == key and end_at_deadline(state, now, allocation):
+        here = (allocation.estate_id, allocation.pool_id) == key and allocation.allocation_id not in but
+        if here and end_at_deadline(state, now, allocation):
             found = True
     return found
 

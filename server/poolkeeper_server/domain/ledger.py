@@ -16,7 +16,7 @@ from poolkeeper_server.domain.records import Allocation, Entry, Holding, Pool
 from poolkeeper_server.domain.state import State
 
 
-class InvariantViolation(AssertionError):  # noqa: N818 - the invariants of the design are what is violated
+class InvariantViolation(AssertionError):
     """A change that would break an invariant; a fault of ours, never of the caller."""
 
 

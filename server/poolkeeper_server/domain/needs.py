@@ -7,33 +7,25 @@ that are used up. Nothing asked for here grows with the number of seats or lease
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from poolkeeper_server.domain import commands as c
+from poolkeeper_server.domain import records as r
 from poolkeeper_server.domain.candidates import candidates
-from poolkeeper_server.domain.counting import Subject, counting_key
+from poolkeeper_server.domain.counting import counting_key
 from poolkeeper_server.domain.enrolment import INSTALLATION, POOL, SOURCE
 from poolkeeper_server.domain.moment import Moment
 from poolkeeper_server.domain.need import seats_needed
 from poolkeeper_server.domain.purchasing import DEFAULT_POOL
-from poolkeeper_server.domain.records import (
-    Allocation,
-    Binding,
-    Consumer,
-    Key,
-    LicensedBy,
-    Node,
-    Outcome,
-    Pool,
-    Product,
-    Session,
-    Waiter,
-)
+from poolkeeper_server.domain.records import Key, LicensedBy
 from poolkeeper_server.domain.refusal import Refusal
 from poolkeeper_server.domain.sessions import looks_at_allocations
 from poolkeeper_server.domain.state import State
 
+#: What asks for seats: a check-out, or a waiter that did.
+_Ask = c.CheckOut | r.Waiter
 #: How many waiters of one queue, and how many due records of one pool, a batch looks at.
 AT_ONCE = 256
 
@@ -72,169 +64,275 @@ class Needs:
 
 def named(batch: Sequence[c.Command]) -> Needs:
     """What the commands name."""
-    from poolkeeper_server.domain import records as r  # noqa: PLC0415 - one prefix for twenty kinds
-
     needs = Needs()
     for command in batch:
         if isinstance(command, c.Request) and command.request_id:
-            needs.add(Outcome, command.estate_id, command.caller, command.request_id)
-        match command:
-            case c.CheckOut():
-                needs.add(Session, command.estate_id, command.session_id)
-                needs.add(Product, command.product_id)
-                needs.request_waiters.add((command.estate_id, command.caller, command.request_id))
-                if command.consumer:
-                    needs.add(Consumer, command.estate_id, command.consumer)
-            case c.Heartbeat():
-                needs.add(Session, command.estate_id, command.session_id)
-                if command.known is not None:
-                    for name in command.known.allocations:
-                        needs.add(Allocation, command.estate_id, name.rpartition("/")[2])
-            case c.CheckIn() | c.Acknowledge():
-                needs.add(Session, command.estate_id, command.session_id)
-                needs.add(Allocation, command.estate_id, command.allocation_id)
-            case c.CloseSession():
-                needs.add(Session, command.estate_id, command.session_id)
-                needs.uses_of_sessions.add((command.estate_id, command.session_id))
-            case c.CancelWait():
-                needs.add(Session, command.estate_id, command.session_id)
-                needs.add(Outcome, command.estate_id, command.node_id, command.request_id)
-                needs.request_waiters.add((command.estate_id, command.node_id, command.request_id))
-            case c.OpenSession():
-                needs.add(Session, command.estate_id, command.session_id)
-                needs.add(Node, command.estate_id, command.node_id)
-                needs.bindings_of.add((command.estate_id, command.node_id))
-            case c.Expire():
-                needs.due = command.limit
-            case c.ServeQueues():
-                needs.seats_of.add((command.estate_id, command.pool_id))
-            case c.CreateEstate():
-                needs.add(r.Estate, command.estate_id)
-            case c.UnfreezeEstate():
-                needs.add(r.Estate, command.estate_id)
-            case c.CreateProduct():
-                needs.add(Product, command.product_id)
-            case c.AddLicence():
-                needs.add(r.Estate, command.estate_id)
-                needs.seats_of.add((command.estate_id, DEFAULT_POOL))
-                for product_id in command.products:
-                    needs.add(Product, product_id)
-            case c.CreatePool():
-                needs.add(r.Estate, command.estate_id)
-                needs.seats_of |= {(command.estate_id, command.pool_id), (command.estate_id, DEFAULT_POOL)}
-            case c.MoveSeats():
-                needs.seats_of |= {(command.estate_id, command.source_id), (command.estate_id, command.target_id)}
-            case c.UpdatePool():
-                needs.add(Pool, command.estate_id, command.pool_id)
-            case c.ClosePool():
-                needs.sessions_of.add((command.estate_id, command.pool_id))
-                needs.seats_of.add((command.estate_id, command.pool_id))
-            case c.UnfreezePool():
-                needs.add(Pool, command.estate_id, command.pool_id)
-                needs.add(r.Limit, POOL, f"{command.estate_id}/{command.pool_id}")
-            case c.IssueCode():
-                needs.add(Pool, command.estate_id, command.pool_id)
-                needs.add(Node, command.estate_id, command.node_id)
-                needs.bindings_of.add((command.estate_id, command.node_id))
-                needs.digests |= {(command.estate_id, digest) for digest in command.digests}
-            case c.RevokeCode():
-                needs.add(r.Code, command.estate_id, command.code_id)
-            case c.Enrol():
-                needs.add(r.Estate, command.estate_id)
-                needs.add(Pool, command.estate_id, command.pool_id)
-                needs.add(r.Limit, SOURCE, command.source)
-                needs.add(r.Limit, POOL, f"{command.estate_id}/{command.pool_id}")
-                needs.add(r.Limit, INSTALLATION, "")
-                needs.digests.add((command.estate_id, command.digest))
-            case c.ApproveNode() | c.RejectNode():
-                needs.add(Node, command.estate_id, command.node_id)
-                needs.add(r.PendingEnrolment, command.estate_id, command.node_id)
-                needs.bindings_of.add((command.estate_id, command.node_id))
-                needs.node_sessions.add((command.estate_id, command.node_id))
-            case c.RevokeNode():
-                needs.add(Node, command.estate_id, command.node_id)
-                needs.node_sessions.add((command.estate_id, command.node_id))
-            case c.MigrateNode():
-                needs.add(Node, command.estate_id, command.node_id)
-                needs.bindings_of.add((command.estate_id, command.node_id))
-                needs.installed_of.add((command.estate_id, command.node_id))
-            case c.AddConsumer() | c.RemoveConsumer():
-                needs.add(r.Estate, command.estate_id)
-                needs.add(Consumer, command.estate_id, command.consumer)
-            case c.ReleaseAllocation():
-                needs.add(Allocation, command.estate_id, command.allocation_id)
-            case c.RevokeToken():
-                needs.add(r.Token, command.token_id)
-            case _:
-                pass
+            needs.add(r.Outcome, command.estate_id, command.caller, command.request_id)
+        if type(command) in _NAMED:
+            _NAMED[type(command)](needs, command)
     return needs
+
+
+def _check_out(needs: Needs, command: c.CheckOut) -> None:
+    needs.add(r.Session, command.estate_id, command.session_id)
+    needs.add(r.Product, command.product_id)
+    needs.request_waiters.add((command.estate_id, command.caller, command.request_id))
+    if command.consumer:
+        needs.add(r.Consumer, command.estate_id, command.consumer)
+
+
+def _heartbeat(needs: Needs, command: c.Heartbeat) -> None:
+    needs.add(r.Session, command.estate_id, command.session_id)
+    if command.known is not None:
+        for name in command.known.allocations:
+            needs.add(r.Allocation, command.estate_id, name.rpartition("/")[2])
+
+
+def _one_allocation(needs: Needs, command: c.CheckIn | c.Acknowledge) -> None:
+    needs.add(r.Session, command.estate_id, command.session_id)
+    needs.add(r.Allocation, command.estate_id, command.allocation_id)
+
+
+def _close_session(needs: Needs, command: c.CloseSession) -> None:
+    needs.add(r.Session, command.estate_id, command.session_id)
+    needs.uses_of_sessions.add((command.estate_id, command.session_id))
+
+
+def _cancel_wait(needs: Needs, command: c.CancelWait) -> None:
+    needs.add(r.Session, command.estate_id, command.session_id)
+    needs.add(r.Outcome, command.estate_id, command.node_id, command.request_id)
+    needs.request_waiters.add((command.estate_id, command.node_id, command.request_id))
+
+
+def _open_session(needs: Needs, command: c.OpenSession) -> None:
+    needs.add(r.Session, command.estate_id, command.session_id)
+    needs.add(r.Node, command.estate_id, command.node_id)
+    needs.bindings_of.add((command.estate_id, command.node_id))
+
+
+def _expire(needs: Needs, command: c.Expire) -> None:
+    needs.due = command.limit
+
+
+def _serve_queues(needs: Needs, command: c.ServeQueues) -> None:
+    needs.seats_of.add((command.estate_id, command.pool_id))
+
+
+def _estate(needs: Needs, command: c.CreateEstate | c.UnfreezeEstate) -> None:
+    needs.add(r.Estate, command.estate_id)
+
+
+def _create_product(needs: Needs, command: c.CreateProduct) -> None:
+    needs.add(r.Product, command.product_id)
+
+
+def _add_licence(needs: Needs, command: c.AddLicence) -> None:
+    needs.add(r.Estate, command.estate_id)
+    needs.seats_of.add((command.estate_id, DEFAULT_POOL))
+    for product_id in command.products:
+        needs.add(r.Product, product_id)
+
+
+def _create_pool(needs: Needs, command: c.CreatePool) -> None:
+    needs.add(r.Estate, command.estate_id)
+    needs.seats_of |= {(command.estate_id, command.pool_id), (command.estate_id, DEFAULT_POOL)}
+
+
+def _move_seats(needs: Needs, command: c.MoveSeats) -> None:
+    needs.seats_of |= {(command.estate_id, command.source_id), (command.estate_id, command.target_id)}
+
+
+def _update_pool(needs: Needs, command: c.UpdatePool) -> None:
+    needs.add(r.Pool, command.estate_id, command.pool_id)
+
+
+def _close_pool(needs: Needs, command: c.ClosePool) -> None:
+    needs.sessions_of.add((command.estate_id, command.pool_id))
+    needs.seats_of.add((command.estate_id, command.pool_id))
+
+
+def _unfreeze_pool(needs: Needs, command: c.UnfreezePool) -> None:
+    needs.add(r.Pool, command.estate_id, command.pool_id)
+    needs.add(r.Limit, POOL, f"{command.estate_id}/{command.pool_id}")
+
+
+def _issue_code(needs: Needs, command: c.IssueCode) -> None:
+    needs.add(r.Pool, command.estate_id, command.pool_id)
+    needs.add(r.Node, command.estate_id, command.node_id)
+    needs.bindings_of.add((command.estate_id, command.node_id))
+    needs.digests |= {(command.estate_id, digest) for digest in command.digests}
+
+
+def _revoke_code(needs: Needs, command: c.RevokeCode) -> None:
+    needs.add(r.Code, command.estate_id, command.code_id)
+
+
+def _enrol(needs: Needs, command: c.Enrol) -> None:
+    needs.add(r.Estate, command.estate_id)
+    needs.add(r.Pool, command.estate_id, command.pool_id)
+    needs.add(r.Limit, SOURCE, command.source)
+    needs.add(r.Limit, POOL, f"{command.estate_id}/{command.pool_id}")
+    needs.add(r.Limit, INSTALLATION, "")
+    needs.digests.add((command.estate_id, command.digest))
+
+
+def _judge_node(needs: Needs, command: c.ApproveNode | c.RejectNode) -> None:
+    needs.add(r.Node, command.estate_id, command.node_id)
+    needs.add(r.PendingEnrolment, command.estate_id, command.node_id)
+    needs.bindings_of.add((command.estate_id, command.node_id))
+    needs.node_sessions.add((command.estate_id, command.node_id))
+
+
+def _revoke_node(needs: Needs, command: c.RevokeNode) -> None:
+    needs.add(r.Node, command.estate_id, command.node_id)
+    needs.node_sessions.add((command.estate_id, command.node_id))
+
+
+def _migrate_node(needs: Needs, command: c.MigrateNode) -> None:
+    needs.add(r.Node, command.estate_id, command.node_id)
+    needs.bindings_of.add((command.estate_id, command.node_id))
+    needs.installed_of.add((command.estate_id, command.node_id))
+
+
+def _consumer(needs: Needs, command: c.AddConsumer | c.RemoveConsumer) -> None:
+    needs.add(r.Estate, command.estate_id)
+    needs.add(r.Consumer, command.estate_id, command.consumer)
+
+
+def _release(needs: Needs, command: c.ReleaseAllocation) -> None:
+    needs.add(r.Allocation, command.estate_id, command.allocation_id)
+
+
+def _revoke_token(needs: Needs, command: c.RevokeToken) -> None:
+    needs.add(r.Token, command.token_id)
+
+
+_NAMED: dict[type, Callable[[Needs, Any], None]] = {
+    c.CheckOut: _check_out,
+    c.Heartbeat: _heartbeat,
+    c.CheckIn: _one_allocation,
+    c.Acknowledge: _one_allocation,
+    c.CloseSession: _close_session,
+    c.CancelWait: _cancel_wait,
+    c.OpenSession: _open_session,
+    c.Expire: _expire,
+    c.ServeQueues: _serve_queues,
+    c.CreateEstate: _estate,
+    c.UnfreezeEstate: _estate,
+    c.CreateProduct: _create_product,
+    c.AddLicence: _add_licence,
+    c.CreatePool: _create_pool,
+    c.MoveSeats: _move_seats,
+    c.UpdatePool: _update_pool,
+    c.ClosePool: _close_pool,
+    c.UnfreezePool: _unfreeze_pool,
+    c.IssueCode: _issue_code,
+    c.RevokeCode: _revoke_code,
+    c.Enrol: _enrol,
+    c.ApproveNode: _judge_node,
+    c.RejectNode: _judge_node,
+    c.RevokeNode: _revoke_node,
+    c.MigrateNode: _migrate_node,
+    c.AddConsumer: _consumer,
+    c.RemoveConsumer: _consumer,
+    c.ReleaseAllocation: _release,
+    c.RevokeToken: _revoke_token,
+}
 
 
 def implied(batch: Sequence[c.Command], state: State) -> Needs:
     """What the named records lead to: pools of sessions, allocations of outcomes, nodes of codes."""
-    from poolkeeper_server.domain import records as r  # noqa: PLC0415 - one prefix for twenty kinds
-
     needs = Needs()
     for command in batch:
-        if isinstance(command, c.Request) and command.request_id:
-            outcome = state.get(Outcome, command.estate_id, command.caller, command.request_id)
-            if outcome is not None and isinstance(command, c.CheckOut | c.CheckIn):
-                needs.add(Allocation, command.estate_id, outcome.subject)
-        match command:
-            case c.CheckOut() | c.CheckIn() | c.CloseSession() | c.Acknowledge() | c.CancelWait():
-                session = state.get(Session, command.estate_id, command.session_id)
-                if session is not None:
-                    needs.seats_of.add((session.estate_id, session.pool_id))
-                if isinstance(command, c.CancelWait):
-                    outcome = state.get(Outcome, command.estate_id, command.node_id, command.request_id)
-                    if outcome is not None:
-                        needs.add(Allocation, command.estate_id, outcome.subject)
-            case c.Heartbeat():
-                session = state.get(Session, command.estate_id, command.session_id)
-                if session is not None:
-                    key = (session.estate_id, session.session_id)
-                    if looks_at_allocations(command, session):
-                        needs.uses_of_sessions.add(key)
-                    if command.known is not None:
-                        needs.seats_of.add((session.estate_id, session.pool_id))
-                    else:
-                        needs.add(Pool, session.estate_id, session.pool_id)
-            case c.OpenSession():
-                for binding in state.many(Binding, state.bindings[(command.estate_id, command.node_id)]):
-                    needs.add(Pool, binding.estate_id, binding.pool_id)
-                session = state.get(Session, command.estate_id, command.session_id)
-                if session is not None:
-                    needs.add(Pool, session.estate_id, session.pool_id)
-            case c.Enrol():
-                for code in state.many(r.Code, state.codes[(command.estate_id, command.digest)]):
-                    needs.add(Node, code.estate_id, code.node_id)
-                    needs.bindings_of.add((code.estate_id, code.node_id))
-                    needs.node_sessions.add((code.estate_id, code.node_id))
-            case c.ApproveNode() | c.RejectNode():
-                waiting = state.get(r.PendingEnrolment, command.estate_id, command.node_id)
-                if waiting is not None:
-                    needs.add(r.Code, waiting.estate_id, waiting.code_id)
-            case c.RevokeNode() if command.force:
-                for session in state.many(Session, state.node_sessions[(command.estate_id, command.node_id)]):
-                    needs.uses_of_sessions.add((session.estate_id, session.session_id))
-                    needs.seats_of.add((session.estate_id, session.pool_id))
-            case c.MigrateNode():
-                binding = state.get(Binding, command.estate_id, command.node_id, "")
-                if binding is not None:
-                    needs.seats_of.add((binding.estate_id, binding.pool_id))
-                for allocation in state.all(Allocation):
-                    needs.add(Product, allocation.product_id)
-            case c.ReleaseAllocation():
-                allocation = state.get(Allocation, command.estate_id, command.allocation_id)
-                if allocation is not None:
-                    needs.seats_of.add((allocation.estate_id, allocation.pool_id))
-            case _:
-                pass
-    for allocation in state.all(Allocation):
+        if type(command) in _IMPLIED:
+            _IMPLIED[type(command)](needs, state, command)
+    for allocation in state.all(r.Allocation):
         needs.seats_of.add((allocation.estate_id, allocation.pool_id))
-    for session in state.all(Session):
-        needs.add(Pool, session.estate_id, session.pool_id)
+    for session in state.all(r.Session):
+        needs.add(r.Pool, session.estate_id, session.pool_id)
     return needs
+
+
+def _seats_of_session(needs: Needs, state: State, command: c.CloseSession | c.Acknowledge) -> None:
+    session = state.get(r.Session, command.estate_id, command.session_id)
+    if session is not None:
+        needs.seats_of.add((session.estate_id, session.pool_id))
+
+
+def _asked_before(needs: Needs, state: State, command: c.CheckOut | c.CheckIn) -> None:
+    outcome = state.get(r.Outcome, command.estate_id, command.caller, command.request_id)
+    if outcome is not None:
+        needs.add(r.Allocation, command.estate_id, outcome.subject)
+    session = state.get(r.Session, command.estate_id, command.session_id)
+    if session is not None:
+        needs.seats_of.add((session.estate_id, session.pool_id))
+
+
+def _waited_for(needs: Needs, state: State, command: c.CancelWait) -> None:
+    outcome = state.get(r.Outcome, command.estate_id, command.node_id, command.request_id)
+    if outcome is not None:
+        needs.add(r.Allocation, command.estate_id, outcome.subject)
+    session = state.get(r.Session, command.estate_id, command.session_id)
+    if session is not None:
+        needs.seats_of.add((session.estate_id, session.pool_id))
+
+
+def _of_heartbeat(needs: Needs, state: State, command: c.Heartbeat) -> None:
+    session = state.get(r.Session, command.estate_id, command.session_id)
+    if session is None:
+        return
+    if looks_at_allocations(command, session):
+        needs.uses_of_sessions.add((session.estate_id, session.session_id))
+    if command.known is not None:
+        needs.seats_of.add((session.estate_id, session.pool_id))
+
+
+def _of_opening(needs: Needs, state: State, command: c.OpenSession) -> None:
+    for binding in state.many(r.Binding, state.bindings[(command.estate_id, command.node_id)]):
+        needs.add(r.Pool, binding.estate_id, binding.pool_id)
+
+
+def _of_code(needs: Needs, state: State, command: c.Enrol) -> None:
+    for code in state.many(r.Code, state.codes[(command.estate_id, command.digest)]):
+        needs.add(r.Node, code.estate_id, code.node_id)
+        needs.bindings_of.add((code.estate_id, code.node_id))
+        needs.node_sessions.add((code.estate_id, code.node_id))
+
+
+def _of_pending(needs: Needs, state: State, command: c.ApproveNode | c.RejectNode) -> None:
+    waiting = state.get(r.PendingEnrolment, command.estate_id, command.node_id)
+    if waiting is not None:
+        needs.add(r.Code, waiting.estate_id, waiting.code_id)
+
+
+def _of_forced(needs: Needs, state: State, command: c.RevokeNode) -> None:
+    if command.force:
+        for session in state.many(r.Session, state.node_sessions[(command.estate_id, command.node_id)]):
+            needs.uses_of_sessions.add((session.estate_id, session.session_id))
+            needs.seats_of.add((session.estate_id, session.pool_id))
+
+
+def _of_migration(needs: Needs, state: State, command: c.MigrateNode) -> None:
+    for binding in state.many(r.Binding, state.bindings[(command.estate_id, command.node_id)]):
+        needs.seats_of.add((binding.estate_id, binding.pool_id))
+    for allocation in state.all(r.Allocation):
+        needs.add(r.Product, allocation.product_id)
+
+
+_IMPLIED: dict[type, Callable[[Needs, State, Any], None]] = {
+    c.CheckOut: _asked_before,
+    c.CheckIn: _asked_before,
+    c.CloseSession: _seats_of_session,
+    c.Acknowledge: _seats_of_session,
+    c.CancelWait: _waited_for,
+    c.Heartbeat: _of_heartbeat,
+    c.OpenSession: _of_opening,
+    c.Enrol: _of_code,
+    c.ApproveNode: _of_pending,
+    c.RejectNode: _of_pending,
+    c.RevokeNode: _of_forced,
+    c.MigrateNode: _of_migration,
+}
 
 
 def contended(batch: Sequence[c.Command], state: State, now: Moment) -> Needs:
@@ -243,15 +341,11 @@ def contended(batch: Sequence[c.Command], state: State, now: Moment) -> Needs:
     wanted: Counter[Key] = Counter()
     for command in batch:
         if isinstance(command, c.CheckOut):
-            session = state.get(Session, command.estate_id, command.session_id)
-            if session is not None:
-                _keys(needs, wanted, state, session, command, command.product_id, command.quantity, command.demand)
-    for waiter in state.all(Waiter):
-        session = state.get(Session, waiter.estate_id, waiter.session_id)
-        if session is not None:
-            _keys(needs, wanted, state, session, waiter, waiter.product_id, waiter.quantity, waiter.demand)
+            _keys(needs, wanted, state, command)
+    for waiter in state.all(r.Waiter):
+        _keys(needs, wanted, state, waiter)
     for (estate_id, pool_id, product_id), need in wanted.items():
-        pool = state.get(Pool, estate_id, pool_id)
+        pool = state.get(r.Pool, estate_id, pool_id)
         if pool is None:
             continue
         free = sum(line.holding.free for line in candidates(state, now, pool, product_id) if line.rejected is None)
@@ -261,29 +355,21 @@ def contended(batch: Sequence[c.Command], state: State, now: Moment) -> Needs:
     return needs
 
 
-def _keys(
-    needs: Needs,
-    wanted: Counter[Key],
-    state: State,
-    session: Session,
-    subject: Subject,
-    product_id: str,
-    quantity: int,
-    demand: tuple[tuple[str, int], ...],
-) -> None:
-    pool = state.get(Pool, session.estate_id, session.pool_id)
-    product = state.get(Product, product_id)
-    if pool is None or product is None:
+def _keys(needs: Needs, wanted: Counter[Key], state: State, ask: _Ask) -> None:
+    session = state.get(r.Session, ask.estate_id, ask.session_id)
+    product = state.get(r.Product, ask.product_id)
+    pool = None if session is None else state.get(r.Pool, session.estate_id, session.pool_id)
+    if session is None or product is None or pool is None:
         return
     try:
-        need = seats_needed(product, quantity, demand)
+        need = seats_needed(product, ask.quantity, ask.demand)
     except Refusal:
         return  # the command will be refused with the same words
-    wanted[(pool.estate_id, pool.pool_id, product_id)] += need
-    registered = state.get(Consumer, session.estate_id, subject.consumer) if subject.consumer else None
+    wanted[(pool.estate_id, pool.pool_id, product.product_id)] += need
+    registered = state.get(r.Consumer, ask.estate_id, ask.consumer) if ask.consumer else None
     for licensed_by in LicensedBy:
-        key = counting_key(subject, session.node_id, licensed_by, pool.counting, registered)
-        full = (session.estate_id, product_id, key.key)
+        key = counting_key(ask, session.node_id, licensed_by, pool.counting, registered)
+        full = (ask.estate_id, product.product_id, key.key)
         if key.shared:
             needs.live.add(full)
         needs.quarantined[full] = needs.quarantined.get(full, AT_ONCE) + need

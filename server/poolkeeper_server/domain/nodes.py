@@ -148,7 +148,7 @@ def migrate_node(state: State, command: MigrateNode, now: Moment) -> Done:
     if before is not None:
         return before
     node = state.get(Node, command.estate_id, command.node_id)
-    binding = node and state.get(Binding, node.estate_id, node.node_id, "")
+    binding = state.get(Binding, command.estate_id, command.node_id, "")
     if node is None or binding is None:
         raise not_found(f"node {command.estate_id}/{command.node_id} with a pool of its own")
     target_id = binding.pool_id

@@ -95,7 +95,7 @@ class Denial:
     place: int = 0
 
 
-class Refusal(Exception):  # noqa: N818 - a refusal is an answer, not an error of ours
+class Refusal(Exception):
     """A request that is answered with a reason instead of an effect.
 
     Raised, it takes back everything that the command has changed. Returned as an outcome, what was changed stays (a

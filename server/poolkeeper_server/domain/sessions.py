@@ -53,6 +53,14 @@ def promise(session: Session, pool: Pool, now: Moment) -> int:
     return max(0, session.expires_lease - pool.margin - now.lease)
 
 
+def pool_of_session(state: State, session: Session) -> Pool:
+    """The pool that a session draws from."""
+    pool = state.get(Pool, session.estate_id, session.pool_id)
+    if pool is None:
+        raise LookupError(f"pool {session.estate_id}/{session.pool_id} was not loaded")
+    return pool
+
+
 def open_session_of(state: State, estate_id: str, session_id: str) -> Session:
     """The session, when it may still be used.
 
@@ -113,11 +121,12 @@ def open_session(state: State, command: OpenSession, now: Moment, ids: Iterator[
     binding = state.get(Binding, node.estate_id, node.node_id, command.domain) or state.get(
         Binding, node.estate_id, node.node_id, ""
     )
-    pool = binding and state.get(Pool, node.estate_id, binding.pool_id)
-    if binding is None or pool is None:
+    pool = None if binding is None else state.get(Pool, node.estate_id, binding.pool_id)
+    if pool is None:
+        what = f"domain {command.domain}" if command.domain else "itself"
         raise Refusal(
             Reason.NOT_ELIGIBLE,
-            f"Node {node.node_id} is bound to no pool for {'domain ' + command.domain if command.domain else 'itself'}.",
+            f"Node {node.node_id} is bound to no pool for {what}.",
             hint="An admin can issue a code for it.",
         )
     if command.secret == node.secret:
@@ -147,9 +156,7 @@ def open_session(state: State, command: OpenSession, now: Moment, ids: Iterator[
 
 
 def _opened(state: State, session: Session, node: Node) -> SessionOpened:
-    pool = state.get(Pool, session.estate_id, session.pool_id)
-    if pool is None:
-        raise LookupError(f"pool {session.estate_id}/{session.pool_id} was not loaded")
+    pool = pool_of_session(state, session)
     return SessionOpened(
         session=session,
         generation=node.generation,
@@ -177,7 +184,7 @@ def _copied(state: State, command: OpenSession, node: Node, now: Moment, ids: It
             kind=AlertKind.NODE_COPIED,
             at=now.civil,
             subject=f"estates/{node.estate_id}/nodes/{node.node_id}",
-            message=f"The identity of node {node.node_id} was used on a second machine; no new session is opened for it.",
+            message=f"The identity of node {node.node_id} was used on two machines; no new session is opened for it.",
         )
     )
     return refusal
@@ -189,9 +196,7 @@ def heartbeat(state: State, command: Heartbeat, now: Moment, ids: Iterator[str])
     Only when something about its allocations changed, or the client's count and digest differ, are they looked at.
     """
     session = open_session_of(state, command.estate_id, command.session_id)
-    pool = state.get(Pool, session.estate_id, session.pool_id)
-    if pool is None:
-        raise LookupError(f"pool {session.estate_id}/{session.pool_id} was not loaded")
+    pool = pool_of_session(state, session)
     closed = pool.state is not PoolState.ACTIVE
     if closed and now.lease >= session.expires_lease:
         raise Refusal(Reason.POOL_NOT_ACTIVE, f"Pool {pool.estate_id}/{pool.pool_id} is closed.", at=now.civil)
@@ -302,9 +307,10 @@ def acknowledge(state: State, command: Acknowledge, now: Moment, ids: Iterator[s
     An acknowledgement with an older fence than the allocation's is of earlier news, and changes nothing.
     """
     allocation = state.get(Allocation, command.estate_id, command.allocation_id)
-    use = allocation and state.get(
-        Use, command.estate_id, command.allocation_id, uses.holder_of(allocation, command.session_id)
-    )
+    use = None
+    if allocation is not None:
+        holder = uses.holder_of(allocation, command.session_id)
+        use = state.get(Use, command.estate_id, command.allocation_id, holder)
     if allocation is None or use is None:
         if allocation is not None and allocation.state in (AllocationState.ENDED, AllocationState.QUARANTINED):
             return allocation

@@ -115,7 +115,7 @@ class State:
     def key_of(self, record: object) -> Key:
         """The key of a record, always a tuple."""
         key = self._key_of[type(record)](record)
-        return key if isinstance(key, tuple) else (key,)
+        return key if len(KEY_FIELDS[type(record)]) > 1 else (key,)
 
     def load(self, records: Iterable[object]) -> None:
         """Takes records of the store in, unchanged; those that are already there stay as they are."""

@@ -84,12 +84,12 @@ def _command(waiter: Waiter) -> CheckOut:
     )
 
 
-def cancel_wait(state: State, command: CancelWait, now: Moment, ids: Iterator[str]) -> None:
+def cancel_wait(state: State, command: CancelWait, now: Moment) -> None:
     """Leaves the queue; a grant that crossed the cancellation is taken back without quarantine."""
     key = (command.estate_id, command.node_id, command.request_id)
     for waiter in state.many(Waiter, state.request_waiters[key]):
         leave_queue(state, waiter)
     outcome = state.get(Outcome, *key)
-    allocation = outcome and state.get(Allocation, command.estate_id, outcome.subject)
+    allocation = None if outcome is None else state.get(Allocation, command.estate_id, outcome.subject)
     if allocation is not None and allocation.state is AllocationState.PROVISIONAL:
         uses.end_whole(state, now, allocation, event="CHECKED_IN", reason="NOT_ACKNOWLEDGED", no_quarantine=True)

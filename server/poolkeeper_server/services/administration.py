@@ -11,7 +11,6 @@ import orjson
 
 from poolkeeper_server.domain import commands as c
 from poolkeeper_server.domain.enrolment import POOL, WARN_ABOVE, yearly_probability
-
 from poolkeeper_server.domain.records import (
     Alert,
     Allocation,
@@ -210,8 +209,10 @@ class AdministrationService:
     async def _enrolment_secret(self, command: c.ApproveNode) -> bytes:
         """The hash of the rolling secret that the waiting machine is given when it asks again."""
         waiting = await self._reader.get(PendingEnrolment, command.estate_id, command.node_id)
-        code = waiting and await self._reader.get(Code, waiting.estate_id, waiting.code_id)
-        if waiting is None or code is None:
+        if waiting is None:
+            return b""
+        code = await self._reader.get(Code, waiting.estate_id, waiting.code_id)
+        if code is None:
             return b""
         secret = self._mint.rolling_secret(enrolment_subject(code.digest, waiting.public_key))
         return sha256(secret).digest()

@@ -112,10 +112,8 @@ class Clock:
             return self._reckon(self._source.civil(), self._source.monotonic() - self._monotonic)
 
     def _reckon(self, host: int, elapsed: int) -> Moment:
-        if self._frozen or host > self._civil + elapsed + FAR:
-            civil = self._civil + elapsed
-        else:
-            civil = max(self._civil, host)
+        expected = self._civil + elapsed
+        civil = expected if self._frozen or host > expected + FAR else max(self._civil, host)
         return Moment(
             lease=self._lease + min(elapsed, LONGEST_STEP),
             civil=civil,

@@ -61,11 +61,15 @@ class Housekeeping:
 
     async def tell(self) -> None:
         """Stores sightings, tells waiters their place, and refreshes the gauges; every few seconds."""
+        await self.last()
+        await self._leasing.tell_places()
+        await self._measure()
+
+    async def last(self) -> None:
+        """Stores sightings; also the last thing before the daemon stops."""
         seen = self._sightings.take()
         if seen:
             await self._store.sight(seen)
-        await self._leasing.tell_places()
-        await self._measure()
 
     async def care(self) -> None:
         """Signs checkpoints and deletes what is kept no longer; every minute."""

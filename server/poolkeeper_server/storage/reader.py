@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import types
 from collections.abc import AsyncIterator, Iterable, Sequence
@@ -40,7 +39,7 @@ _EXCEPTIONS = (
 
 
 def _driver() -> Any:  # noqa: ANN401 - a driver module, as SQLAlchemy takes it
-    """aiosqlite over the SQLite that we ship, with its exception classes."""
+    """The driver: aiosqlite over the SQLite that we ship, with its exception classes."""
     module = types.ModuleType("aiosqlite_over_pysqlite3")
     module.__dict__.update(vars(aiosqlite))
     for name in _EXCEPTIONS:
@@ -79,7 +78,7 @@ class Reader:
         try:
             async with self._engine.connect() as connection:
                 yield connection
-        except (pysqlite.Error, asyncio.TimeoutError) as error:
+        except (pysqlite.Error, TimeoutError) as error:
             raise Refusal(
                 Reason.STORE_UNAVAILABLE, "The store cannot be read at the moment.", retry_after=1_000_000
             ) from error

@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -46,7 +47,7 @@ def _select(kind: type, alias: str = "t") -> str:
 
 
 def _by_keys(kind: type, columns: Sequence[str], tail: str = "") -> str:
-    """Rows whose columns equal one of the keys in a JSON array; the order of the join makes it an index look-up each."""
+    """Rows whose columns equal one of the keys in a JSON array; the order of the join makes each an index look-up."""
     match = " AND ".join(f"t.{column} = wanted.value ->> {place}" for place, column in enumerate(columns))
     return f"SELECT {_select(kind)} FROM json_each(?) AS wanted CROSS JOIN {NAMES[kind]} AS t ON {match} {tail}"
 
@@ -79,7 +80,7 @@ _REQUEST_WAITERS = _by_keys(r.Waiter, ("estate_id", "node_id", "request_id"))
 _SESSION_WAITERS = _by_keys(r.Waiter, ("estate_id", "session_id"))
 _HOLDINGS = _by_keys(r.Holding, ("estate_id", "pool_id"))
 _LICENCES = _by_keys(r.Licence, ("estate_id", "licence_id"))
-_QUEUES = _by_keys(r.Queue, ("estate_id", "pool_id"), "WHERE t.length > 0")
+_QUEUES = _by_keys(r.Queue, ("estate_id", "pool_id"))
 _LIVE = _by_keys(
     r.Allocation,
     ("estate_id", "product_id", "counting_key"),
@@ -127,15 +128,15 @@ _QUARANTINE_ENDS = (
     "AND state = 'QUARANTINED' ORDER BY quarantine_until LIMIT 64"
 )
 _WRITE_MARK = "UPDATE marks SET epoch = ?, lease = ?, civil = ?, boot_id = ?, boot_time = ? WHERE id = 1"
+_ENDED = "SELECT estate_id, {id} FROM {table} WHERE state = 'ENDED' AND ended_at < :before LIMIT :most"
+_ENDED_ALLOCATIONS = _ENDED.format(id="allocation_id", table="allocations")
+_ENDED_SESSIONS = _ENDED.format(id="session_id", table="sessions")
+_OLD_OUTCOMES = "SELECT estate_id, caller, request_id FROM outcomes WHERE at < :before LIMIT :most"
 _PURGE = (
-    "DELETE FROM uses WHERE (estate_id, allocation_id) IN "
-    "(SELECT estate_id, allocation_id FROM allocations WHERE state = 'ENDED' AND ended_at < :before LIMIT :most)",
-    "DELETE FROM allocations WHERE (estate_id, allocation_id) IN "
-    "(SELECT estate_id, allocation_id FROM allocations WHERE state = 'ENDED' AND ended_at < :before LIMIT :most)",
-    "DELETE FROM sessions WHERE (estate_id, session_id) IN "
-    "(SELECT estate_id, session_id FROM sessions WHERE state = 'ENDED' AND ended_at < :before LIMIT :most)",
-    "DELETE FROM outcomes WHERE (estate_id, caller, request_id) IN "
-    "(SELECT estate_id, caller, request_id FROM outcomes WHERE at < :before LIMIT :most)",
+    f"DELETE FROM uses WHERE (estate_id, allocation_id) IN ({_ENDED_ALLOCATIONS})",
+    f"DELETE FROM allocations WHERE (estate_id, allocation_id) IN ({_ENDED_ALLOCATIONS})",
+    f"DELETE FROM sessions WHERE (estate_id, session_id) IN ({_ENDED_SESSIONS})",
+    f"DELETE FROM outcomes WHERE (estate_id, caller, request_id) IN ({_OLD_OUTCOMES})",
 )
 
 
@@ -175,10 +176,8 @@ class SqliteStore:
 
     def _reopen(self) -> None:
         """After a failure nobody knows what the connection still holds."""
-        try:
+        with suppress(sqlite.Error):
             self._connection.close()
-        except sqlite.Error:
-            pass
         self._connection = connect(self._path)
 
     def _transact(self, batch: Sequence[Command], time: Time, ids: Callable[[], Iterator[str]]) -> Committed:
@@ -197,10 +196,8 @@ class SqliteStore:
             committing = True
             self._connection.execute("COMMIT")
         except sqlite.Error as error:
-            try:
+            with suppress(sqlite.Error):  # the next transaction tries again
                 self._reopen()
-            except sqlite.Error:
-                pass  # the next transaction tries again
             raise StoreUnavailable(str(error), unknown=committing) from error
         except BaseException:
             self._connection.execute("ROLLBACK")
@@ -227,9 +224,9 @@ class SqliteStore:
     def _purge(self, before: int, most: int) -> int:
         try:
             self._connection.execute("BEGIN IMMEDIATE")
-            gone = sum(
-                self._connection.execute(statement, {"before": before, "most": most}).rowcount for statement in _PURGE
-            )
+            gone = 0
+            for statement in _PURGE:
+                gone += int(self._connection.execute(statement, {"before": before, "most": most}).rowcount)
             self._connection.execute("COMMIT")
         except sqlite.Error as error:
             self._reopen()

@@ -53,7 +53,8 @@ def write_first_mark(path: Path, mark: Mark, secrets_check: str) -> None:
     try:
         connection = connect(path)
         connection.execute(
-            "INSERT INTO marks (id, epoch, lease, civil, boot_id, boot_time, secrets_check) VALUES (1, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO marks (id, epoch, lease, civil, boot_id, boot_time, secrets_check) "
+            "VALUES (1, ?, ?, ?, ?, ?, ?)",
             (mark.epoch, mark.lease, mark.civil, mark.boot_id, mark.boot_time, secrets_check),
         )
         connection.close()

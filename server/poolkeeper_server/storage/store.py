@@ -11,15 +11,15 @@ from poolkeeper_server.domain.moment import Moment
 from poolkeeper_server.domain.records import Key, Waiter
 
 
-class StoreUnavailable(Exception):  # noqa: N818 - what it says is what it is
-    """The transaction did not happen, or it is not known whether it did (`unknown`); nothing may be answered as done."""
+class StoreUnavailable(Exception):
+    """The transaction did not happen, or nobody knows whether it did (`unknown`); nothing may be answered as done."""
 
     def __init__(self, message: str, *, unknown: bool = False) -> None:
         super().__init__(message)
         self.unknown = unknown
 
 
-class StoreUnusable(Exception):  # noqa: N818 - what it says is what it is
+class StoreUnusable(Exception):
     """The store cannot be opened: of a newer schema, not a database, not to be written. `hint` says what to do."""
 
     def __init__(self, message: str, *, hint: str = "") -> None:
