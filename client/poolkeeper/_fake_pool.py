@@ -232,7 +232,7 @@ class FakePool:
                 return waiter
         product = self.products.get(short(request.product))
         if product is None:
-            raise self.denial(request, "PRODUCT_NOT_GRANTED")
+            raise Refusal("NOT_FOUND", f"There is no product {short(request.product)}.")
         queued = any(short(one.request.product) == short(request.product) for one in self.waiters)
         seats_or_none = None if queued and span_of(request.wait) else self.take(session, request)
         if seats_or_none is not None:

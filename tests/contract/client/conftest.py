@@ -6,6 +6,7 @@ import pytest
 import poolkeeper
 from poolkeeper.testing import FakeServer
 from tests.contract.client.backend import LEASE, Backend, identity_of
+from tests.contract.client.real import RealDaemon
 
 
 class Fake(FakeServer):
@@ -19,11 +20,11 @@ class Fake(FakeServer):
         self._fake.minimum_allocation = seconds
 
 
-@pytest.fixture(params=["fake"])
-def backend(request: pytest.FixtureRequest) -> Iterator[Backend]:
-    """Everything that a real daemon must pass as well; it is plugged in as another parameter."""
-    assert request.param == "fake"
-    with Fake(lease=LEASE) as server:
+@pytest.fixture(params=["fake", "daemon"])
+def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Backend]:
+    """What users' tests run against, and what their programs will: both must behave alike."""
+    server: Fake | RealDaemon = Fake(lease=LEASE) if request.param == "fake" else RealDaemon(tmp_path / "data")
+    with server:
         yield server
 
 
@@ -33,6 +34,22 @@ def fake() -> Iterator[FakeServer]:
     with FakeServer(lease=LEASE) as server:
         server.add_product("enc", seats=2)
         yield server
+
+
+@pytest.fixture
+def daemon(tmp_path: Path) -> Iterator[RealDaemon]:
+    """A real daemon, for what only it can do."""
+    with RealDaemon(tmp_path / "data") as server:
+        server.add_product("enc", seats=2)
+        yield server
+
+
+@pytest.fixture
+def node(daemon: RealDaemon, tmp_path: Path) -> Path:
+    """A node that is enrolled at the real daemon."""
+    directory = identity_of(tmp_path)
+    poolkeeper.enrol(daemon.address, daemon.issue_code(), pool="acme/west", identity=directory)
+    return directory
 
 
 @pytest.fixture

@@ -3,13 +3,13 @@
 import asyncio
 import socket
 from pathlib import Path
-from typing import Self
 
 import pytest
 
 import poolkeeper
 from poolkeeper import AsyncAllocation, AsyncClient, HoldState, aio
 from tests.contract.client.backend import LEASE, Backend, ManualClock, eventually, identity_of, state_of
+from tests.contract.client.wire import Wire
 
 
 async def test_a_code_enrols_once_and_may_be_repeated(backend: Backend, tmp_path: Path) -> None:
@@ -58,7 +58,7 @@ async def test_a_denial_says_why(identity: Path) -> None:
         denial = caught.value.denial
         assert denial is not None
         assert (denial.needed, denial.counts.total, denial.counts.available) == (3, 2, 2)
-        with pytest.raises(poolkeeper.ProductNotGranted):
+        with pytest.raises(poolkeeper.NotFound):
             await client.check_out("unheard-of")
         with pytest.raises(poolkeeper.InvalidRequest):
             await client.check_out("enc", quantity=0)
@@ -187,9 +187,12 @@ async def test_a_revoked_seat_is_told_and_let_go_of_when_the_program_has_stopped
         stopping.set()
         await stopped.wait()
 
-    async with AsyncClient(identity=identity, transport=transport) as client:  # type: ignore[arg-type]
+    clock = ManualClock()
+    async with AsyncClient(identity=identity, transport=transport, _clock=clock) as client:  # type: ignore[arg-type]
         seat = await client.check_out("enc", on_lost=on_lost)
         backend.revoke(seat.name)
+        if transport == "unary":
+            clock.advance(2)
         await stopping.wait()
         # It still runs: nobody else may have the seat yet.
         assert backend.available("enc") == 1
@@ -224,10 +227,12 @@ async def test_a_revoked_node_loses_everything_and_gets_nothing(backend: Backend
 async def test_a_session_that_ran_out_is_told_and_the_next_check_out_opens_another(
     backend: Backend, identity: Path
 ) -> None:
+    clock = ManualClock()
     lost: list[poolkeeper.LeaseLost] = []
-    async with AsyncClient(identity=identity) as client:
+    async with AsyncClient(identity=identity, _clock=clock) as client:
         seat = await client.check_out("enc", on_lost=lambda _, error: lost.append(error))
-        backend.advance(1000, silent=True)
+        backend.advance(LEASE + 10, silent=True)
+        clock.advance(2)
         await eventually(lambda: bool(lost))
         assert isinstance(lost[0], poolkeeper.LeaseExpired)
         assert state_of(seat) is HoldState.LOST
@@ -308,47 +313,8 @@ async def test_an_address_that_swallows_everything_is_passed_over(backend: Backe
             await client.check_out("enc")
 
 
-class Forwarder:
-    """Passes bytes on to a server until it is told to swallow them, like a network that is cut."""
-
-    def __init__(self, target: int) -> None:
-        self.target = target
-        self.swallows = False
-        self.port = 0
-        self._server: asyncio.Server | None = None
-        self._writers: list[asyncio.StreamWriter] = []
-        self._ended: list[asyncio.Future[None]] = []
-
-    async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
-        self.port = self._server.sockets[0].getsockname()[1]
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        assert self._server is not None
-        self._server.close()
-        for writer in self._writers:
-            writer.close()
-        await asyncio.gather(*self._ended)
-
-    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._ended.append(ended)
-        there, back = await asyncio.open_connection("127.0.0.1", self.target)
-        self._writers += (writer, back)
-        await asyncio.gather(self._pass(reader, back), self._pass(there, writer), return_exceptions=True)
-        ended.set_result(None)
-
-    async def _pass(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
-        while data := await source.read(65536):
-            if not self.swallows:
-                sink.write(data)
-                await sink.drain()
-        sink.close()
-
-
 async def test_a_daemon_that_falls_silent_is_left_within_two_seconds(backend: Backend, identity: Path) -> None:
-    async with Forwarder(int(backend.address.rpartition(":")[2])) as cut:
+    async with Wire(int(backend.address.rpartition(":")[2])) as cut:
         addresses = [f"plain://127.0.0.1:{cut.port}", backend.address]
         async with AsyncClient(addresses, identity=identity) as client:
             seat = await client.check_out("enc")

@@ -1,0 +1,69 @@
+"""The network between a client and a server: a forwarder that can be cut, closed, or made to swallow what it gets."""
+
+import asyncio
+from typing import Self
+
+
+class Wire:
+    """Passes bytes between whoever connects to `port` and a server on this machine.
+
+    With `swallows` set nothing passes; with `holds_replies` requests still arrive and no answer comes back.
+    """
+
+    def __init__(self, target: int) -> None:
+        self.target = target
+        self.swallows = False
+        self.holds_replies = False
+        self.port = 0
+        self._server: asyncio.Server | None = None
+        self._passing: set[asyncio.Task[None]] = set()
+
+    async def __aenter__(self) -> Self:
+        await self.listen()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def listen(self) -> None:
+        """Takes connections, on the port of before if there was one."""
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", self.port)
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    async def close(self) -> None:
+        """Cuts what there is and takes no more."""
+        if self._server is not None:
+            self._server.close()
+        await self.cut()
+
+    async def cut(self) -> None:
+        """Ends every connection at once; what was held back is lost."""
+        for task in self._passing:
+            task.cancel()
+        await asyncio.gather(*self._passing, return_exceptions=True)
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.ensure_future(self._forward(reader, writer))
+        self._passing.add(task)
+        task.add_done_callback(self._passing.discard)
+
+    async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        ends = [writer]
+        try:
+            there, back = await asyncio.open_connection("127.0.0.1", self.target)
+            ends.append(back)
+            async with asyncio.TaskGroup() as both:
+                both.create_task(self._pass(reader, back, replies=False))
+                both.create_task(self._pass(there, writer, replies=True))
+        except* OSError:
+            pass  # One side has gone, and so does the other.
+        finally:
+            for end in ends:
+                end.transport.abort()
+
+    async def _pass(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, *, replies: bool) -> None:
+        while data := await source.read(65536):
+            if not (self.swallows or (replies and self.holds_replies)):
+                sink.write(data)
+                await sink.drain()
+        sink.close()
