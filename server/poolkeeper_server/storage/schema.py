@@ -111,6 +111,8 @@ def _index(name: str, kind: type, *columns: str, where: str | None = None, uniqu
 
 _index("codes_by_digest", r.Code, "estate_id", "digest")
 _index("codes_by_pool", r.Code, "estate_id", "pool_id", "code_id")
+_index("codes_by_expiry", r.Code, "expires_at")
+_index("limits_by_time", r.Limit, "last_at")
 _index("bindings_by_pool", r.Binding, "estate_id", "pool_id", "node_id")
 _index("sessions_due", r.Session, "expires_lease", where="state <> 'ENDED'")
 _index("sessions_by_pool", r.Session, "estate_id", "pool_id", "expires_lease", where="state <> 'ENDED'")

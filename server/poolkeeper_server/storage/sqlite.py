@@ -132,11 +132,17 @@ _ENDED = "SELECT estate_id, {id} FROM {table} WHERE state = 'ENDED' AND ended_at
 _ENDED_ALLOCATIONS = _ENDED.format(id="allocation_id", table="allocations")
 _ENDED_SESSIONS = _ENDED.format(id="session_id", table="sessions")
 _OLD_OUTCOMES = "SELECT estate_id, caller, request_id FROM outcomes WHERE at < :before LIMIT :most"
+_OLD_CODES = (
+    "SELECT estate_id, code_id FROM codes WHERE expires_at < :before AND state NOT IN ('HONEY', 'PENDING') LIMIT :most"
+)
+_OLD_LIMITS = "SELECT scope, subject FROM limits WHERE last_at < :before LIMIT :most"
 _PURGE = (
     f"DELETE FROM uses WHERE (estate_id, allocation_id) IN ({_ENDED_ALLOCATIONS})",
     f"DELETE FROM allocations WHERE (estate_id, allocation_id) IN ({_ENDED_ALLOCATIONS})",
     f"DELETE FROM sessions WHERE (estate_id, session_id) IN ({_ENDED_SESSIONS})",
     f"DELETE FROM outcomes WHERE (estate_id, caller, request_id) IN ({_OLD_OUTCOMES})",
+    f"DELETE FROM codes WHERE (estate_id, code_id) IN ({_OLD_CODES})",
+    f"DELETE FROM limits WHERE (scope, subject) IN ({_OLD_LIMITS})",
 )
 
 
@@ -237,8 +243,7 @@ class SqliteStore:
 
     def _load(self, batch: Sequence[Command], now: Moment) -> State:
         state = State()
-        first = named(batch)
-        self._load_needs(state, first, now)
+        self._load_needs(state, named(batch), now)
         self._load_needs(state, implied(batch, state), now)
         self._complete(state, now)
         waiters = -1
@@ -246,20 +251,23 @@ class SqliteStore:
         while waiters != (waiters := len(list(state.all(r.Waiter)))):
             self._load_needs(state, contended(batch, state, now), now)
             self._complete(state, now)
-        for waiter in state.all(r.Waiter):
-            if first.request_waiters or first.due:
-                key = (waiter.estate_id, waiter.pool_id, waiter.product_id, waiter.sequence)
-                state.places[key] = self._connection.execute(_PLACE, key).fetchone()[0]
         return state
 
-    def _fetch(self, state: State, kind: type, statement: str, parameters: tuple[Any, ...]) -> None:
+    def _fetch(self, state: State, kind: type, statement: str, parameters: tuple[Any, ...]) -> list[Any]:
         read = ROWS[kind].read
-        state.load(read(row) for row in self._connection.execute(statement, parameters))
+        found = [read(row) for row in self._connection.execute(statement, parameters)]
+        state.load(found)
+        return found
 
-    def _fetch_keys(self, state: State, kind: type, statement: str, keys: Iterable[Key]) -> None:
+    def _fetch_keys(self, state: State, kind: type, statement: str, keys: Iterable[Key]) -> list[Any]:
         wanted = list(keys)
-        if wanted:
-            self._fetch(state, kind, statement, (json.dumps(wanted),))
+        return self._fetch(state, kind, statement, (json.dumps(wanted),)) if wanted else []
+
+    def _count_places(self, state: State, waiters: list[r.Waiter]) -> None:
+        """The places of waiters that are told theirs now; a queue is loaded from its head, not up to them."""
+        for waiter in waiters:
+            key = (waiter.estate_id, waiter.pool_id, waiter.product_id, waiter.sequence)
+            state.places[key] = self._connection.execute(_PLACE, key).fetchone()[0]
 
     def _load_needs(self, state: State, needs: Needs, now: Moment) -> None:
         for kind, keys in needs.records.items():
@@ -268,7 +276,7 @@ class SqliteStore:
         self._fetch_keys(state, r.Session, _NODE_SESSIONS, needs.node_sessions)
         self._fetch_keys(state, r.Session, _POOL_SESSIONS, needs.sessions_of)
         self._fetch_keys(state, r.Allocation, _INSTALLED, needs.installed_of)
-        self._fetch_keys(state, r.Waiter, _REQUEST_WAITERS, needs.request_waiters)
+        self._count_places(state, self._fetch_keys(state, r.Waiter, _REQUEST_WAITERS, needs.request_waiters))
         for key in needs.digests:
             self._fetch(state, r.Code, _CODE, key)
         self._load_seats(state, needs.seats_of)
@@ -284,7 +292,7 @@ class SqliteStore:
             rows = self._connection.execute(_QUARANTINE_ENDS, key)
             state.quarantine_ends[key] = [row[0] for row in rows if row[0] > now.civil]
         if needs.due:
-            self._fetch(state, r.Waiter, _DUE_WAITERS, (now.lease, needs.due))
+            self._count_places(state, self._fetch(state, r.Waiter, _DUE_WAITERS, (now.lease, needs.due)))
             self._fetch(state, r.Session, _DUE_SESSIONS, (now.lease, needs.due))
             self._fetch(state, r.Allocation, _DUE_QUARANTINES, (now.civil, needs.due))
             self._fetch(state, r.Allocation, _DUE_DEADLINES, (now.lease, needs.due))

@@ -173,6 +173,7 @@ def upgrade() -> None:
     op.create_index(
         "codes_by_digest", "codes", ["estate_id", "digest"], unique=False, sqlite_where=None, postgresql_where=None
     )
+    op.create_index("codes_by_expiry", "codes", ["expires_at"], unique=False, sqlite_where=None, postgresql_where=None)
     op.create_index(
         "codes_by_pool",
         "codes",
@@ -248,6 +249,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("scope", "subject"),
         sqlite_with_rowid=False,
     )
+    op.create_index("limits_by_time", "limits", ["last_at"], unique=False, sqlite_where=None, postgresql_where=None)
     op.create_table(
         "marks",
         sa.Column("id", sa.BigInteger(), autoincrement=False, nullable=False),
