@@ -1,0 +1,168 @@
+"""The committer's queue, over a store that the test lets commit, fail or wait."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager
+
+import pytest
+
+from poolkeeper_server.domain.commands import CancelWait, CheckIn, CheckOut, Command, Done, Heartbeat
+from poolkeeper_server.domain.records import CheckInReason
+from poolkeeper_server.domain.refusal import Reason, Refusal
+from poolkeeper_server.services.clock import Clock
+from poolkeeper_server.services.committer import LARGEST_BATCH, Committer
+from poolkeeper_server.storage.store import Committed, StoreUnavailable, Time
+from tests.inprocess.installation import DrivenTime
+
+
+class ScriptedStore:
+    """A store of the contract that keeps nothing: it notes its batches and does what the test says."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[Command]] = []
+        self.open = asyncio.Event()
+        self.open.set()
+        self.failure: Callable[[Sequence[Command]], Exception | None] = lambda batch: None
+
+    async def transact(self, batch: Sequence[Command], time: Time, ids: Callable[[], Iterator[str]]) -> Committed:
+        self.batches.append(list(batch))
+        await self.open.wait()
+        failure = self.failure(batch)
+        if failure is not None:
+            raise failure
+        now = time.moment()
+        time.committed(now)
+        return Committed(answers=tuple(Done(subject="x") for _ in batch), told=(), served=(), more=(), now=now)
+
+    async def sight(self, seen: Sequence[tuple[str, str, int]]) -> None:
+        raise NotImplementedError
+
+    async def purge(self, before: int, most: int) -> int:
+        raise NotImplementedError
+
+    async def close(self) -> None:
+        raise NotImplementedError
+
+
+@asynccontextmanager
+async def running(store: ScriptedStore, bound: int = 100) -> AsyncIterator[Committer]:
+    host = DrivenTime()
+    committer = Committer(store, Clock(host, Clock.first_mark(host)), bound=bound)
+    task = asyncio.create_task(committer.run())
+    yield committer
+    committer.close()
+    await task
+
+
+def check_out(number: int = 0) -> CheckOut:
+    return CheckOut(
+        estate_id="acme", caller="n", request_id=f"r{number}", digest=b"", session_id="s", product_id="encoder"
+    )
+
+
+def heartbeat() -> Heartbeat:
+    return Heartbeat(estate_id="acme", session_id="s", count=0, digest=0)
+
+
+def check_in() -> CheckIn:
+    return CheckIn(
+        estate_id="acme",
+        caller="n",
+        request_id="i",
+        digest=b"",
+        session_id="s",
+        allocation_id="a",
+        reason=CheckInReason.ENDED,
+    )
+
+
+async def test_what_waits_while_a_batch_commits_is_the_next_batch() -> None:
+    store = ScriptedStore()
+    async with running(store) as committer:
+        store.open.clear()
+        first = committer.submit(check_out())
+        while not store.batches:
+            await asyncio.sleep(0)
+        later = [committer.submit(check_out(number)) for number in range(1, 50)]
+        store.open.set()
+        await asyncio.gather(first, *later)
+    assert [len(batch) for batch in store.batches] == [1, 49]
+
+
+async def test_a_batch_has_a_limit() -> None:
+    store = ScriptedStore()
+    async with running(store, bound=4 * LARGEST_BATCH) as committer:
+        await asyncio.gather(*(committer.submit(check_out(number)) for number in range(LARGEST_BATCH + 1)))
+    assert max(len(batch) for batch in store.batches) == LARGEST_BATCH
+
+
+async def test_a_full_queue_refuses_check_outs_and_still_takes_heartbeats_and_check_ins() -> None:
+    store = ScriptedStore()
+    async with running(store, bound=8) as committer:
+        store.open.clear()
+        taken = [committer.submit(check_out(number)) for number in range(6)]
+        with pytest.raises(Refusal) as refused:
+            committer.submit(check_out(6))
+        assert refused.value.reason is Reason.OVERLOADED
+        assert refused.value.retry_after
+        kept = [committer.submit(heartbeat()), committer.submit(check_in())]
+        store.open.set()
+        await asyncio.gather(*taken, *kept)
+
+
+async def test_heartbeats_and_check_ins_go_first_and_giving_up_a_wait_keeps_its_place() -> None:
+    store = ScriptedStore()
+    async with running(store) as committer:
+        cancel = CancelWait(estate_id="acme", session_id="s", node_id="n", request_id="r0")
+        await asyncio.gather(*(committer.submit(one) for one in (check_out(), cancel, heartbeat(), check_in())))
+    assert [type(one) for one in store.batches[0]] == [Heartbeat, CheckIn, CheckOut, CancelWait]
+
+
+async def test_a_check_out_whose_caller_has_gone_is_dropped_and_a_check_in_is_not() -> None:
+    store = ScriptedStore()
+    async with running(store) as committer:
+        gone, late, kept = committer.submit(check_out()), committer.submit(check_out(1), within=0), check_in()
+        gone.cancel()
+        given_up = committer.submit(kept)
+        given_up.cancel()
+        await committer.submit(heartbeat())
+    assert [type(one) for batch in store.batches for one in batch] == [CheckIn, Heartbeat]
+    assert late.cancelled()
+
+
+async def test_one_poison_command_fails_alone() -> None:
+    store = ScriptedStore()
+    poison = check_out(13)
+    store.failure = lambda batch: ValueError("a fault") if poison in batch else None
+    async with running(store) as committer:
+        answers = await asyncio.gather(
+            *(committer.submit(one) for one in (check_out(1), poison, check_out(2))), return_exceptions=True
+        )
+    assert [type(one) for one in answers] == [Done, ValueError, Done]
+
+
+@pytest.mark.parametrize("unknown", [False, True])
+async def test_a_failed_commit_is_answered_as_unavailable_and_never_as_done(unknown: bool) -> None:
+    store = ScriptedStore()
+    store.failure = lambda batch: StoreUnavailable("disk full", unknown=unknown)
+    async with running(store) as committer:
+        answer = await committer.submit(check_out())
+    assert isinstance(answer, Refusal)
+    assert answer.reason is Reason.STORE_UNAVAILABLE
+
+
+async def test_draining_refuses_check_outs_answers_what_is_queued_and_takes_the_rest() -> None:
+    store = ScriptedStore()
+    async with running(store) as committer:
+        store.open.clear()
+        queued = committer.submit(check_out())
+        committer.drain()
+        with pytest.raises(Refusal) as refused:
+            committer.submit(check_out(1))
+        assert refused.value.reason is Reason.DRAINING
+        beat = committer.submit(heartbeat())
+        store.open.set()
+        assert isinstance(await queued, Done)
+        assert isinstance(await beat, Done)
