@@ -7,12 +7,12 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import grpc
 import grpc.aio
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from google.protobuf import any_pb2, duration_pb2
+from google.protobuf import duration_pb2
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
@@ -55,7 +55,7 @@ class DrivenTime:
         self.civil_now += round(seconds * SECOND)
 
 
-class Refused(Exception):  # noqa: N818 # A refusal is what the test wants to look at.
+class Refused(Exception):  # A refusal is what the test wants to look at.
     """A refusal as a client sees it."""
 
     def __init__(self, status: status_pb2.Status) -> None:
@@ -71,7 +71,7 @@ class Refused(Exception):  # noqa: N818 # A refusal is what the test wants to lo
         """The detail of that message type, or None."""
         for packed in self.details:
             found = kind()
-            if isinstance(packed, any_pb2.Any) and packed.Unpack(found):
+            if packed.Unpack(found):
                 return found
         return None
 
@@ -89,7 +89,7 @@ async def answer(call: Any) -> Any:
     try:
         return await call
     except grpc.aio.AioRpcError as error:
-        status = rpc_status.from_call(error)
+        status = rpc_status.from_call(cast("grpc.Call", error))
         if status is None:
             status = status_pb2.Status(code=error.code().value[0], message=error.details() or "")
         raise Refused(status) from None
@@ -207,9 +207,7 @@ class NodeClient:
         granted: licensing_pb2.Granted = found.granted
         return granted
 
-    async def check_in(
-        self, allocation: str, reason: str = "ENDED", request_id: str = ""
-    ) -> licensing_pb2.Allocation:
+    async def check_in(self, allocation: str, reason: str = "ENDED", request_id: str = "") -> licensing_pb2.Allocation:
         """Gives an allocation back; answers it as it is then."""
         found = await answer(
             self.stub.CheckIn(
@@ -228,9 +226,7 @@ class NodeClient:
         """A heartbeat that knows these grants."""
         found: licensing_pb2.HeartbeatResponse = await answer(
             self.stub.Heartbeat(
-                licensing_pb2.HeartbeatRequest(
-                    allocation_count=len(granted), digest=digest_of(*granted), **fields
-                ),
+                licensing_pb2.HeartbeatRequest(allocation_count=len(granted), digest=digest_of(*granted), **fields),
                 metadata=self.metadata,
             )
         )
@@ -252,9 +248,7 @@ class NodeClient:
 
     async def allocations(self) -> list[licensing_pb2.Allocation]:
         """The node's allocations."""
-        found = await answer(
-            self.stub.ListAllocations(licensing_pb2.ListAllocationsRequest(), metadata=self.metadata)
-        )
+        found = await answer(self.stub.ListAllocations(licensing_pb2.ListAllocationsRequest(), metadata=self.metadata))
         return list(found.allocations)
 
     @asynccontextmanager
@@ -309,9 +303,7 @@ class Installation:
         self.daemon = await self._stack.enter_async_context(
             serving(load_settings(given, file=None), source=self.time, periodic=False)
         )
-        self.channel = await self._stack.enter_async_context(
-            grpc.aio.insecure_channel(str(self.daemon.grpc.address))
-        )
+        self.channel = await self._stack.enter_async_context(grpc.aio.insecure_channel(str(self.daemon.grpc.address)))
         self.admin = Admin(self.channel, self.daemon.operator_token)
 
     async def stop(self) -> None:
@@ -381,7 +373,7 @@ class Installation:
     ) -> admin_pb2.Pool:
         """A pool; `settings` are fields of Pool, spans in seconds (minimum_allocation=30)."""
         spans = ("minimum_allocation", "lease_duration", "heartbeat_interval", "margin", "reclaim_after")
-        fields = {name: span(value) if name in spans else value for name, value in settings.items()}
+        fields: dict[str, Any] = {name: span(value) if name in spans else value for name, value in settings.items()}
         found: admin_pb2.Pool = await self.admin.pools.CreatePool(
             admin_pb2.CreatePoolRequest(
                 parent=estate,
@@ -399,9 +391,7 @@ class Installation:
 
     async def code(self, node: str, pool: str = "estates/acme/pools/west", **fields: Any) -> str:
         """A code's eight digits."""
-        found = await self.admin.codes.IssueCode(
-            admin_pb2.IssueCodeRequest(parent=pool, node_id=node, **fields)
-        )
+        found = await self.admin.codes.IssueCode(admin_pb2.IssueCodeRequest(parent=pool, node_id=node, **fields))
         return str(found.digits)
 
     def stranger(self) -> NodeClient:

@@ -24,10 +24,13 @@ class ScriptedStore:
         self.batches: list[list[Command]] = []
         self.open = asyncio.Event()
         self.open.set()
-        self.failure: Callable[[Sequence[Command]], Exception | None] = lambda batch: None
+        self.begun = asyncio.Event()
+        self.failure: Callable[[Sequence[Command]], Exception | None] = lambda _: None
 
     async def transact(self, batch: Sequence[Command], time: Time, ids: Callable[[], Iterator[str]]) -> Committed:
+        del ids
         self.batches.append(list(batch))
+        self.begun.set()
         await self.open.wait()
         failure = self.failure(batch)
         if failure is not None:
@@ -83,8 +86,7 @@ async def test_what_waits_while_a_batch_commits_is_the_next_batch() -> None:
     async with running(store) as committer:
         store.open.clear()
         first = committer.submit(check_out())
-        while not store.batches:
-            await asyncio.sleep(0)
+        await store.begun.wait()
         later = [committer.submit(check_out(number)) for number in range(1, 50)]
         store.open.set()
         await asyncio.gather(first, *later)
@@ -144,9 +146,9 @@ async def test_one_poison_command_fails_alone() -> None:
 
 
 @pytest.mark.parametrize("unknown", [False, True])
-async def test_a_failed_commit_is_answered_as_unavailable_and_never_as_done(unknown: bool) -> None:
+async def test_a_failed_commit_is_answered_as_unavailable_and_never_as_done(*, unknown: bool) -> None:
     store = ScriptedStore()
-    store.failure = lambda batch: StoreUnavailable("disk full", unknown=unknown)
+    store.failure = lambda _: StoreUnavailable("disk full", unknown=unknown)
     async with running(store) as committer:
         answer = await committer.submit(check_out())
     assert isinstance(answer, Refusal)
