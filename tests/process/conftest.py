@@ -1,0 +1,33 @@
+"""What tests with processes start, and its end."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.process.daemon import Daemon, Office, Processes
+
+
+@pytest.fixture
+def processes() -> Iterator[Processes]:
+    """What the test starts; nothing of it outlives the test."""
+    found = Processes()
+    yield found
+    found.end()
+
+
+@pytest.fixture
+async def daemon(tmp_path: Path, processes: Processes) -> Daemon:
+    """A daemon that serves on an empty data directory."""
+    found = Daemon(tmp_path / "data", processes)
+    await found.start()
+    return found
+
+
+@pytest.fixture
+async def office(daemon: Daemon) -> AsyncIterator[Office]:
+    """Its admin."""
+    async with Office(daemon) as found:
+        yield found
