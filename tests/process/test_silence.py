@@ -1,0 +1,142 @@
+"""Clients and daemons that fall silent: whose seat it is, and from when on."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.process.daemon import PATIENCE, SHORTEST, Caller, Daemon, Office, Processes, eventually, now
+from tests.process.history import Belief, most_believed
+
+LAPSE = SHORTEST["lease_duration"] + SHORTEST["margin"]
+
+
+@dataclass
+class Pair:
+    """Two client processes and one seat, which the first holds."""
+
+    daemon: Daemon
+    office: Office
+    first: Caller
+    second: Caller
+    seat: str
+
+    async def renewed(self) -> float:
+        """Waits for the next renewal; until when the first now believes."""
+        return float(await self.first.ask("renewal"))
+
+    async def granted(self, *, within: float) -> Any:
+        """The seat for the second, which asks again and again."""
+        end = now() + within
+        while True:
+            (told,) = await self.second.ask("check_out")
+            if told["allocation"]:
+                return told
+            assert told["reason"] == "NO_SEAT_AVAILABLE"
+            assert now() < end, "the seat does not come back"
+            await asyncio.sleep(0.05)
+
+    async def belief(self) -> Any:
+        """What the first believes."""
+        (found,) = await self.first.ask("believed")
+        return found
+
+    async def in_state(self, state: str) -> Any:
+        """What the first believes, once it is in that state."""
+        end = now() + PATIENCE
+        while (found := await self.belief())["state"] != state:
+            assert now() < end, found
+            await asyncio.sleep(0.02)
+        return found
+
+
+@pytest.fixture
+async def pair(processes: Processes, daemon: Daemon, office: Office, tmp_path: Path) -> Pair:
+    """One seat with the shortest promises, and who holds it."""
+    await office.studio(1, **SHORTEST)
+    first, second = [
+        await Caller.start(
+            processes,
+            "holder",
+            log=tmp_path / f"{name}.log",
+            POOLKEEPER_ADDRESS=daemon.address,
+            POOLKEEPER_IDENTITY=str(await office.identity(name, tmp_path)),
+        )
+        for name in ("first", "second")
+    ]
+    (told,) = await first.ask("check_out")
+    return Pair(daemon, office, first, second, told["allocation"])
+
+
+@pytest.mark.behaviour("CC-15")
+async def test_the_seat_of_a_killed_client_is_another_s_in_under_ten_seconds_and_not_before_its_promise_ends(
+    pair: Pair,
+) -> None:
+    pair.second.tell("check_out", wait=20)
+    believed = await pair.renewed()
+    pair.first.send(signal.SIGKILL)
+    killed = now()
+    (told,) = await pair.second.hear(within=2 * PATIENCE)
+    assert told["allocation"] not in {"", pair.seat}
+    assert believed < told["told"] < killed + 10
+    events = [entry["event"] for entry in await pair.office.ledger()]
+    assert events[-3:] == ["CHECKED_OUT", "EXPIRED", "CHECKED_OUT"]
+
+
+@pytest.mark.behaviour("CC-15")
+@pytest.mark.behaviour("CC-16")
+async def test_a_stopped_client_s_seat_is_another_s_only_when_its_belief_is_over_and_it_learns_of_the_loss(
+    pair: Pair,
+) -> None:
+    began = now()
+    believed = await pair.renewed()
+    pair.first.send(signal.SIGSTOP)
+    told = await pair.granted(within=10)
+    pair.first.send(signal.SIGCONT)
+    lost = await pair.in_state("LOST")
+    assert lost["reason"] == "LEASE_EXPIRED"
+    history = [
+        Belief(holder="first", allocation=pair.seat, since=began, until=believed),
+        Belief(holder="second", allocation=told["allocation"], since=told["asked"], until=told["until"]),
+    ]
+    assert most_believed(history)[0] == 1
+    # What the first does now touches nobody else's seat, and it may stand in line again.
+    await pair.first.ask("check_in")
+    (again,) = await pair.first.ask("check_out")
+    assert again["reason"] == "NO_SEAT_AVAILABLE"
+    assert await pair.office.held() == {told["allocation"]}
+
+
+@pytest.mark.behaviour("CC-26")
+@pytest.mark.behaviour("CC-14")
+async def test_a_daemon_that_was_dead_for_longer_than_a_lease_takes_no_seat_from_anybody(pair: Pair) -> None:
+    believed = await pair.renewed()
+    await pair.daemon.kill()
+    await eventually(lambda: now() > believed + SHORTEST["margin"] + 0.2, "the end of the promise")
+    assert (await pair.belief())["state"] == "LOST"
+    await pair.daemon.start()
+    await still_held(pair)
+
+
+@pytest.mark.behaviour("CC-26")
+async def test_a_daemon_that_stood_still_for_longer_than_a_lease_takes_no_seat_from_anybody(pair: Pair) -> None:
+    believed = await pair.renewed()
+    pair.daemon.freeze()
+    await eventually(lambda: now() > believed + SHORTEST["margin"] + 0.2, "the end of the promise")
+    assert (await pair.belief())["state"] == "LOST"
+    pair.daemon.thaw()
+    await still_held(pair)
+
+
+async def still_held(pair: Pair) -> None:
+    """The first holds its seat, and nobody else has had it."""
+    (told,) = await pair.second.ask("check_out")
+    assert told["reason"] == "NO_SEAT_AVAILABLE"
+    assert (await pair.in_state("HELD"))["allocation"] == pair.seat
+    assert await pair.office.held() == {pair.seat}
+    assert [entry["event"] for entry in await pair.office.ledger()][-1] == "CHECKED_OUT"

@@ -1,0 +1,56 @@
+"""A storm of check-outs, and those who only want to keep or give back what they have."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from tests.process.daemon import SHORTEST, Caller, Daemon, Office, Processes, now
+
+SEATS = 500
+AT_ONCE = 5
+COUNT = 3_000
+
+
+@pytest.mark.behaviour("CC-31")
+async def test_a_storm_of_check_outs_neither_delays_heartbeats_nor_drops_a_check_in(
+    processes: Processes, tmp_path: Path
+) -> None:
+    daemon = Daemon(tmp_path / "data", processes)
+    # With the shortest queue there is, most of the storm is told to come back.
+    await daemon.start(POOLKEEPER_SERVER_QUEUE_BOUND="64")
+    async with Office(daemon) as office:
+        await office.studio(SEATS, **SHORTEST)
+        steady = await office.node("steady")
+        held = [await steady.check_out() for _ in range(SEATS)]
+        storms = [
+            await Caller.start(
+                processes,
+                "storm",
+                log=tmp_path / f"{name}.log",
+                STORM=json.dumps({"data": str(daemon.data), "port": daemon.port, "token": node.token, "name": name}),
+            )
+            for name, node in [(name, await office.node(name)) for name in ("storm-1", "storm-2", "storm-3")]
+        ]
+        for storm in storms:
+            storm.tell("go", count=COUNT)
+        raging = asyncio.gather(*(storm.hear(within=60) for storm in storms))
+        heartbeats, returned = [], 0
+        while not raging.done():
+            began = now()
+            await steady.heartbeat(*held[returned:])
+            heartbeats.append(now() - began)
+            # None of these is refused, or this would raise.
+            back = held[returned : returned + AT_ONCE]
+            await asyncio.gather(*(steady.check_in(one.allocation.name) for one in back))
+            returned += len(back)
+        outcomes = sum((Counter(found) for found in await raging), Counter())
+        assert outcomes.total() == len(storms) * COUNT
+        assert outcomes["OVERLOADED"] > COUNT
+        assert len(heartbeats) >= 10
+        assert max(heartbeats) < SHORTEST["heartbeat_interval"]
+        assert (await office.pool()).counts.available == returned - outcomes["granted"]
