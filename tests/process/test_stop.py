@@ -6,6 +6,7 @@ import asyncio
 import urllib.error
 import urllib.request
 from collections import Counter
+from typing import Any
 
 import grpc
 import pytest
@@ -46,7 +47,8 @@ async def test_a_daemon_told_to_stop_answers_what_it_took_turns_new_work_away_an
     await office.studio(BURST + 10)
     node = await office.node("studio-7")
     keeper, spare = await node.check_out(), await node.check_out()
-    watch = health_pb2_grpc.HealthStub(office.channel).Watch(health_pb2.HealthCheckRequest())
+    health: Any = health_pb2_grpc.HealthStub(office.channel)
+    watch = health.Watch(health_pb2.HealthCheckRequest())
     assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
     assert await readiness(daemon) == 200
     async with node.stream() as stream:
