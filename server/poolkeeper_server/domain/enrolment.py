@@ -18,6 +18,7 @@ from poolkeeper_server.domain.commands import (
     UnfreezePool,
 )
 from poolkeeper_server.domain.moment import DAY, HOUR, MINUTE, SECOND, Moment
+from poolkeeper_server.domain.notices import dismissal
 from poolkeeper_server.domain.outcomes import remember, remembered
 from poolkeeper_server.domain.purchasing import done, pool_named
 from poolkeeper_server.domain.records import (
@@ -37,6 +38,7 @@ from poolkeeper_server.domain.records import (
     SessionState,
 )
 from poolkeeper_server.domain.refusal import Reason, Refusal, not_found
+from poolkeeper_server.domain.sessions import ended_refusal
 from poolkeeper_server.domain.state import State
 from poolkeeper_server.domain.uses import tell
 
@@ -288,8 +290,9 @@ def end_credentials(state: State, node: Node, reason: Reason) -> None:
     """Lets the node's sessions run out: refused from now on, their seats kept to the end of the promise (CC-9)."""
     for session in state.many(Session, state.node_sessions[(node.estate_id, node.node_id)]):
         if session.state is SessionState.OPEN:
-            state.put(replace(session, state=SessionState.REVOKED, end_reason=reason.value))
-            tell(state, session.estate_id, session.session_id)
+            revoked = replace(session, state=SessionState.REVOKED, end_reason=reason.value)
+            state.put(revoked)
+            tell(state, session.estate_id, session.session_id, dismissal(revoked, ended_refusal(revoked)))
 
 
 def _count_source(state: State, source: str, now: Moment) -> None:

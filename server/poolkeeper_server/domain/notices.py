@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from poolkeeper_server.domain.commands import Notice
 from poolkeeper_server.domain.moment import Moment
-from poolkeeper_server.domain.records import Allocation, Pool
+from poolkeeper_server.domain.records import Allocation, Pool, Session
 from poolkeeper_server.domain.refusal import Reason, Refusal
 
 
@@ -26,3 +26,8 @@ def closing(pool: Pool, now: Moment) -> Notice:
         Reason.POOL_NOT_ACTIVE, f"Pool {pool.pool_id} was closed; the present promise is the last.", at=now.civil
     )
     return Notice(allocation_id="", pool_id=pool.pool_id, refusal=refusal, fence=0)
+
+
+def dismissal(session: Session, refusal: Refusal) -> Notice:
+    """What a session is told whose node's right has ended, about all that it holds."""
+    return Notice(allocation_id="", pool_id=session.pool_id, refusal=refusal, fence=0)

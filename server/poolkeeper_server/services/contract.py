@@ -49,9 +49,10 @@ class Served:
 
 @dataclass(frozen=True, slots=True)
 class Noticed:
-    """News of an allocation of the session."""
+    """News of an allocation of the session; `epoch` leads its fence."""
 
     notice: Notice
+    epoch: int
 
 
 @dataclass(frozen=True, slots=True)

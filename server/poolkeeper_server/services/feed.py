@@ -41,7 +41,7 @@ class Feed:
         for session, notices in committed.told:
             for notice in notices:
                 if isinstance(notice, Notice):
-                    self.push(session, Noticed(notice))
+                    self.push(session, Noticed(notice, committed.now.epoch))
         for waiter, answer in committed.served:
             if isinstance(answer, Granted | Waiting | Refusal):
                 self.push((waiter.estate_id, waiter.session_id), Served(waiter.request_id, answer))

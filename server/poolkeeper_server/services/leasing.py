@@ -43,7 +43,7 @@ from poolkeeper_server.services.tokens import (
     TokenMint,
     session_id,
 )
-from poolkeeper_server.storage.reader import Reader
+from poolkeeper_server.storage.reader import Reader, of_node
 from poolkeeper_server.storage.schema import TABLES
 
 #: Every answer to Enrol takes a whole number of these, so that its time tells nothing (CC-4).
@@ -340,7 +340,7 @@ async def allocation_page(
     conditions = [table.c.estate_id == estate_id]
     conditions.append(table.c.state == state if state else table.c.state != "ENDED")
     if node_id:
-        conditions.append(table.c.node_id == node_id)
+        conditions.append(of_node(estate_id, node_id))
     if pool_id:
         conditions.append(table.c.pool_id == pool_id)
     found, token = await reader.page(Allocation, *conditions, size=page.size, token=page.token)

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import aiosqlite
 from pysqlite3 import dbapi2 as pysqlite
-from sqlalchemy import ColumnElement, Select, func, select, tuple_
+from sqlalchemy import ColumnElement, Select, func, select, tuple_, union
 from sqlalchemy.dialects.sqlite.aiosqlite import AsyncAdapt_aiosqlite_dbapi
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool
@@ -203,6 +203,16 @@ class Reader:
                 .order_by(holdings.c.licence_id)
             )
             return ROWS[r.Pool].read(tuple(row)), [ROWS[r.Holding].read(tuple(found)) for found in rows]
+
+
+def of_node(estate_id: str, node_id: str) -> ColumnElement[bool]:
+    """The condition that an allocation is used by the node, or is one that it left in quarantine."""
+    uses, own = TABLES[r.Use], TABLES[r.Allocation].alias()
+    used = select(uses.c.allocation_id).where(uses.c.estate_id == estate_id, uses.c.node_id == node_id)
+    left = select(own.c.allocation_id).where(
+        own.c.estate_id == estate_id, own.c.node_id == node_id, own.c.state == "QUARANTINED"
+    )
+    return TABLES[r.Allocation].c.allocation_id.in_(union(used, left))
 
 
 def _read_token(token: str, size: int) -> list[Any]:

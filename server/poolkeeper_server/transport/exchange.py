@@ -180,7 +180,7 @@ class Exchange:
         for one in renewed.notices:
             message.notices.append(self.notice(one, epoch=renewed.epoch))
 
-    def notice(self, found: commands.Notice, *, epoch: int = 0) -> pb.AllocationNotice:
+    def notice(self, found: commands.Notice, *, epoch: int) -> pb.AllocationNotice:
         """News of one allocation."""
         message = pb.AllocationNotice(
             allocation=names.allocation_name(self._identity.estate, found.pool_id, found.allocation_id)

@@ -318,7 +318,7 @@ class Conversation:
                 if waiter is not None:
                     self._serve(push.request_id, waiter, push.answer)
             case Noticed():
-                self._send(pb.ConnectResponse(notice=self._exchange.notice(push.notice)))
+                self._send(pb.ConnectResponse(notice=self._exchange.notice(push.notice, epoch=push.epoch)))
             case Paced():
                 self._send(pb.ConnectResponse(heartbeat_interval=duration(push.heartbeat_interval)))
             case Drained():
