@@ -237,11 +237,16 @@ class _Method:
         return call
 
     async def _node(self, context: Context) -> NodeCall:
-        call = await self._leaving(context)
+        call = self._holder(context)
         self._check(call.identity)
         return call
 
     async def _leaving(self, context: Context) -> NodeCall:
+        call = self._holder(context)
+        self._gate.seen(call.identity)
+        return call
+
+    def _holder(self, context: Context) -> NodeCall:
         try:
             identity = self._gate.verify_session(_bearer(context))
         except InvalidToken as error:
