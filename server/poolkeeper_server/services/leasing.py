@@ -144,6 +144,7 @@ class LeasingService:
         if not isinstance(answer, c.Enrolled):
             raise TypeError(f"Enrol was answered with {answer!r}")
         await self._credentials.refresh(estate_id, answer.node_id)
+        self._sightings.saw(estate_id, answer.node_id, self.civil_now())
         _log.info(Event.NODE_ENROLLED, node=f"{estate_id}/{answer.node_id}", pool=answer.pool_id)
         return Enrolment(
             estate_id=estate_id,
