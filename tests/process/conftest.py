@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.process.daemon import Daemon, Office, Processes
+from tests.process.host import RIGHT, HostClock
 
 
 @pytest.fixture
@@ -31,3 +32,19 @@ async def office(daemon: Daemon) -> AsyncIterator[Office]:
     """Its admin."""
     async with Office(daemon) as found:
         yield found
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> HostClock:
+    """A host whose clock is right until the test sets it."""
+    clock = HostClock(tmp_path / "faketime")
+    clock.step(RIGHT)
+    return clock
+
+
+@pytest.fixture
+async def daemon_on_host(tmp_path: Path, processes: Processes, host: HostClock) -> Daemon:
+    """A daemon on that host."""
+    found = Daemon(tmp_path / "data", processes)
+    await found.start(**host.environment)
+    return found

@@ -28,6 +28,8 @@ REPOSITORY: Final = Path(__file__).parents[2]
 COMMAND: Final = (sys.executable, "-m", "poolkeeper.cli")
 PATIENCE: Final = 10.0
 """Seconds that anything may take: more is a failure."""
+STARTING: Final = 40.0
+"""As PATIENCE, for a process to come up on a machine that is busy with others."""
 ESTATE: Final = "estates/acme"
 POOL: Final = "estates/acme/pools/west"
 PRODUCT: Final = "encoder"
@@ -75,6 +77,9 @@ class Processes:
         for process in self.started:
             process.kill()
             process.communicate(timeout=PATIENCE)
+            # What libfaketime leaves behind of a process that was killed.
+            for shared in Path("/dev/shm").glob(f"*faketime_*_{process.pid}"):  # noqa: S108 - its place, not ours.
+                shared.unlink()
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +124,9 @@ class Daemon:
     async def ready(self) -> None:
         """Waits until it serves."""
         await eventually(
-            lambda: self.endpoint_file.exists() or self.process.poll() is not None, f"a daemon: {self.log}"
+            lambda: self.endpoint_file.exists() or self.process.poll() is not None,
+            f"a daemon: {self.log}",
+            within=STARTING,
         )
         assert self.process.poll() is None, self.log
         self.port = str(self.endpoint["grpc"]).rpartition(":")[2]
@@ -138,9 +145,9 @@ class Daemon:
         self.terminate()
         return await self.ended()
 
-    async def ended(self) -> int:
+    async def ended(self, *, within: float = PATIENCE) -> int:
         """Its exit status, once it has ended."""
-        await eventually(lambda: self.process.poll() is not None, f"the daemon's end: {self.log}")
+        await eventually(lambda: self.process.poll() is not None, f"the daemon's end: {self.log}", within=within)
         return int(self.process.returncode)
 
     def freeze(self) -> None:
@@ -209,7 +216,7 @@ async def command(*words: str, **environment: str) -> Done:
             env=os.environ | environment,
             cwd=REPOSITORY,
             capture_output=True,
-            timeout=3 * PATIENCE,
+            timeout=STARTING,
             check=False,
         )
         return Done(done.returncode, done.stdout.decode(), done.stderr.decode())
@@ -313,7 +320,7 @@ class Caller:
         """Starts `python -m tests.process.MODULE` and waits until it says that it is ready; the log has why not."""
         words = [sys.executable, "-m", f"tests.process.{module}"]
         caller = cls(processes.start(words, log=log, pipes=True, environment=environment))
-        assert await caller.hear() == "ready"
+        assert await caller.hear(within=STARTING) == "ready"
         return caller
 
     @property

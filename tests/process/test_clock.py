@@ -4,62 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 
 from poolkeeper.v1 import admin_pb2
 from tests.inprocess.installation import NodeClient, Refused
-from tests.process.daemon import PATIENCE, SHORTEST, Daemon, Office, Processes, now
+from tests.process.daemon import PATIENCE, SHORTEST, Daemon, Office, now
+from tests.process.host import RIGHT, HostClock
 
 LEASE = SHORTEST["lease_duration"]
 DATED = "archive"
 STEPS = {"an hour ahead": "+1h", "an hour back": "-1h", "ten years ahead": "+10y", "ten years back": "-10y"}
-RIGHT = "+0"
-
-
-@dataclass
-class HostClock:
-    """The civil time of the daemon's host; everything else of it goes on as it does."""
-
-    file: Path
-
-    def step(self, offset: str) -> None:
-        """Sets it so far from the true time."""
-        draft = self.file.with_suffix(".new")
-        draft.write_text(offset + "\n")
-        draft.replace(self.file)
-
-    @property
-    def environment(self) -> dict[str, str]:
-        """What makes a process go by it."""
-        libraries = sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
-        assert libraries, "the Debian package faketime is missing"
-        return {
-            "LD_PRELOAD": str(libraries[0]),
-            "FAKETIME_TIMESTAMP_FILE": str(self.file),
-            "FAKETIME_NO_CACHE": "1",
-            "DONT_FAKE_MONOTONIC": "1",
-            "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-            "NO_FAKE_STAT": "1",
-        }
 
 
 @pytest.fixture
-def host(tmp_path: Path) -> HostClock:
-    """A host whose clock is right."""
-    clock = HostClock(tmp_path / "faketime")
-    clock.step(RIGHT)
-    return clock
-
-
-@pytest.fixture
-async def daemon(tmp_path: Path, processes: Processes, host: HostClock) -> Daemon:
-    """A daemon on that host."""
-    found = Daemon(tmp_path / "data", processes)
-    await found.start(**host.environment)
-    return found
+def daemon(daemon_on_host: Daemon) -> Daemon:
+    """A daemon whose civil time the test sets."""
+    return daemon_on_host
 
 
 async def prepare(office: Office) -> NodeClient:

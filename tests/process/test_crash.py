@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.inprocess.installation import NodeClient
-from tests.process.daemon import PATIENCE, POOL, SHORTEST, Caller, Daemon, Office, Processes, now
+from tests.process.daemon import PATIENCE, POOL, SHORTEST, STARTING, Caller, Daemon, Office, Processes, now
 from tests.process.history import Answer, Belief, Return, Step, problems
 
 SEATS = 7
@@ -65,7 +65,7 @@ async def test_twenty_kills_in_the_middle_of_traffic_undo_no_answer_and_seat_nob
             await daemon.kill()
         else:
             daemon.launch(POOLKEEPER_FAILPOINT=f"{point}:{chance.randrange(20, 100)}")
-            assert await daemon.ended() == -signal.SIGKILL
+            assert await daemon.ended(within=STARTING) == -signal.SIGKILL
     await daemon.start()
     saw = {}
     for name, caller in zip(NODES, callers, strict=True):
