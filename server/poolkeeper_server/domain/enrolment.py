@@ -297,7 +297,7 @@ def end_credentials(state: State, node: Node, reason: Reason) -> None:
 
 def _count_source(state: State, source: str, now: Moment) -> None:
     old = state.get(Limit, SOURCE, source)
-    if old is None or now.civil >= max(old.blocked_until, old.first_at) + SOURCE_WINDOW:
+    if old is None or now.civil >= max(old.blocked_until, old.last_at) + SOURCE_WINDOW:
         state.put(
             Limit(
                 scope=SOURCE,
