@@ -1,0 +1,467 @@
+"""Guessing codes: slowed per source, frozen per pool, alerted over the installation, and baited."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import sqlite3
+from collections.abc import AsyncIterator
+
+import pytest
+from google.rpc import error_details_pb2
+
+from poolkeeper.v1 import admin_pb2
+from tests.inprocess.installation import Installation, NodeClient, Refused, span
+from tests.inprocess.sources import Sources, sources_of
+
+WEST, EAST = "estates/acme/pools/west", "estates/acme/pools/east"
+MINUTE, HOUR, DAY = 60, 3_600, 86_400
+
+
+@pytest.fixture
+async def sources(installation: Installation) -> AsyncIterator[Sources]:
+    async with sources_of(installation) as found:
+        yield found
+
+
+async def refusal(node: NodeClient, pool: str, code: str) -> Refused:
+    with pytest.raises(Refused) as refused:
+        await node.enrol(pool, code)
+    return refused.value
+
+
+def wrong(code: str) -> str:
+    """A code that is none of those that were issued."""
+    return f"{(int(code) + 1) % 10**8:08}"
+
+
+async def freeze(sources: Sources, pool: str, code: str) -> None:
+    """Guesses five times, each time from another address."""
+    for _ in range(5):
+        assert (await refusal(await sources.stranger(), pool, wrong(code))).reason == "CODE_NOT_ACCEPTED"
+
+
+async def alerts(installation: Installation) -> list[admin_pb2.Alert]:
+    listed = await installation.admin.alerts.ListAlerts(admin_pb2.ListAlertsRequest())
+    return list(listed.alerts)
+
+
+async def alert_kinds(installation: Installation) -> list[str]:
+    return [admin_pb2.AlertKind.Name(alert.kind).removeprefix("ALERT_KIND_") for alert in await alerts(installation)]
+
+
+async def pending(installation: Installation, parent: str = "estates/acme") -> list[admin_pb2.Node]:
+    listed = await installation.admin.nodes.ListNodes(admin_pb2.ListNodesRequest(parent=parent, pending=True))
+    return list(listed.nodes)
+
+
+def fingerprint(node: NodeClient) -> str:
+    return hashlib.sha256(node.public_key).hexdigest()
+
+
+async def approve(installation: Installation, name: str, print_: str) -> admin_pb2.Node:
+    approved: admin_pb2.Node = await installation.admin.nodes.ApproveNode(
+        admin_pb2.ApproveNodeRequest(name=f"estates/acme/nodes/{name}", fingerprint=print_)
+    )
+    return approved
+
+
+# ---- per source ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.behaviour("CC-5")
+async def test_after_five_failures_a_source_has_to_wait(installation: Installation, sources: Sources) -> None:
+    await installation.studio()
+    code = await installation.code("studio-7")
+    guesser = await sources.stranger("127.0.0.7")
+    # Attempts that name no pool count against their source only.
+    for _ in range(5):
+        assert (await refusal(guesser, "", code)).reason == "CODE_NOT_ACCEPTED"
+    blocked = await refusal(guesser, WEST, code)
+    assert blocked.reason == "TOO_MANY_ATTEMPTS"
+    assert blocked.detail(error_details_pb2.RetryInfo).retry_delay.seconds == 30
+    # It is the address that waits, whichever key and connection it uses; another address does not.
+    again = await sources.stranger("127.0.0.7")
+    assert (await refusal(again, WEST, code)).reason == "TOO_MANY_ATTEMPTS"
+    assert (await (await sources.stranger("127.0.0.8")).enrol(WEST, code)).pool == WEST
+
+
+@pytest.mark.behaviour("CC-5")
+async def test_a_source_waits_twice_as_long_after_each_further_failure(
+    installation: Installation, sources: Sources
+) -> None:
+    await installation.studio()
+    code = await installation.code("studio-7")
+    guesser = await sources.stranger()
+    for _ in range(4):
+        await refusal(guesser, "", code)
+    waits = []
+    for _ in range(9):
+        assert (await refusal(guesser, "", code)).reason == "CODE_NOT_ACCEPTED"
+        blocked = await refusal(guesser, WEST, code)
+        assert blocked.reason == "TOO_MANY_ATTEMPTS"
+        waits.append(blocked.detail(error_details_pb2.RetryInfo).retry_delay.seconds)
+        await installation.leap(waits[-1] - 1)
+        assert (await refusal(guesser, WEST, code)).reason == "TOO_MANY_ATTEMPTS"
+        await installation.leap(1)
+    assert waits == [30, 60, 120, 240, 480, 960, 1_920, HOUR, HOUR]
+    assert (await guesser.enrol(WEST, code)).pool == WEST
+
+
+@pytest.mark.behaviour("CC-5")
+async def test_failures_of_more_than_a_quarter_of_an_hour_ago_do_not_count(
+    installation: Installation, sources: Sources
+) -> None:
+    await installation.studio()
+    code = await installation.code("studio-7")
+    guesser = await sources.stranger()
+    for _ in range(2):
+        for _ in range(4):
+            assert (await refusal(guesser, "", code)).reason == "CODE_NOT_ACCEPTED"
+        await installation.leap(15 * MINUTE)
+    assert (await guesser.enrol(WEST, code)).pool == WEST
+
+
+@pytest.mark.behaviour("CC-5")
+async def test_five_failures_within_any_quarter_of_an_hour_are_too_many(
+    installation: Installation, sources: Sources
+) -> None:
+    await installation.studio()
+    code = await installation.code("studio-7")
+    guesser = await sources.stranger()
+    await refusal(guesser, "", code)
+    await installation.leap(14 * MINUTE)
+    for _ in range(3):
+        await refusal(guesser, "", code)
+    await installation.leap(2 * MINUTE)
+    for _ in range(2):
+        await refusal(guesser, "", code)
+    assert (await refusal(guesser, WEST, code)).reason == "TOO_MANY_ATTEMPTS"
+
+
+@pytest.mark.behaviour("CC-5")
+async def test_a_source_that_waits_still_waits_after_a_restart(installation: Installation) -> None:
+    await installation.studio()
+    code = await installation.code("studio-7")
+    async with sources_of(installation) as before:
+        guesser = await before.stranger("127.0.0.7")
+        for _ in range(5):
+            await refusal(guesser, "", code)
+    await installation.restart()
+    async with sources_of(installation) as after:
+        assert (await refusal(await after.stranger("127.0.0.7"), WEST, code)).reason == "TOO_MANY_ATTEMPTS"
+        assert (await (await after.stranger("127.0.0.8")).enrol(WEST, code)).pool == WEST
+
+
+# ---- per pool --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.behaviour("CC-5")
+async def test_five_failures_freeze_the_pool_they_name(installation: Installation, sources: Sources) -> None:
+    await installation.studio()
+    await installation.new_pool("east")
+    code, other = await installation.code("studio-7"), await installation.code("studio-8", EAST)
+    await freeze(sources, WEST, code)
+    assert (await refusal(await sources.stranger(), WEST, code)).reason == "ENROLMENT_PENDING"
+    assert (await installation.pool()).enrolment_thaw_time.ToMicroseconds() == installation.time.civil() + DAY * 10**6
+    assert not (await installation.pool(EAST)).HasField("enrolment_thaw_time")
+    assert (await (await sources.stranger()).enrol(EAST, other)).pool == EAST
+
+
+@pytest.mark.behaviour("CC-5")
+async def test_four_failures_do_not_freeze_a_pool(installation: Installation, sources: Sources) -> None:
+    await installation.studio()
+    code = await installation.code("studio-7")
+    for _ in range(4):
+        await refusal(await sources.stranger(), WEST, wrong(code))
+    assert (await (await sources.stranger()).enrol(WEST, code)).pool == WEST
+
+
+@pytest.mark.behaviour("CC-5")
+async def test_attempts_at_a_frozen_pool_are_answered_alike(installation: Installation, sources: Sources) -> None:
+    await installation.studio()
+    await installation.new_pool("east")
+    right, spent = await installation.code("studio-7"), await installation.code("studio-8")
+    elsewhere = await installation.code("studio-9", EAST)
+    await (await sources.stranger()).enrol(WEST, spent)
+    await freeze(sources, WEST, right)
+    loop = asyncio.get_running_loop()
+    statuses = {}
+    for code in (right, right, wrong(right), spent, elsewhere, "", "1234567", "abcdefgh"):
+        for _ in range(5):
+            node = await sources.stranger()
+            started = loop.time()
+            refused = await refusal(node, WEST, code)
+            took = loop.time() - started
+            statuses[refused.status.SerializeToString(deterministic=True)] = refused.reason
+            assert took >= 0.1
+            # A busy machine may be late; then it is tried again. It is never early.
+            if took < 0.2:
+                break
+        else:
+            pytest.fail(f"{code!r} is never answered in 0.2 s")
+    assert list(statuses.values()) == ["ENROLMENT_PENDING"]
+
+
+@pytest.mark.behaviour("CC-5")
+async def test_only_right_codes_are_listed_as_waiting(installation: Installation, sources: Sources) -> None:
+    await installation.studio()
+    code = await installation.code("studio-7")
+    await freeze(sources, WEST, code)
+    for _ in range(3):
+        await refusal(await sources.stranger(), WEST, wrong(code))
+    assert await pending(installation) == []
+    node = await sources.stranger()
+    await refusal(node, WEST, code)
+    (waiting,) = await pending(installation)
+    assert waiting.name == "estates/acme/nodes/studio-7"
+    assert waiting.state == admin_pb2.NODE_STATE_PENDING
+    assert (waiting.fingerprint, waiting.pending_pool) == (fingerprint(node), WEST)
+    assert await pending(installation, WEST) == [waiting]
+
+
+@pytest.mark.behaviour("CC-5")
+async def test_a_waiting_node_goes_on_once_its_fingerprint_is_approved(
+    installation: Installation, sources: Sources
+) -> None:
+    await installation.studio()
+    code = await installation.code("studio-7")
+    await freeze(sources, WEST, code)
+    node = await sources.stranger()
+    for _ in range(2):
+        assert (await refusal(node, WEST, code)).reason == "ENROLMENT_PENDING"
+    with pytest.raises(Refused) as refused:
+        await approve(installation, "studio-7", fingerprint(await sources.stranger()))
+    assert refused.value.reason == "INVALID_FIELD"
+    assert (await refusal(node, WEST, code)).reason == "ENROLMENT_PENDING"
+    approved = await approve(installation, "studio-7", fingerprint(node))
+    assert approved.state == admin_pb2.NODE_STATE_ENROLLED
+    # The pool is frozen still; the approved key is let in, and nobody else.
+    enrolled = await node.enrol(WEST, code)
+    assert (enrolled.node, enrolled.pool) == ("estates/acme/nodes/studio-7", WEST)
+    await node.open()
+    assert (await node.check_out()).quantity == 1
+    assert await pending(installation) == []
+    assert (await refusal(await sources.stranger(), WEST, code)).reason == "ENROLMENT_PENDING"
+
+
+@pytest.mark.behaviour("CC-5")
+async def test_an_approved_node_may_come_after_its_code_has_ended(installation: Installation, sources: Sources) -> None:
+    await installation.studio()
+    code = await installation.code("studio-7", lifetime=span(HOUR))
+    await freeze(sources, WEST, code)
+    node = await sources.stranger()
+    await refusal(node, WEST, code)
+    await installation.leap(2 * HOUR)
+    await approve(installation, "studio-7", fingerprint(node))
+    assert (await node.enrol(WEST, code)).pool == WEST
+
+
+@pytest.mark.behaviour("CC-5")
+async def test_a_waiting_node_can_be_turned_down(installation: Installation, sources: Sources) -> None:
+    await installation.studio()
+    code = await installation.code("studio-7")
+    await freeze(sources, WEST, code)
+    node = await sources.stranger()
+    await refusal(node, WEST, code)
+    rejected = await installation.admin.nodes.RejectNode(
+        admin_pb2.RejectNodeRequest(name="estates/acme/nodes/studio-7")
+    )
+    assert rejected.state == admin_pb2.NODE_STATE_REJECTED
+    assert await pending(installation) == []
+    with pytest.raises(Refused) as refused:
+        await approve(installation, "studio-7", fingerprint(node))
+    assert refused.value.reason == "NOT_FOUND"
+    await installation.admin.pools.UnfreezePool(admin_pb2.UnfreezePoolRequest(name=WEST))
+    assert (await refusal(await sources.stranger(), WEST, code)).reason == "CODE_NOT_ACCEPTED"
+    assert (await refusal(node, WEST, code)).reason == "CODE_NOT_ACCEPTED"
+
+
+@pytest.mark.behaviour("CC-5")
+async def test_a_pool_thaws_a_day_after_its_last_failure(installation: Installation, sources: Sources) -> None:
+    await installation.studio()
+    code = await installation.code("studio-7", lifetime=span(7 * DAY))
+    for _ in range(4):
+        await refusal(await sources.stranger(), WEST, wrong(code))
+    await installation.leap(HOUR)
+    await refusal(await sources.stranger(), WEST, wrong(code))
+    await installation.leap(DAY - 1)
+    assert (await refusal(await sources.stranger(), WEST, wrong(code))).reason == "ENROLMENT_PENDING"
+    await installation.leap(1)
+    assert not (await installation.pool()).HasField("enrolment_thaw_time")
+    assert (await (await sources.stranger()).enrol(WEST, code)).pool == WEST
+
+
+@pytest.mark.behaviour("CC-5")
+async def test_a_thawed_pool_takes_five_more_failures(installation: Installation, sources: Sources) -> None:
+    await installation.studio()
+    code = await installation.code("studio-7", lifetime=span(7 * DAY))
+    await freeze(sources, WEST, code)
+    await installation.leap(DAY)
+    await freeze(sources, WEST, code)
+    assert (await refusal(await sources.stranger(), WEST, code)).reason == "ENROLMENT_PENDING"
+
+
+@pytest.mark.behaviour("CC-5")
+async def test_an_admin_unfreezes_a_pool(installation: Installation, sources: Sources) -> None:
+    await installation.studio()
+    code = await installation.code("studio-7")
+    await freeze(sources, WEST, code)
+    thawed = await installation.admin.pools.UnfreezePool(admin_pb2.UnfreezePoolRequest(name=WEST))
+    assert not thawed.HasField("enrolment_thaw_time")
+    assert (await (await sources.stranger()).enrol(WEST, code)).pool == WEST
+
+
+@pytest.mark.behaviour("CC-5")
+async def test_whoever_waited_is_enrolled_when_the_pool_is_unfrozen(
+    installation: Installation, sources: Sources
+) -> None:
+    await installation.studio()
+    code = await installation.code("studio-7")
+    await freeze(sources, WEST, code)
+    node = await sources.stranger()
+    await refusal(node, WEST, code)
+    await installation.admin.pools.UnfreezePool(admin_pb2.UnfreezePoolRequest(name=WEST))
+    # It waits for an admin, who has its fingerprint before him; the thaw alone lets nobody in.
+    assert [one.fingerprint for one in await pending(installation)] == [fingerprint(node)]
+    await approve(installation, "studio-7", fingerprint(node))
+    assert (await node.enrol(WEST, code)).pool == WEST
+
+
+@pytest.mark.behaviour("CC-5")
+async def test_a_frozen_pool_is_frozen_after_a_restart(installation: Installation) -> None:
+    await installation.studio()
+    code = await installation.code("studio-7")
+    async with sources_of(installation) as before:
+        await freeze(before, WEST, code)
+    await installation.restart()
+    async with sources_of(installation) as after:
+        assert (await refusal(await after.stranger(), WEST, code)).reason == "ENROLMENT_PENDING"
+
+
+@pytest.mark.behaviour("CC-5")
+async def test_strangers_do_not_lock_enrolled_nodes_out(installation: Installation, sources: Sources) -> None:
+    await installation.studio()
+    node = await sources.stranger("127.0.0.7")
+    code = await installation.code("studio-7")
+    await node.enrol(WEST, code)
+    await node.open()
+    held = await node.check_out()
+    # Its pool is frozen, and its own address, which it shares with the guesser, has to wait.
+    await freeze(sources, WEST, wrong(code))
+    guesser = await sources.stranger("127.0.0.7")
+    for _ in range(5):
+        await refusal(guesser, "", code)
+    assert (await refusal(guesser, WEST, code)).reason == "TOO_MANY_ATTEMPTS"
+    await node.heartbeat(held)
+    await node.check_in(held.allocation.name)
+    await node.open()
+    assert (await node.check_out()).quantity == 1
+
+
+# ---- over the installation -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.behaviour("CC-5")
+async def test_ten_failures_in_an_hour_raise_an_alert(installation: Installation, sources: Sources) -> None:
+    await installation.studio()
+    for number in range(9):
+        await refusal(await sources.stranger(), f"estates/acme/pools/p{number}", "00000000")
+    assert await alert_kinds(installation) == []
+    await refusal(await sources.stranger(), "estates/other/pools/west", "00000000")
+    assert await alert_kinds(installation) == ["CODE_FAILURES"]
+    (alert,) = await alerts(installation)
+    assert alert.subject == ""
+    assert alert.time.ToMicroseconds() == installation.time.civil()
+    await refusal(await sources.stranger(), "", "00000000")
+    assert len(await alerts(installation)) == 1
+
+
+@pytest.mark.behaviour("CC-5")
+async def test_failures_spread_over_more_than_an_hour_raise_none(installation: Installation, sources: Sources) -> None:
+    await installation.studio()
+    for _ in range(9):
+        await refusal(await sources.stranger(), "", "00000000")
+    await installation.leap(HOUR)
+    await refusal(await sources.stranger(), "", "00000000")
+    assert await alert_kinds(installation) == []
+
+
+@pytest.mark.behaviour("CC-5")
+async def test_a_frozen_pool_raises_an_alert(installation: Installation, sources: Sources) -> None:
+    await installation.studio()
+    await freeze(sources, WEST, await installation.code("studio-7"))
+    (alert,) = await alerts(installation)
+    assert (admin_pb2.AlertKind.Name(alert.kind), alert.subject) == ("ALERT_KIND_POOL_FROZEN", WEST)
+
+
+# ---- bait ------------------------------------------------------------------------------------------------------------
+
+
+async def bait(installation: Installation) -> str:
+    """The digits of a code that counts as never issued: nobody knows those of the seeded ones."""
+    code = await installation.code("bait")
+    await installation.stop()
+    with sqlite3.connect(installation.data / "poolkeeper.sqlite") as database:
+        changed = database.execute(
+            "UPDATE codes SET state = 'HONEY', pool_id = '', node_id = '' WHERE node_id = 'bait'"
+        ).rowcount
+    database.close()
+    assert changed == 1
+    await installation.start()
+    return code
+
+
+async def estate(installation: Installation, name: str = "estates/acme") -> admin_pb2.Estate:
+    found: admin_pb2.Estate = await installation.admin.estates.GetEstate(admin_pb2.GetEstateRequest(name=name))
+    return found
+
+
+@pytest.mark.behaviour("CC-6")
+async def test_one_use_of_a_bait_code_freezes_the_estate_and_raises_an_alert(installation: Installation) -> None:
+    await installation.studio()
+    await installation.new_pool("east")
+    await installation.estate("other")
+    digits = await bait(installation)
+    west, east = await installation.code("studio-7"), await installation.code("studio-8", EAST)
+    theirs = await installation.code("studio-9", "estates/other/pools/default")
+    async with sources_of(installation) as sources:
+        assert (await refusal(await sources.stranger(), WEST, digits)).reason == "ENROLMENT_PENDING"
+        (alert,) = await alerts(installation)
+        assert (admin_pb2.AlertKind.Name(alert.kind), alert.subject) == ("ALERT_KIND_HONEY_CODE", "estates/acme")
+        assert (await estate(installation)).enrolment_frozen
+        # Every pool of the estate, at once; other estates go on.
+        for pool, code in ((WEST, west), (EAST, east)):
+            assert (await refusal(await sources.stranger(), pool, code)).reason == "ENROLMENT_PENDING"
+        assert len(await pending(installation)) == 2
+        assert (await (await sources.stranger()).enrol("estates/other/pools/default", theirs)).node.endswith("studio-9")
+        assert not (await estate(installation, "estates/other")).enrolment_frozen
+        await refusal(await sources.stranger(), WEST, digits)
+    assert [kind for kind in await alert_kinds(installation) if kind == "HONEY_CODE"] == ["HONEY_CODE"]
+
+
+@pytest.mark.behaviour("CC-6")
+async def test_enrolments_held_by_bait_are_approved_one_by_one(installation: Installation) -> None:
+    await installation.studio()
+    digits, code = await bait(installation), await installation.code("studio-7")
+    async with sources_of(installation) as sources:
+        await refusal(await sources.stranger(), WEST, digits)
+        node = await sources.stranger()
+        await refusal(node, WEST, code)
+        await approve(installation, "studio-7", fingerprint(node))
+        assert (await node.enrol(WEST, code)).pool == WEST
+
+
+@pytest.mark.behaviour("CC-6")
+async def test_an_estate_frozen_by_bait_stays_so_until_an_admin_unfreezes_it(installation: Installation) -> None:
+    await installation.studio()
+    digits, code = await bait(installation), await installation.code("studio-7", lifetime=span(7 * DAY))
+    async with sources_of(installation) as sources:
+        await refusal(await sources.stranger(), WEST, digits)
+    await installation.leap(2 * DAY)
+    await installation.restart()
+    async with sources_of(installation) as sources:
+        assert (await refusal(await sources.stranger(), WEST, wrong(code))).reason == "ENROLMENT_PENDING"
+        thawed = await installation.admin.estates.UnfreezeEstate(admin_pb2.UnfreezeEstateRequest(name="estates/acme"))
+        assert not thawed.enrolment_frozen
+        assert (await (await sources.stranger()).enrol(WEST, code)).pool == WEST
