@@ -45,6 +45,7 @@ class AsyncAllocation:
         self._granted = granted
         self._on_lost = on_lost
         self._on_regained = on_regained
+        self._fence = granted.fence
         self._lost: LeaseLost | None = None
         self._told_lost = False
         self._stopped = False

@@ -78,7 +78,7 @@ class Connector:
         self,
         *,
         token: Callable[[], str],
-        on_push: Callable[[pb.ConnectResponse], None],
+        on_push: Callable[[Link, pb.ConnectResponse], None],
         on_end: Callable[[], None],
     ) -> Link:
         """A link of a session; raises Unreachable when no address answers."""
@@ -92,6 +92,10 @@ class Connector:
             on_end=on_end,
             silence=_SILENCE_AMONG if self.has_alternatives else None,
         )
+
+    async def single(self, *, token: Callable[[], str]) -> Link:
+        """A link on which each call is an RPC of its own; raises Unreachable when no address answers."""
+        return UnaryLink(await self.channel(), token=token)
 
 
 async def _ready(channel: grpc.aio.Channel) -> bool:

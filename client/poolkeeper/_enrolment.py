@@ -16,7 +16,7 @@ from poolkeeper._core.address import Address, parse_addresses
 from poolkeeper._core.requests import enrol_texts
 from poolkeeper._core.retry import Retry, RetryPolicy
 from poolkeeper._core.signing import enrolment_text, session_text
-from poolkeeper.errors import EnrolmentPending, PoolkeeperError, Unreachable, from_rpc
+from poolkeeper.errors import Draining, EnrolmentPending, PoolkeeperError, Unreachable, from_rpc
 from poolkeeper.identity import Identity, Record
 from poolkeeper.trust import Trust, establish, open_channel
 from poolkeeper.v1 import licensing_pb2 as pb
@@ -125,16 +125,26 @@ async def open_session(
                         # A repeated opening is the same session, whose promise began with the first.
                         sent_at = clock.now()
                     answer = await _open(channel, request)
-                rolled = dataclasses.replace(record, rolling_secret=answer.rolling_secret)
-                await asyncio.to_thread(identity.store, rolled)
+                await _store(identity, dataclasses.replace(record, rolling_secret=answer.rolling_secret))
                 return sent_at, answer
             except PoolkeeperError as problem:
                 pause = retry.pause(problem, now=_loop_time(), jitter=0.0)
                 if pause is None:
                     raise
-                if isinstance(problem, Unreachable) and not problem.reason:
+                if isinstance(problem, Draining) or not problem.reason:
                     connector.go_elsewhere()
             await asyncio.sleep(pause)
+
+
+async def _store(identity: Identity, record: Record) -> None:
+    # To its end also when it is cancelled: written after the lock is gone, it could undo what another process
+    # has stored meanwhile, and this node would look like a copy of itself.
+    writing = asyncio.ensure_future(asyncio.to_thread(identity.store, record))
+    try:
+        await asyncio.shield(writing)
+    except asyncio.CancelledError:
+        await asyncio.wait([writing])
+        raise
 
 
 async def _challenge(channel: grpc.aio.Channel, node: str) -> bytes:

@@ -196,12 +196,13 @@ class FakePool:
             rolling_secret=secrets[-1],
         )
 
-    def session_of(self, token: str) -> Session:
-        """The open session of a token."""
+    def session_of(self, token: str, *, leaving: bool = False) -> Session:
+        """The open session of a token; `leaving`: also of a node that may not go on."""
         session = self.sessions.get(token)
         if session is None:
             raise Refusal("UNAUTHENTICATED", "The session token is not known.")
-        self.require_node(session.node)
+        if not leaving:
+            self.require_node(session.node)
         if not session.open:
             raise Refusal("LEASE_EXPIRED", "The session has ended because its promise ran out.")
         return session
@@ -251,9 +252,16 @@ class FakePool:
         product = self.products[name]
         need = request.quantity or 1
         consumer = request.installation or request.consumer if product.installed else request.consumer
-        key = (name, session.node, consumer or ("node" if product.installed else request.request_id))
+        key = (name, session.node, consumer)
         use = "" if product.installed else session.name
-        seats = next((one for one in self.seats.values() if one.key == key and one.takes_seats), None)
+        # On nobody's behalf, each concurrent check-out counts by itself, but what rests is taken up again.
+        shared = bool(consumer) or product.installed
+        mine = [
+            one
+            for one in self.seats.values()
+            if one.key == key and (one.takes_seats if shared else one.state == pb.ALLOCATION_STATE_QUARANTINED)
+        ]
+        seats = mine[0] if mine else None
         before = seats.quantity if seats else 0
         if seats is not None and seats.state == pb.ALLOCATION_STATE_REVOKED:
             raise Refusal("REVOKED", "An admin ended this allocation.")
@@ -367,8 +375,8 @@ class FakePool:
             raise Refusal("NOT_FOUND", "There is no such allocation.")
         if seats.state == pb.ALLOCATION_STATE_PROVISIONAL:
             seats.state = pb.ALLOCATION_STATE_ACTIVE
-        elif request.allocation in session.notices:
-            del session.notices[request.allocation]
+        elif request.allocation in session.notices or session.node in self.ended_nodes:
+            session.notices.pop(request.allocation, None)
             self.end_use(seats, session.name)
             self.serve_waiters()
         return pb.AcknowledgeResponse(allocation=self.allocation(seats))

@@ -55,14 +55,16 @@ class Servicer(rpc.LicensingServiceServicer):
         return answer
 
     def _serve(self, method: str, context: grpc.ServicerContext, work: Callable[[Session], Any]) -> Any:
+        leaving = method in {"CheckIn", "Acknowledge", "CloseSession"}
         try:
-            return self._handle(method, lambda: work(self._session(context)))
+            return self._handle(method, lambda: work(self._session(context, leaving=leaving)))
         except Refusal as refusal:
             _abort(context, refusal)
 
-    def _session(self, context: grpc.ServicerContext) -> Session:
+    def _session(self, context: grpc.ServicerContext, *, leaving: bool = False) -> Session:
         metadata = {str(key): str(value) for key, value in context.invocation_metadata()}
-        return self._fake.session_of(metadata.get("authorization", "").removeprefix("Bearer "))
+        token = metadata.get("authorization", "").removeprefix("Bearer ")
+        return self._fake.session_of(token, leaving=leaving)
 
     def GetServerInfo(self, request: Any, context: Any) -> Any:
         del request, context

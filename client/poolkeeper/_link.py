@@ -40,6 +40,8 @@ _METHODS: Final[dict[type[Message], str]] = {
     kind: kind.DESCRIPTOR.name.removesuffix("Request") for kind in _STREAM_FIELDS if kind is not pb.CancelWaitRequest
 }
 
+_GARBAGE: Final = "The daemon's answer cannot be understood."
+
 OnWaiting = Callable[[pb.Waiting], None]
 
 
@@ -56,12 +58,16 @@ class Link(Protocol):
         Unreachable after `limit` seconds without an answer; whether it happened is then unknown.
         """
 
+    def retire(self) -> None:
+        """Nothing more is asked of it: it ends with its last answer, so that its daemon can stop."""
+
     async def close(self) -> None:
         """Lets go of the connection."""
 
 
 @dataclass(slots=True)
 class _Pending:
+    kind: str
     answer: asyncio.Future[Message]
     on_waiting: OnWaiting | None
 
@@ -74,7 +80,7 @@ class StreamLink:
         channel: grpc.aio.Channel,
         *,
         token: str,
-        on_push: Callable[[pb.ConnectResponse], None],
+        on_push: Callable[[Link, pb.ConnectResponse], None],
         on_end: Callable[[], None],
         silence: float | None,
     ) -> None:
@@ -89,6 +95,7 @@ class StreamLink:
         self._pending: dict[int, _Pending] = {}
         self._next_id = 1
         self._error: PoolkeeperError | None = None
+        self._retired = False
         self._silence = silence
         self._heard_at = 0.0
         self.proven = False
@@ -110,15 +117,22 @@ class StreamLink:
             raise Unreachable(self._error.message)
         number = self._next_id
         self._next_id += 1
-        pending = _Pending(asyncio.get_running_loop().create_future(), on_waiting)
+        kind = _STREAM_FIELDS[type(request)]
+        pending = _Pending(kind, asyncio.get_running_loop().create_future(), on_waiting)
         self._pending[number] = pending
-        self._queue.put_nowait(pb.ConnectRequest(id=number, **{_STREAM_FIELDS[type(request)]: request}))
+        self._queue.put_nowait(pb.ConnectRequest(id=number, **{kind: request}))
         waits = isinstance(request, pb.CheckOutRequest) and request.HasField("wait")
         try:
             await self._answered(pending.answer, limit=limit, silence=None if waits else self._silence)
             return pending.answer.result()
         finally:
             self._pending.pop(number, None)
+            self._end_if_done()
+
+    def retire(self) -> None:
+        """Half-closes the stream when the last request is answered."""
+        self._retired = True
+        self._end_if_done()
 
     async def close(self) -> None:
         """Half-closes the stream, then lets go of it."""
@@ -127,6 +141,10 @@ class StreamLink:
         self._reader.cancel()
         await asyncio.gather(self._reader, return_exceptions=True)
         await self._channel.close()
+
+    def _end_if_done(self) -> None:
+        if self._retired and not self._pending:
+            self._queue.put_nowait(None)
 
     async def _answered(self, answer: asyncio.Future[Message], *, limit: float | None, silence: float | None) -> None:
         now = asyncio.get_running_loop().time
@@ -150,6 +168,8 @@ class StreamLink:
         error: PoolkeeperError = Unreachable("The daemon ended the connection.")
         try:
             async for response in self._stream:
+                if response is None:
+                    raise ServerFault(_GARBAGE)
                 self.proven = True
                 self._heard_at = asyncio.get_running_loop().time()
                 self._take(response)
@@ -160,12 +180,14 @@ class StreamLink:
                 refused = isinstance(error, NotSupported | ServerFault | PermissionDenied)
                 self.unusable = not self.proven and refused
                 error = Unreachable(error.message)
+        except PoolkeeperError as problem:
+            error = problem
         finally:
             self._fail(error)
 
     def _take(self, response: pb.ConnectResponse) -> None:
         if response.id == 0:
-            self._on_push(response)
+            self._on_push(self, response)
             return
         pending = self._pending.get(response.id)
         if pending is None or pending.answer.done():
@@ -176,8 +198,10 @@ class StreamLink:
         elif kind == "check_out" and response.check_out.WhichOneof("result") == "waiting":
             if pending.on_waiting is not None:
                 pending.on_waiting(response.check_out.waiting)
-        elif kind is not None:
+        elif kind == pending.kind:
             pending.answer.set_result(getattr(response, kind))
+        else:
+            pending.answer.set_exception(ServerFault(_GARBAGE))
 
     def _fail(self, error: PoolkeeperError) -> None:
         closed_by_us, self._error = self._error is not None, self._error or error
@@ -196,30 +220,45 @@ class UnaryLink:
         self._channel = channel
         self._token = token
         self._stub: Any = rpc.LicensingServiceStub(channel)
+        self._under_way = 0
+        self._retired = False
         self._closed = False
 
     @property
     def ended(self) -> bool:
-        """Whether it was closed."""
-        return self._closed
+        """Whether it was closed, or has given its last answer."""
+        return self._closed or (self._retired and not self._under_way)
+
+    def retire(self) -> None:
+        """Ends it when nothing is under way."""
+        self._retired = True
 
     async def call(self, request: Any, *, limit: float | None, on_waiting: OnWaiting | None = None) -> Any:
         """The answer to a request; a waiting one answers at the end of its waiting."""
         del on_waiting  # Told on the stream only.
-        if self._closed:
-            raise Unreachable("The connection was closed.")
+        self._require_open()
         method = _METHODS.get(type(request))
         if method is None:
             raise NotSupported(f"{type(request).__name__} goes over a stream only.")
+        self._under_way += 1
         try:
-            return await getattr(self._stub, method)(request, timeout=limit, metadata=_metadata(self._token()))
+            answer = await getattr(self._stub, method)(request, timeout=limit, metadata=_metadata(self._token()))
         except grpc.RpcError as problem:
             raise from_rpc(problem) from problem
         except asyncio.CancelledError:
             # A channel that is closed under a call cancels it too.
-            if self.ended and not _being_cancelled():
-                raise Unreachable("The connection was closed.") from None
+            if not _being_cancelled():
+                self._require_open()
             raise
+        finally:
+            self._under_way -= 1
+        if answer is None:
+            raise ServerFault(_GARBAGE)
+        return answer
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise Unreachable("The connection was closed.")
 
     async def close(self) -> None:
         """Cancels what is under way and lets go of the connection."""

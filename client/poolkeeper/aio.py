@@ -23,6 +23,7 @@ from types import TracebackType
 from typing import Final, Self
 
 from poolkeeper._allocation import AsyncAllocation, AsyncBatchResult, OnLost, OnRegained
+from poolkeeper._check_outs import new_id
 from poolkeeper._clock import BootClock, Clock
 from poolkeeper._connector import Connector, Transport
 from poolkeeper._core.lease import STOP_BEFORE, Change, HoldState, LeaseKeeper
@@ -37,13 +38,11 @@ from poolkeeper._records import (
     place_of,
     record_of,
 )
-from poolkeeper._session import Session, Tasks, new_id
+from poolkeeper._session import NODE_LOST, Session
+from poolkeeper._tasks import Tasks
 from poolkeeper.errors import (
     FailedPrecondition,
     LeaseLost,
-    NodeCopied,
-    NodeRebound,
-    NodeRevoked,
     PoolkeeperError,
     Revoked,
     from_status,
@@ -59,7 +58,6 @@ OnWaiting = Callable[[Place], None]
 
 _CLOSE_PATIENCE: Final = 3.0
 _PAGE: Final = 1000
-_NODE_LOST: Final = (NodeRevoked, NodeRebound, NodeCopied)
 _log = logging.getLogger("poolkeeper")
 
 
@@ -129,7 +127,6 @@ class AsyncClient:
         self._current: Session | None = None
         self._opening = asyncio.Lock()
         self._allocations: dict[str, AsyncAllocation] = {}
-        self._fences: dict[str, pb.Fence] = {}
         self._closed = False
 
     @property
@@ -192,13 +189,10 @@ class AsyncClient:
             )
             session = await self._session()
             try:
-                _, granted = await session.check_out(
-                    request,
-                    on_waiting=None if on_waiting is None else lambda waiting: on_waiting(place_of(waiting)),
-                )
+                granted = await session.check_outs.one(request, on_waiting=_guarded(on_waiting))
             except LeaseLost as error:
                 # The session was over before we knew; a new one is asked under a new id.
-                if last or session.usable or isinstance(error, _NODE_LOST):
+                if last or session.usable or isinstance(error, NODE_LOST):
                     raise
                 continue
             return self._adopt(session, granted, on_lost=on_lost, on_regained=on_regained)
@@ -229,7 +223,7 @@ class AsyncClient:
             for one in wanted
         ]
         session = await self._session()
-        _, results = await session.batch_check_out(requests)
+        results = await session.check_outs.batch(requests)
         return tuple(
             AsyncBatchResult(
                 allocation=self._adopt(session, result.granted, on_lost=on_lost, on_regained=on_regained),
@@ -264,11 +258,13 @@ class AsyncClient:
         session = self._current
         for allocation in self._allocations.values():
             allocation._ended = allocation._ended or not allocation.installed
-        if session is not None:
-            await session.close(patience=_CLOSE_PATIENCE)
-        await self._tasks.stop()
-        if session is not None:
-            await session.drop_links()
+        try:
+            if session is not None:
+                await session.close(patience=_CLOSE_PATIENCE)
+        finally:
+            await self._tasks.stop()
+            if session is not None:
+                await session.drop_links()
 
     async def _give_back(self, allocation: AsyncAllocation, reason: CheckInReason) -> None:
         """What `AsyncAllocation.check_in` does."""
@@ -276,21 +272,21 @@ class AsyncClient:
         if self._allocations.get(name) is allocation:
             del self._allocations[name]
         session = allocation._session
+        if isinstance(allocation._lost, NODE_LOST):
+            await session.say(pb.AcknowledgeRequest(allocation=name, fence=allocation._fence))
+            return
         if not allocation.installed and (self._closed or not session.usable):
             return
         if not session.usable:
             session = await self._session()
         if isinstance(allocation._lost, Revoked):
-            await session.acknowledge(name, self._fences.get(name, allocation._granted.fence))
+            await session.acknowledge(name, allocation._fence)
         else:
             await session.check_in(name, reason.number)
-        if name not in self._allocations:
-            session.keeper.forgotten(name)
 
     async def _session(self) -> Session:
         async with self._opening:
-            if self._closed:
-                raise FailedPrecondition("The client is closed.", hint="Make a new one.")
+            self._require_open()
             if self._current is not None and self._current.usable:
                 return self._current
             if self._current is not None:
@@ -330,7 +326,18 @@ class AsyncClient:
                         remaining=None,
                     )
             self._current = session
+            try:
+                self._require_open()
+            except FailedPrecondition:
+                # It was closed while this was being opened.
+                await session.close(patience=_CLOSE_PATIENCE)
+                await session.drop_links()
+                raise
             return session
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise FailedPrecondition("The client is closed.", hint="Make a new one.")
 
     def _adopt(
         self,
@@ -352,11 +359,12 @@ class AsyncClient:
         return known
 
     def _noticed(self, notice: pb.AllocationNotice) -> None:
-        if notice.HasField("fence"):
-            self._fences[notice.allocation] = notice.fence
-        session = self._current
-        revoked = notice.reason == errors_pb2.REASON_REVOKED
-        if revoked and session is not None and notice.allocation not in session.keeper.names:
+        if notice.reason != errors_pb2.REASON_REVOKED:
+            return
+        allocation, session = self._allocations.get(notice.allocation), self._current
+        if allocation is not None:
+            allocation._fence = notice.fence
+        elif session is not None and not session.holds(notice.allocation):
             # Nothing of ours runs on it.
             self._tasks.start(self._let_go(session, notice.allocation, notice.fence), name="acknowledge")
 
@@ -369,13 +377,12 @@ class AsyncClient:
                 allocation._lost = change.error
                 if not isinstance(change.error, Revoked):
                     del self._allocations[change.allocation]
-                    allocation._session.keeper.forgotten(change.allocation)
             self._tasks.start(self._tell_lost(allocation, change.error), name="on-lost")
         elif change.state is HoldState.HELD:
             self._tasks.start(self._tell_regained(allocation), name="on-regained")
 
     def _over(self, error: LeaseLost) -> None:
-        if not isinstance(error, _NODE_LOST) and any(allocation.installed for allocation in self._allocations.values()):
+        if not isinstance(error, NODE_LOST) and any(allocation.installed for allocation in self._allocations.values()):
             # Installed seats outlive the session, and their news need a new one.
             self._tasks.start(self._reopen(), name="reopen")
 
@@ -393,11 +400,10 @@ class AsyncClient:
         if not allocation._stopped:
             # It may still be running: its seat is free when the promise ends, not earlier (CC-16).
             return
-        fence = self._fences.get(allocation.name, allocation._granted.fence)
         if isinstance(allocation._lost, Revoked):
-            await self._let_go(allocation._session, allocation.name, fence)
-        elif isinstance(allocation._lost, _NODE_LOST):
-            await allocation._session.say(pb.AcknowledgeRequest(allocation=allocation.name, fence=fence))
+            await self._let_go(allocation._session, allocation.name, allocation._fence)
+        elif isinstance(allocation._lost, NODE_LOST):
+            await allocation._session.say(pb.AcknowledgeRequest(allocation=allocation.name, fence=allocation._fence))
 
     async def _tell_regained(self, allocation: AsyncAllocation) -> None:
         async with allocation._telling:
@@ -411,8 +417,21 @@ class AsyncClient:
         except PoolkeeperError as problem:
             _log.debug("%s is not acknowledged yet: %s", name, problem)
             return
-        session.keeper.forgotten(name)
         self._allocations.pop(name, None)
+
+
+def _guarded(on_waiting: OnWaiting | None) -> Callable[[pb.Waiting], None] | None:
+    """The program's callback, whose errors must not end the connection that it is called from."""
+    if on_waiting is None:
+        return None
+
+    def told(waiting: pb.Waiting) -> None:
+        try:
+            on_waiting(place_of(waiting))
+        except Exception:  # noqa: BLE001 - the program's own code, at the top of its call.
+            _log.exception("a callback of the program failed")
+
+    return told
 
 
 async def _tell(callback: Callable[..., Awaitable[None] | None] | None, *told: object) -> bool:

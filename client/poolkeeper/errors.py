@@ -63,6 +63,8 @@ if TYPE_CHECKING:
     import grpc
     from google.protobuf.timestamp_pb2 import Timestamp
 
+    from poolkeeper.v1 import licensing_pb2
+
 DOMAIN: Final = "poolkeeper"
 
 
@@ -116,7 +118,8 @@ class PoolkeeperError(Exception):
     """The base of all: what the daemon refused, or what kept the SDK from asking.
 
     `reason` is the name in the protocol's Reason without its prefix, or empty when the error is the
-    SDK's own; `message` says what happened and `hint` what to do; `retry_after` is in seconds.
+    SDK's own; `message` says what happened and `hint` what to do; `retry_after` is in seconds; `at` is
+    the instant, in UTC, at which a lease ended, where the daemon knows it (CC-15).
     """
 
     retryable: ClassVar[bool] = False
@@ -129,6 +132,7 @@ class PoolkeeperError(Exception):
         hint: str = "",
         retry_after: float | None = None,
         denial: Denial | None = None,
+        at: datetime | None = None,
     ) -> None:
         """Keeps every part as an attribute of its own."""
         self.message = message or (type(self).__doc__ or "").splitlines()[0]
@@ -136,6 +140,7 @@ class PoolkeeperError(Exception):
         self.hint = hint
         self.retry_after = retry_after
         self.denial = denial
+        self.at = at
         super().__init__(self.message)
 
     def __str__(self) -> str:
@@ -414,7 +419,8 @@ def reason_name(number: int) -> str:
 
 def from_status(status: status_pb2.Status) -> PoolkeeperError:
     """The error that a google.rpc.Status stands for, by the reason of its ErrorInfo."""
-    reason, fields = "", ""
+    reason, hint, fields = "", "", ""
+    at: datetime | None = None
     retry_after: float | None = None
     denial: Denial | None = None
     info = error_details_pb2.ErrorInfo()
@@ -424,7 +430,12 @@ def from_status(status: status_pb2.Status) -> PoolkeeperError:
     for detail in status.details:
         # Unpack says whether the detail was of this type.
         if detail.Unpack(info):
-            reason = info.reason if info.domain == DOMAIN else reason
+            if info.domain == DOMAIN:
+                reason, hint, at = (
+                    info.reason,
+                    info.metadata.get("hint", ""),
+                    _instant_of(info.metadata.get("time", "")),
+                )
         elif detail.Unpack(retry):
             retry_after = retry.retry_delay.seconds + retry.retry_delay.nanos / 1e9
         elif detail.Unpack(refused):
@@ -435,9 +446,10 @@ def from_status(status: status_pb2.Status) -> PoolkeeperError:
     return kind(
         status.message,
         reason=reason,
-        hint=_HINTS.get(reason, "") or (fields if fields not in status.message else ""),
+        hint=hint or _HINTS.get(reason, "") or (fields if fields not in status.message else ""),
         retry_after=retry_after,
         denial=denial,
+        at=at,
     )
 
 
@@ -455,10 +467,12 @@ def from_rpc(error: grpc.RpcError) -> PoolkeeperError:
     return from_status(status_pb2.Status(code=code, message=failed.details() or ""))
 
 
-def from_notice(reason: str, message: str) -> LeaseLost:
+def from_notice(notice: licensing_pb2.AllocationNotice) -> LeaseLost:
     """The error for an allocation that the daemon says is no longer held."""
+    reason = reason_name(notice.reason)
     kind = _NOTICES.get(reason, LeaseLost)
-    return kind(message, reason=reason, hint=_HINTS.get(reason, ""))
+    at = _instant(notice.time) if notice.HasField("time") else None
+    return kind(notice.message, reason=reason, hint=_HINTS.get(reason, ""), at=at)
 
 
 def public_errors() -> tuple[type[PoolkeeperError], ...]:
@@ -515,3 +529,10 @@ def _denial(told: errors_pb2.Denial) -> Denial:
 
 def _instant(stamp: Timestamp) -> datetime:
     return stamp.ToDatetime(tzinfo=UTC)
+
+
+def _instant_of(text: str) -> datetime | None:
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError:
+        return None

@@ -197,7 +197,8 @@ class Client:
             _clock=_clock,
         )
         self._loop = _Loop.shared()
-        self._allocations: weakref.WeakKeyDictionary[AsyncAllocation, Allocation] = weakref.WeakKeyDictionary()
+        # The values alone are weak: each of them keeps its key.
+        self._allocations: weakref.WeakValueDictionary[AsyncAllocation, Allocation] = weakref.WeakValueDictionary()
         self._making = threading.Lock()
         _open_clients.add(self)
 

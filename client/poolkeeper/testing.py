@@ -168,9 +168,16 @@ class FakeServer:
             seats.held, seats.state = 0, pb.ALLOCATION_STATE_ENDED
 
     def revoke_node(self, node: str = "studio-1", *, reason: str = "NODE_REVOKED") -> None:
-        """Refuses every further call of a node for that reason."""
+        """Tells a node that its right has ended for that reason; all it can do is to let go of what it has."""
+        name = f"{self._fake.estate}/nodes/{node}"
+        notice = pb.AllocationNotice(
+            reason=errors_pb2.Reason.Value(f"REASON_{reason}"), message="This node may not go on."
+        )
         with self._fake.lock:
-            self._fake.ended_nodes[f"{self._fake.estate}/nodes/{node}"] = reason
+            self._fake.ended_nodes[name] = reason
+            for session in self._fake.sessions.values():
+                if session.node == name and session.push is not None:
+                    session.push(pb.ConnectResponse(notice=notice))
 
     def fail_next(
         self,

@@ -19,7 +19,8 @@ STOP_BEFORE = 5.0
 """Seconds ahead of the deadline at which a program must stop, unless it says otherwise."""
 _STOP_SHARE = 0.25
 _JITTER_SHARE = 0.2
-_OVERDUE = 1.5
+_OVERDUE_SHARE = 0.5
+_OVERDUE_LEAST = 1.0
 
 
 class HoldState(StrEnum):
@@ -239,7 +240,7 @@ class LeaseKeeper:
 
     @property
     def _doubtful_at(self) -> float:
-        return self._renewed_at + self._interval * _OVERDUE
+        return self._renewed_at + self._interval + max(self._interval * _OVERDUE_SHARE, _OVERDUE_LEAST)
 
     def _stop_at(self, held: _Held) -> float:
         return min(self._deadline, held.final_deadline) - self.stop_before

@@ -70,7 +70,7 @@ class ManualClock:
         return self._now
 
     async def until(self, instant: float, signal: asyncio.Event) -> None:
-        while self._now < instant and not signal.is_set():
+        while self.now() < instant and not signal.is_set():
             waits = [asyncio.ensure_future(signal.wait()), asyncio.ensure_future(self._passed.wait())]
             try:
                 await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)

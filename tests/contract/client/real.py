@@ -1,8 +1,10 @@
 """A real daemon as a backend: on an event loop of its own, with time that the test drives."""
 
 import asyncio
+import concurrent.futures
 import contextlib
 import threading
+import urllib.request
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -14,7 +16,7 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from poolkeeper.v1 import admin_pb2
 from poolkeeper_server.config import load_settings
 from poolkeeper_server.daemon import serving
-from tests.contract.client.backend import LEASE
+from tests.contract.client.backend import LEASE, ManualClock
 from tests.contract.client.wire import Wire
 from tests.inprocess.installation import Admin, DrivenTime, Installation, span
 
@@ -23,6 +25,7 @@ T = TypeVar("T")
 POOL = "estates/acme/pools/west"
 MARGIN = 5.0
 HEARTBEAT = 2.0
+HEARTBEATS = 'poolkeeper_stream_messages_total{kind="heartbeat"}'
 
 
 class _Installation(Installation):
@@ -34,8 +37,6 @@ class _Installation(Installation):
             "data": self.data,
             "listen": "127.0.0.1:0",
             "http_listen": "127.0.0.1:0",
-            "tls": "off",
-            "drain_timeout": 0,
             **self.options,
         }
         settings = load_settings(given, file=None)
@@ -51,22 +52,48 @@ class _Installation(Installation):
         self.admin = Admin(self.channel, self.daemon.operator_token)
 
 
+class SharedClock(ManualClock):
+    """A client's clock that goes with the daemon's, as on one machine."""
+
+    def __init__(self, daemon: "RealDaemon") -> None:
+        super().__init__()
+        self._daemon = daemon
+
+    def now(self) -> float:
+        return self._daemon.time.monotonic_now / 1_000_000
+
+    def advance(self, seconds: float) -> None:
+        """Lets time pass for both; while the daemon runs, it lives through every second of it."""
+        self._daemon.live(seconds)
+        super().advance(0)
+
+
 class RealDaemon:
     """A daemon with a pool acme/west. Clients reach it through a wire that can be cut.
 
     Its methods may be called from any thread but the daemon's own.
     """
 
-    def __init__(self, data: Path, *, tls: bool = False, **pool: Any) -> None:  # noqa: ANN401 - settings of many types.
+    def __init__(
+        self,
+        data: Path,
+        *,
+        tls: bool = False,
+        drain_timeout: int = 0,
+        **pool: Any,
+    ) -> None:
         """`pool` are settings of the pool."""
         self.time = DrivenTime()
-        self.installation = _Installation(data, self.time, {"tls": "auto"} if tls else {})
+        options = {"tls": "auto" if tls else "off", "drain_timeout": drain_timeout}
+        self.installation = _Installation(data, self.time, options)
         self._pool = {"lease_duration": LEASE, "heartbeat_interval": HEARTBEAT, "margin": MARGIN, **pool}
         self._tls = tls
         self._products = 0
         self.loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self.loop.run_forever, name="daemon")
+        self._thread = threading.Thread(target=self.loop.run_forever, name="daemon", daemon=True)
         self.wire = Wire(0)
+        self._draining: concurrent.futures.Future[None] | None = None
+        self._running = False
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -112,7 +139,7 @@ class RealDaemon:
         if lived < seconds:
             self.run(self.installation.leap(seconds - lived))
 
-    def revoke(self, allocation: str, **how: Any) -> None:  # noqa: ANN401 - fields of the request.
+    def revoke(self, allocation: str, **how: Any) -> None:
         request = admin_pb2.ReleaseAllocationRequest(name=allocation, reason="needed elsewhere", **how)
         self.ask("allocations", "ReleaseAllocation", request)
 
@@ -141,10 +168,10 @@ class RealDaemon:
 
     # What else a test of a real daemon wants.
 
-    def ask(self, service: str, method: str, request: Any) -> Any:  # noqa: ANN401 - many types.
+    def ask(self, service: str, method: str, request: Any) -> Any:
         """What an admin service answers; raises Refused."""
 
-        async def asked() -> Any:  # noqa: ANN401 - as above.
+        async def asked() -> Any:
             # Made on the daemon's loop, to which the channel belongs.
             return await getattr(getattr(self.installation.admin, service), method)(request)
 
@@ -159,9 +186,37 @@ class RealDaemon:
         """The pool as it is now."""
         return self.run(self.installation.pool(POOL))
 
-    def promise_end(self) -> int:
-        """The instant of lease time, in microseconds, up to which the daemon gives no leased seat away."""
-        return self.time.monotonic_now + round((LEASE + MARGIN) * 1_000_000)
+    def clock(self) -> SharedClock:
+        """A clock for clients."""
+        return SharedClock(self)
+
+    def live(self, seconds: float) -> None:
+        """Lets time pass as a daemon lives through it, or as it does without one."""
+        if self._running:
+            self.run(self.installation.pass_by(seconds))
+        else:
+            self.time.pass_by(seconds)
+
+    @property
+    def heartbeats(self) -> int:
+        """How many came over streams so far, as the daemon tells who watches it."""
+        with urllib.request.urlopen(f"http://{self.installation.daemon.http.address}/metrics") as page:
+            (line,) = [one for one in page.read().decode().splitlines() if one.startswith(HEARTBEATS)]
+        return int(float(line.rpartition(" ")[2]))
+
+    def drain(self) -> None:
+        """Begins to stop in order; `drained` says when it is done."""
+        self._running = False
+        self._draining = asyncio.run_coroutine_threadsafe(self.installation.stop(), self.loop)
+
+    @property
+    def drained(self) -> bool:
+        return self._draining is not None and self._draining.done()
+
+    def move(self) -> None:
+        """Starts again on the same data, at another address; the wire leads there."""
+        self.installation.options["listen"] = "127.0.0.1:0"
+        self.run(self._start())
 
     def allocations(self) -> list[Any]:
         """All allocations of the pool that are not over."""
@@ -173,11 +228,13 @@ class RealDaemon:
 
     async def _start(self) -> None:
         await self.installation.start()
+        self._running = True
         self.wire.target = int(str(self.installation.options["listen"]).rpartition(":")[2])
         await self.wire.listen()
 
     async def _stop(self) -> None:
         # First the wire: clients see what they would see of a crash.
+        self._running = False
         await self.wire.close()
         await self.installation.stop()
 

@@ -174,6 +174,19 @@ async def test_a_check_in_before_the_minimum_time_waits_in_quarantine_and_can_be
         assert backend.quarantined("enc") == 0
 
 
+async def test_a_node_takes_up_again_what_it_gave_back_too_early_on_nobody_s_behalf(
+    backend: Backend, identity: Path
+) -> None:
+    backend.set_minimum_allocation(600)
+    async with AsyncClient(identity=identity) as client:
+        one, two = await client.check_out("enc"), await client.check_out("enc")
+        assert one.name != two.name
+        await one.check_in()
+        again = await client.check_out("enc")
+        assert (again.name, again.resumed) == (one.name, True)
+        assert backend.available("enc") == 0
+
+
 @pytest.mark.parametrize("transport", ["stream", "unary"])
 async def test_a_revoked_seat_is_told_and_let_go_of_when_the_program_has_stopped(
     backend: Backend, identity: Path, transport: str

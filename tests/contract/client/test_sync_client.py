@@ -83,7 +83,7 @@ PROGRAM = """
 import signal, sys, poolkeeper
 client = poolkeeper.Client(identity=sys.argv[1])
 seat = client.check_out("enc")
-print(seat.state, flush=True)
+print("HELD" if seat.held_for else "LOST", flush=True)
 """
 
 

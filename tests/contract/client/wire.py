@@ -7,13 +7,15 @@ from typing import Self
 class Wire:
     """Passes bytes between whoever connects to `port` and a server on this machine.
 
-    With `swallows` set nothing passes; with `holds_replies` requests still arrive and no answer comes back.
+    With `swallows` nothing passes, either way. While the event `replies` is cleared requests still arrive, and what is
+    answered is kept back; a cut loses it.
     """
 
     def __init__(self, target: int) -> None:
         self.target = target
         self.swallows = False
-        self.holds_replies = False
+        self.replies = asyncio.Event()
+        self.replies.set()
         self.port = 0
         self._server: asyncio.Server | None = None
         self._passing: set[asyncio.Task[None]] = set()
@@ -27,6 +29,8 @@ class Wire:
 
     async def listen(self) -> None:
         """Takes connections, on the port of before if there was one."""
+        if self._server is not None and self._server.is_serving():
+            return
         self._server = await asyncio.start_server(self._accept, "127.0.0.1", self.port)
         self.port = self._server.sockets[0].getsockname()[1]
 
@@ -63,7 +67,9 @@ class Wire:
 
     async def _pass(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, *, replies: bool) -> None:
         while data := await source.read(65536):
-            if not (self.swallows or (replies and self.holds_replies)):
+            if replies:
+                await self.replies.wait()
+            if not self.swallows:
                 sink.write(data)
                 await sink.drain()
         sink.close()

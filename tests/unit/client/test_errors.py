@@ -1,4 +1,5 @@
 import pickle
+from datetime import UTC, datetime
 
 import pytest
 from google.protobuf.any_pb2 import Any
@@ -8,7 +9,7 @@ from google.rpc import error_details_pb2, status_pb2
 
 import poolkeeper
 from poolkeeper import errors
-from poolkeeper.v1 import errors_pb2
+from poolkeeper.v1 import errors_pb2, licensing_pb2
 
 
 def status(code: int, *details: Message, message: str = "told") -> status_pb2.Status:
@@ -22,6 +23,16 @@ def status(code: int, *details: Message, message: str = "told") -> status_pb2.St
 
 def info(reason: str, domain: str = "poolkeeper") -> error_details_pb2.ErrorInfo:
     return error_details_pb2.ErrorInfo(reason=reason, domain=domain)
+
+
+def test_the_daemon_s_own_hint_and_instant_are_told() -> None:
+    told = error_details_pb2.ErrorInfo(
+        reason="LEASE_EXPIRED", domain="poolkeeper", metadata={"hint": "open one", "time": "2026-06-01T00:00:00Z"}
+    )
+    error = errors.from_status(status(9, told))
+    assert (error.hint, error.at) == ("open one", datetime(2026, 6, 1, tzinfo=UTC))
+    garbled = errors.from_status(status(9, error_details_pb2.ErrorInfo(domain="poolkeeper", metadata={"time": "noon"})))
+    assert garbled.at is None
 
 
 def test_every_reason_of_the_protocol_has_a_class() -> None:
@@ -122,8 +133,9 @@ def test_errors_cross_process_borders_whole(kind: type[errors.PoolkeeperError]) 
         ("LEASE_EXPIRED", errors.LeaseExpired),
         ("NOT_FOUND", errors.LeaseExpired),
         ("POOL_NOT_ACTIVE", errors.PoolClosed),
-        ("SOMETHING_NEW", errors.LeaseLost),
+        ("UNSPECIFIED", errors.LeaseLost),
     ],
 )
 def test_a_notice_says_how_the_allocation_was_lost(reason: str, kind: type[errors.LeaseLost]) -> None:
-    assert type(errors.from_notice(reason, "")) is kind
+    told = licensing_pb2.AllocationNotice(reason=errors_pb2.Reason.Value(f"REASON_{reason}"))
+    assert type(errors.from_notice(told)) is kind
