@@ -171,7 +171,7 @@ def _held(ask: _Ask, keys: dict[LicensedBy, CountingKey]) -> Allocation | None:
     return None
 
 
-def _share(ask: _Ask, held: Allocation) -> Granted | None:
+def _share(ask: _Ask, held: Allocation) -> Granted | Waiting | None:
     """Joins the consumer's allocation and sizes it by the largest demand; None when it cannot grow so far."""
     if held.state is AllocationState.REVOKED:
         raise Refusal(
@@ -187,6 +187,10 @@ def _share(ask: _Ask, held: Allocation) -> Granted | None:
         if pool.state is not PoolState.ACTIVE or ask.must_queue(pool):
             return None
         more = ask.choose(held.licensed_by, size - held.quantity, pool=pool, but={held.allocation_id})
+        if state.get(Allocation, held.estate_id, held.allocation_id) != held:
+            # What was due was one of its uses: it may be smaller now, or over.
+            session = open_session_of(state, ask.session.estate_id, ask.session.session_id)
+            return take(state, ask.command, session, now, ask.ids, in_turn=ask.in_turn)
         if more is None:
             return None
         held = allocations.grow(state, now, held, more)
