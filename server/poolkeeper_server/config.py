@@ -198,7 +198,7 @@ def load_settings(overrides: Mapping[str, Any], *, file: Path | None = None) -> 
 
     try:
         return SettingsOfThisStart(**given)
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"{file} is not valid TOML: {error}.", hint="Correct that line.") from error
     except OSError as error:
         raise ConfigurationError(
