@@ -8,13 +8,12 @@ from typing import Any
 from pysqlite3 import dbapi2 as sqlite
 
 from poolkeeper_server.storage.sqlite import connect
+from poolkeeper_server.storage.start import unusable
 from poolkeeper_server.storage.store import StoreUnusable
 
 #: The version that this release reads and writes: the newest module in `migrations/versions`.
 VERSION = "0001"
 _VERSIONS = Path(__file__).parent / "migrations"
-#: What SQLite gives a file that is none of its own (sqlite.org, result codes).
-_NOT_A_DATABASE = "file is not a database"
 
 
 def migrate(path: Path) -> bool:
@@ -39,14 +38,7 @@ def migrate(path: Path) -> bool:
             )
         _upgrade(connection)
     except sqlite.Error as error:
-        if _NOT_A_DATABASE in str(error):
-            raise StoreUnusable(
-                f"{path} is not a SQLite database, or it is damaged.", hint="Restore it from a backup."
-            ) from error
-        raise StoreUnusable(
-            f"The database {path} cannot be opened: {error}.",
-            hint="Check that its directory can be written and that the disk is not full.",
-        ) from error
+        raise unusable(path, error) from error
     return True
 
 

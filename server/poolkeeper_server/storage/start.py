@@ -13,6 +13,8 @@ from poolkeeper_server.storage.store import Mark, StoreUnusable
 
 #: SQLite before this has a race that can corrupt a database in WAL mode (fixed in 3.51.3).
 _SAFE = (3, 51, 3)
+#: What SQLite says of a file that is none of its own, or not whole (sqlite.org, result codes NOTADB and CORRUPT).
+_DAMAGED = ("file is not a database", "malformed")
 
 
 def warn_of_library() -> str:
@@ -38,7 +40,7 @@ def read_mark(path: Path) -> tuple[Mark, str] | None:
         ).fetchone()
         connection.close()
     except sqlite.Error as error:
-        raise _unusable(path, error) from error
+        raise unusable(path, error) from error
     if row is None:
         return None
     return Mark(epoch=row[0], lease=row[1], civil=row[2], boot_id=row[3], boot_time=row[4]), row[5]
@@ -59,7 +61,7 @@ def write_first_mark(path: Path, mark: Mark, secrets_check: str) -> None:
         )
         connection.close()
     except sqlite.Error as error:
-        raise _unusable(path, error) from error
+        raise unusable(path, error) from error
 
 
 def record_token(path: Path, token: Token) -> None:
@@ -77,10 +79,15 @@ def record_token(path: Path, token: Token) -> None:
             connection.execute(upsert(Token), ROWS[Token].write(token))
         connection.close()
     except sqlite.Error as error:
-        raise _unusable(path, error) from error
+        raise unusable(path, error) from error
 
 
-def _unusable(path: Path, error: sqlite.Error) -> StoreUnusable:
+def unusable(path: Path, error: sqlite.Error) -> StoreUnusable:
+    """Why a database cannot be used, and what to do."""
+    if any(sign in str(error) for sign in _DAMAGED):
+        return StoreUnusable(
+            f"The database {path} is damaged, or not a SQLite database: {error}.", hint="Restore it from a backup."
+        )
     return StoreUnusable(
         f"The database {path} cannot be used: {error}.",
         hint="Check that its directory can be written and that the disk is not full.",
