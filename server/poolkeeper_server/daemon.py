@@ -35,7 +35,14 @@ from poolkeeper_server.services.ids import new_id
 from poolkeeper_server.services.leasing import LeasingService
 from poolkeeper_server.services.nodes import Credentials, Sightings
 from poolkeeper_server.services.secrets import Secrets, open_secrets
-from poolkeeper_server.services.tokens import AdminIdentity, SessionIdentity, TokenMint, admin_digest, make_admin_secret
+from poolkeeper_server.services.tokens import (
+    AdminIdentity,
+    SessionIdentity,
+    TokenMint,
+    admin_digest,
+    is_admin_secret,
+    make_admin_secret,
+)
 from poolkeeper_server.storage.migration import migrate
 from poolkeeper_server.storage.reader import Reader
 from poolkeeper_server.storage.sqlite import SqliteStore
@@ -313,7 +320,7 @@ def _operator_token(data: Path, database: Path, now: int) -> str:
     """The operator's token, kept in a file of the data directory that only its owner reads."""
     path = data / _TOKEN
     if path.exists():
-        text = path.read_text(encoding="ascii").strip()
+        text = _read_token(path)
         digest = admin_digest(text)
     else:
         secret = make_admin_secret()
@@ -331,6 +338,22 @@ def _operator_token(data: Path, database: Path, now: int) -> str:
             revoked_at=None,
         ),
     )
+    return text
+
+
+def _read_token(path: Path) -> str:
+    """An operator's token from its file; anything else there, which could be guessed, must not become one."""
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace").strip()
+    except OSError as error:
+        raise ConfigurationError(
+            f"The operator's token {path} cannot be read: {error.strerror}.",
+            hint="Make it belong to the user that runs the daemon.",
+        ) from error
+    if not is_admin_secret(text):
+        raise ConfigurationError(
+            f"{path} does not hold an operator's token.", hint="Delete it, and the next start makes a new one."
+        )
     return text
 
 

@@ -7,6 +7,7 @@ for another.
 import base64
 import hashlib
 import hmac
+import re
 import secrets
 import struct
 from binascii import a2b_base64 as _decoded
@@ -134,6 +135,11 @@ def make_admin_secret() -> AdminSecret:
     """A new admin token of 256 random bits."""
     text = f"pk_{secrets.token_urlsafe(32)}"
     return AdminSecret(text, admin_digest(text))
+
+
+def is_admin_secret(text: str) -> bool:
+    """Whether a text has the form of an admin token."""
+    return re.fullmatch(r"pk_[A-Za-z0-9_-]{43}", text) is not None
 
 
 def admin_digest(text: str) -> bytes:
