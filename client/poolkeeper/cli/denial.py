@@ -6,6 +6,8 @@ from poolkeeper import errors
 from poolkeeper.cli import duration, name, phrase
 from poolkeeper.cli.problem import Problem, sentence
 
+_FOR_WANT_OF_SEATS = frozenset({"NO_SEAT_AVAILABLE", "WAIT_EXPIRED"})
+
 
 def explain(error: errors.Denied, *, status: int, now: datetime | None = None) -> Problem:
     """What to tell the person whose program got no licence."""
@@ -15,7 +17,8 @@ def explain(error: errors.Denied, *, status: int, now: datetime | None = None) -
     return Problem(
         f"no licence for {name.short(denial.product)}: {sentence(error.message)}",
         why="\n".join(_reasons(denial)),
-        hint=sentence(error.hint) or _advice(denial, now or datetime.now(UTC)),
+        # The daemon's own hint is for whoever cannot read the figures.
+        hint=_advice(denial, now or datetime.now(UTC)) or sentence(error.hint),
         status=status,
     )
 
@@ -46,6 +49,8 @@ def _reasons(denial: errors.Denial) -> list[str]:
 
 
 def _advice(denial: errors.Denial, now: datetime) -> str:
+    if denial.reason not in _FOR_WANT_OF_SEATS:
+        return ""
     if denial.needed > denial.counts.total > 0:
         return "the pool never has that many: move seats into it with `poolkeeper pool move`, or ask for fewer"
     if denial.next_free_time is not None:

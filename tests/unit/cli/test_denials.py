@@ -19,12 +19,15 @@ CANDIDATE = errors.RejectedCandidate(
 )
 
 
-def told(*, needed: int = 1, next_free_time: datetime | None = None, place: int = 0) -> errors.NoSeatAvailable:
+def told(
+    *, needed: int = 1, next_free_time: datetime | None = None, place: int = 0, reason: str = "NO_SEAT_AVAILABLE"
+) -> errors.NoSeatAvailable:
     return errors.NoSeatAvailable(
         "The pool has too few free seats.",
-        reason="NO_SEAT_AVAILABLE",
+        reason=reason,
+        hint="Ask the daemon's admin.",
         denial=errors.Denial(
-            reason="NO_SEAT_AVAILABLE",
+            reason=reason,
             pool="estates/acme/pools/west",
             product="products/encoder-1x1",
             needed=needed,
@@ -49,6 +52,13 @@ def test_a_denial_tells_rule_seats_candidates_and_time() -> None:
 def test_waiting_is_not_advised_where_it_cannot_help() -> None:
     assert "never has that many" in denial.explain(told(needed=11), status=123, now=NOW).hint
     assert "--wait" in denial.explain(told(), status=123, now=NOW).hint
+
+
+def test_a_time_is_told_only_where_a_seat_is_what_lacks() -> None:
+    soon = NOW + timedelta(minutes=12)
+    assert "in 12m" in denial.explain(told(next_free_time=soon, reason="WAIT_EXPIRED"), status=123, now=NOW).hint
+    expired = denial.explain(told(next_free_time=soon, reason="LICENCE_EXPIRED"), status=123, now=NOW)
+    assert expired.hint == "ask the daemon's admin"
 
 
 def test_the_place_at_the_end_of_the_waiting_is_told() -> None:
