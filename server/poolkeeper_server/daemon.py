@@ -304,6 +304,7 @@ async def _raise_alerts(frozen: asyncio.Queue[str], committer: Committer, source
         message = await frozen.get()
         _log.warning(Event.CLOCK_FROZEN, message=message)
         alert = Alert(alert_id=new_id(), kind=AlertKind.CLOCK_FROZEN, at=source.civil(), subject="", message=message)
+        # Answered or not, the daemon goes on: the log has it, and `clock show` says it.
         await committer.submit(RaiseAlert(alert=alert))
 
 

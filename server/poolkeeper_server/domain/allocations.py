@@ -69,6 +69,8 @@ def shrink(state: State, now: Moment, allocation: Allocation, quantity: int, spa
                 quarantine_until=until,
                 shared=False,
                 deadline_lease=None,
+                ended_at=now.civil,
+                end_reason="UNIT_REMOVED",
             )
         )
     return shrunk
@@ -107,11 +109,43 @@ def end(
     return _write(state, now, ended, event, deltas, {"reason": reason} | (details or {}))
 
 
+def confirm(state: State, allocation: Allocation) -> Allocation:
+    """Makes a provisional allocation firm."""
+    firm = replace(allocation, state=AllocationState.ACTIVE, deadline_lease=None, quarantine_until=None)
+    state.put(firm)
+    return firm
+
+
+def withdraw(state: State, now: Moment, allocation: Allocation) -> Allocation:
+    """Ends a provisional allocation, which nobody has held; seats that were in quarantine go back there."""
+    until = allocation.quarantine_until
+    waits = until is not None and now.civil < until
+    ended = replace(
+        allocation,
+        state=AllocationState.QUARANTINED if waits else AllocationState.ENDED,
+        quarantine_until=until if waits else None,
+        deadline_lease=None,
+        ended_at=now.civil,
+        end_reason="NOT_ACKNOWLEDGED",
+    )
+    deltas = tuple(
+        Delta(licence_id=licence, active=-seats, quarantined=seats if waits else 0)
+        for licence, seats in allocation.lines
+    )
+    return _write(state, now, ended, "CHECKED_IN", deltas, {"reason": ended.end_reason})
+
+
 def end_quarantine(
     state: State, now: Moment, allocation: Allocation, *, event: str = "QUARANTINE_ENDED", reason: str = ""
 ) -> Allocation:
     """Frees quarantined seats."""
-    ended = replace(allocation, state=AllocationState.ENDED, end_reason=reason or allocation.end_reason)
+    ended = replace(
+        allocation,
+        state=AllocationState.ENDED,
+        quarantine_until=None,
+        ended_at=now.civil,
+        end_reason=reason or allocation.end_reason,
+    )
     deltas = tuple(Delta(licence_id=licence, quarantined=-seats) for licence, seats in allocation.lines)
     return _write(state, now, ended, event, deltas, {"reason": reason} if reason else None)
 

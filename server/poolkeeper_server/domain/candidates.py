@@ -73,6 +73,16 @@ def seat_counts(lines: list[Candidate]) -> SeatCounts:
     return total
 
 
+def quarantine_ends(state: State, pool: Pool, lines: list[Candidate]) -> list[int]:
+    """When seats of these lines leave quarantine, as far as it was loaded; civil, soonest first."""
+    licences = {line.licence.licence_id for line in lines if line.rejected is None}
+    return [
+        end
+        for end, held in state.quarantine_ends.get((pool.estate_id, pool.pool_id), [])
+        if any(licence in licences for licence, _ in held)
+    ]
+
+
 def denial(
     state: State, lines: list[Candidate], pool: Pool, product: Product, need: int, *, queued: int = 0
 ) -> Refusal:
@@ -83,7 +93,7 @@ def denial(
     if lines and all(line.rejected is not None for line in lines):
         reason = by_reason.most_common(1)[0][0]
     counts = seat_counts(lines)
-    ends = state.quarantine_ends.get((pool.estate_id, pool.pool_id, product.product_id), [])
+    ends = quarantine_ends(state, pool, lines)
     where = f"Pool {pool.estate_id}/{pool.pool_id}"
     if reason is Reason.CLOCK_FROZEN:
         message = f"{where} cannot grant {product.product_id}: the civil clock is not to be trusted."

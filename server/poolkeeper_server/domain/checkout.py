@@ -8,11 +8,10 @@ pool, after those who wait.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 
 from poolkeeper_server.domain import allocations, uses
-from poolkeeper_server.domain.candidates import Candidate, candidates, choose, denial
+from poolkeeper_server.domain.candidates import Candidate, candidates, choose, denial, quarantine_ends
 from poolkeeper_server.domain.commands import CheckOut, Granted, Waiting
 from poolkeeper_server.domain.counting import CountingKey, counting_key
 from poolkeeper_server.domain.due import end_due
@@ -32,6 +31,7 @@ from poolkeeper_server.domain.records import (
     Product,
     Queue,
     Session,
+    SessionState,
     Use,
     Waiter,
 )
@@ -41,6 +41,8 @@ from poolkeeper_server.domain.state import State
 
 #: How long a waiter has to acknowledge its grant, in lease time.
 ACKNOWLEDGE_WITHIN = 10 * SECOND
+#: How many check-outs of one session may wait.
+MOST_WAITING = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,15 +64,9 @@ class _Ask:
         """The lines that grant the product, as they are now."""
         return candidates(self.state, self.now, pool or self.pool, self.product.product_id)
 
-    def choose(
-        self, licensed_by: LicensedBy, seats: int, *, pool: Pool | None = None, but: AbstractSet[str] = frozenset()
-    ) -> Pairs | None:
-        """Free seats; where they are too few, after what is due in the pool was ended, except for `but`."""
-        pool = pool or self.pool
-        chosen = choose(self.lines(pool), licensed_by, seats)
-        if chosen is None and end_due(self.state, self.now, pool, self.ids, but=but):
-            chosen = choose(self.lines(pool), licensed_by, seats)
-        return chosen
+    def choose(self, licensed_by: LicensedBy, seats: int, pool: Pool | None = None) -> Pairs | None:
+        """Free seats; None where they are too few."""
+        return choose(self.lines(pool), licensed_by, seats)
 
     def queue(self, pool: Pool | None = None) -> Queue:
         """Who waits for the product."""
@@ -100,8 +96,13 @@ def check_out(state: State, command: CheckOut, now: Moment, ids: Iterator[str]) 
         waiter = state.many(Waiter, waiting)[0]
         if waiter.request_digest != command.digest:
             raise Refusal(Reason.REQUEST_ID_REUSED, f"Request id {command.request_id} was used for another request.")
-        state.put(replace(waiter, session_id=session.session_id))
-        return _place(state, waiter)
+        if waiter.session_id != session.session_id:
+            earlier = state.get(Session, waiter.estate_id, waiter.session_id)
+            if earlier is not None:
+                state.put(replace(earlier, waiting=earlier.waiting - 1))
+            state.put(replace(session, waiting=session.waiting + 1))
+            state.put(replace(waiter, session_id=session.session_id))
+        return _place(state, waiter, now)
     return take(state, command, session, now, ids)
 
 
@@ -113,9 +114,10 @@ def take(
     product = state.get(Product, command.product_id)
     if product is None:
         raise not_found(f"product {command.product_id}", hint="`poolkeeper product list` shows the catalogue.")
-    # Asking is contact: the promise is prolonged before anything that is due is ended.
-    session = renew(session, pool, now)
-    state.put(session)
+    if not session.dirty:
+        # Asking is contact. A session that has not heard of a revocation yet is promised nothing more before it has.
+        session = renew(session, pool, now)
+        state.put(session)
     ask = _Ask(
         state=state,
         command=command,
@@ -127,26 +129,47 @@ def take(
         ids=ids,
         in_turn=in_turn,
     )
-    registered = state.get(Consumer, command.estate_id, command.consumer) if command.consumer else None
-    keys = {
-        licensed_by: counting_key(command, session.node_id, licensed_by, pool.counting, registered)
-        for licensed_by in LicensedBy
-    }
+    granted = _attempt(ask)
+    if granted is None and _end_due(ask):
+        # What was due may have been the consumer's own: everything is looked at again.
+        granted = _attempt(ask)
+    return granted or _deny_or_wait(ask)
+
+
+def _attempt(ask: _Ask) -> Granted | None:
+    """Serves the check-out from what there is; None, with nothing changed, when it cannot be covered."""
+    keys = _keys(ask)
     held = _held(ask, keys)
     if held is not None:
-        return _share(ask, held) or _deny_or_wait(ask)
+        return _share(ask, held)
     lines = ask.lines()
     if not lines:
         raise Refusal(
             Reason.PRODUCT_NOT_GRANTED,
-            f"No licence in pool {pool.estate_id}/{pool.pool_id} grants {product.product_id}.",
+            f"No licence in pool {ask.pool.estate_id}/{ask.pool.pool_id} grants {ask.product.product_id}.",
             hint="An admin can move such seats into the pool with `poolkeeper pool move`.",
         )
     for licensed_by in dict.fromkeys(line.licence.licensed_by for line in lines):
         granted = _resume(ask, licensed_by, keys[licensed_by]) or _grant(ask, licensed_by, keys[licensed_by])
         if granted is not None:
             return granted
-    return _deny_or_wait(ask)
+    return None
+
+
+def _end_due(ask: _Ask) -> bool:
+    """Ends what is due where the check-out draws; not while others go first."""
+    held = _held(ask, _keys(ask))
+    pool = ask.pool if held is None else allocations.pool_of(ask.state, held)
+    return not ask.must_queue(pool) and end_due(ask.state, ask.now, pool, ask.ids)
+
+
+def _keys(ask: _Ask) -> dict[LicensedBy, CountingKey]:
+    command = ask.command
+    registered = ask.state.get(Consumer, command.estate_id, command.consumer) if command.consumer else None
+    return {
+        licensed_by: counting_key(command, ask.session.node_id, licensed_by, ask.pool.counting, registered)
+        for licensed_by in LicensedBy
+    }
 
 
 def _pool(state: State, session: Session) -> Pool:
@@ -171,7 +194,7 @@ def _held(ask: _Ask, keys: dict[LicensedBy, CountingKey]) -> Allocation | None:
     return None
 
 
-def _share(ask: _Ask, held: Allocation) -> Granted | Waiting | None:
+def _share(ask: _Ask, held: Allocation) -> Granted | None:
     """Joins the consumer's allocation and sizes it by the largest demand; None when it cannot grow so far."""
     if held.state is AllocationState.REVOKED:
         raise Refusal(
@@ -180,19 +203,21 @@ def _share(ask: _Ask, held: Allocation) -> Granted | Waiting | None:
             hint="It can check out anew when its seats are back.",
         )
     state, now = ask.state, ask.now
-    holder = uses.holder_of(held, ask.session.session_id)
+    holder = uses.holder_of(held, ask.session)
     size = max([ask.need, *(use.quantity for use in uses.uses_of(state, held) if use.holder != holder)])
+    more: Pairs | None = ()
     if size > held.quantity:
         pool = allocations.pool_of(state, held)
-        if pool.state is not PoolState.ACTIVE or ask.must_queue(pool):
-            return None
-        more = ask.choose(held.licensed_by, size - held.quantity, pool=pool, but={held.allocation_id})
-        if state.get(Allocation, held.estate_id, held.allocation_id) != held:
-            # What was due was one of its uses: it may be smaller now, or over.
-            session = open_session_of(state, ask.session.estate_id, ask.session.session_id)
-            return take(state, ask.command, session, now, ask.ids, in_turn=ask.in_turn)
-        if more is None:
-            return None
+        if pool.state is PoolState.ACTIVE and not ask.must_queue(pool):
+            more = ask.choose(held.licensed_by, size - held.quantity, pool)
+        else:
+            more = None
+    if more is None:
+        return None
+    if held.state is AllocationState.PROVISIONAL and not ask.in_turn:
+        # Somebody who did not wait holds it now; the waiter's own use is given up or acknowledged by itself.
+        held = allocations.confirm(state, held)
+    if more:
         held = allocations.grow(state, now, held, more)
     elif size < held.quantity and held.state is AllocationState.ACTIVE:
         held = allocations.shrink(state, now, held, size, next(ask.ids))
@@ -221,19 +246,21 @@ def _resume(ask: _Ask, licensed_by: LicensedBy, key: CountingKey) -> Granted | N
     if lacking:
         if ask.must_queue():
             return None
-        more = ask.choose(licensed_by, lacking, but={found.allocation_id for found in own})
+        more = ask.choose(licensed_by, lacking)
         if more is None:
             return None
     resumed = allocations.resume(state, now, own, ask.need - lacking, next(ask.ids))
     if more:
         resumed = allocations.grow(state, now, resumed, more)
-    resumed = replace(
-        resumed,
-        shared=key.shared,
-        node_id=ask.session.node_id,
-        state=AllocationState.PROVISIONAL if ask.in_turn else AllocationState.ACTIVE,
-        deadline_lease=now.lease + ACKNOWLEDGE_WITHIN if ask.in_turn else None,
-    )
+    resumed = replace(resumed, shared=key.shared, node_id=ask.session.node_id)
+    if ask.in_turn:
+        # Unless it is acknowledged, it goes back into the quarantine it came from.
+        resumed = replace(
+            resumed,
+            state=AllocationState.PROVISIONAL,
+            deadline_lease=now.lease + ACKNOWLEDGE_WITHIN,
+            quarantine_until=max(found.quarantine_until or 0 for found in own),
+        )
     state.put(resumed)
     return replace(_use(ask, resumed), resumed=True)
 
@@ -300,14 +327,7 @@ def _granted(state: State, allocation: Allocation, use: Use, now: Moment) -> Gra
 def _repeat(state: State, command: CheckOut, session: Session, allocation_id: str, now: Moment) -> Granted:
     """Answers a repeated request with the present state of what it did, never with a second seat (CC-13)."""
     allocation = state.get(Allocation, command.estate_id, allocation_id)
-    use = None
-    if allocation is not None and allocation.state is not AllocationState.ENDED:
-        own = [found for found in uses.uses_of(state, allocation) if found.request_id == command.request_id]
-        use = (
-            own[0]
-            if own
-            else state.get(Use, allocation.estate_id, allocation_id, uses.holder_of(allocation, session.session_id))
-        )
+    use = None if allocation is None else _own_use(state, command, session, allocation)
     if allocation is None or use is None or allocation.state is AllocationState.QUARANTINED:
         at = None if allocation is None else allocation.ended_at
         raise Refusal(
@@ -321,6 +341,22 @@ def _repeat(state: State, command: CheckOut, session: Session, allocation_id: st
     if use.session_id != session.session_id:
         use = _move_use(state, session, allocation, use)
     return _granted(state, allocation, use, now)
+
+
+def _own_use(state: State, command: CheckOut, session: Session, allocation: Allocation) -> Use | None:
+    """The caller's use of the allocation: by this request, or else by this session.
+
+    One of an earlier session that was revoked is none: it belonged to what the node was before (CC-9).
+    """
+    own = [use for use in uses.uses_of(state, allocation) if use.node_id == session.node_id]
+    by_request = [use for use in own if use.request_id == command.request_id]
+    by_session = [use for use in own if use.holder == uses.holder_of(allocation, session)]
+    for use in (*by_request, *by_session):
+        earlier = state.get(Session, use.estate_id, use.session_id)
+        revoked = earlier is not None and earlier.state is SessionState.REVOKED
+        if allocation.kind is Kind.INSTALLED or not revoked:
+            return use
+    return None
 
 
 def _move_use(state: State, session: Session, allocation: Allocation, use: Use) -> Use:
@@ -339,8 +375,17 @@ def _move_use(state: State, session: Session, allocation: Allocation, use: Use) 
 def _deny_or_wait(ask: _Ask) -> Waiting:
     state, command, queue = ask.state, ask.command, ask.queue()
     refusal = denial(state, ask.lines(), ask.pool, ask.product, ask.need, queued=0 if ask.in_turn else queue.length)
-    if ask.in_turn or not command.wait or refusal.reason is not Reason.NO_SEAT_AVAILABLE:
+    elsewhere = (held := _held(ask, _keys(ask))) is not None and held.pool_id != ask.pool.pool_id
+    never = ask.need > sum(line.holding.count for line in ask.lines() if line.rejected is None)
+    if ask.in_turn or not command.wait or refusal.reason is not Reason.NO_SEAT_AVAILABLE or elsewhere or never:
         raise refusal
+    if ask.session.waiting >= MOST_WAITING:
+        raise Refusal(
+            Reason.HOLDER_LIMIT,
+            f"This session waits {MOST_WAITING} times already.",
+            hint="Give waits up that nobody needs, or open another session.",
+        )
+    state.put(replace(ask.session, waiting=ask.session.waiting + 1))
     queue = replace(queue, length=queue.length + 1, sequence=queue.sequence + 1)
     waiter = Waiter(
         estate_id=queue.estate_id,
@@ -362,14 +407,14 @@ def _deny_or_wait(ask: _Ask) -> Waiting:
     )
     state.put(queue)
     state.put(waiter)
-    return _place(state, waiter, place=queue.length)
+    return _place(state, waiter, ask.now, place=queue.length)
 
 
-def _place(state: State, waiter: Waiter, *, place: int | None = None) -> Waiting:
-    key = (waiter.estate_id, waiter.pool_id, waiter.product_id)
+def _place(state: State, waiter: Waiter, now: Moment, *, place: int | None = None) -> Waiting:
     if place is None:
-        place = state.places.get((*key, waiter.sequence), 1)
-    ends = state.quarantine_ends.get(key, [])
+        place = state.places.get((waiter.estate_id, waiter.pool_id, waiter.product_id, waiter.sequence), 1)
+    pool = state.get(Pool, waiter.estate_id, waiter.pool_id)
+    ends = [] if pool is None else quarantine_ends(state, pool, candidates(state, now, pool, waiter.product_id))
     return Waiting(
         place=place,
         pool_id=waiter.pool_id,

@@ -1,7 +1,7 @@
 """What counts as one: the counting key of an allocation.
 
-Two check-outs with the same key share one allocation. A key includes the node unless an admin registered the
-consumer, so that two nodes cannot meet on a free-text name.
+Two check-outs with the same key share one allocation. A key includes the node, or the consumer that an admin
+registered, so that nobody meets another on a free-text name.
 """
 
 from __future__ import annotations
@@ -48,19 +48,24 @@ def counting_key(
     INSTALLED_INSTANCE counts the installation, else the consumer, else the node. CONCURRENT_USER counts what the pool
     says; a check-out that names no consumer counts by itself when consumers are counted.
     """
-    scope = "" if registered else node_id
+    own = f"consumer {registered.consumer}" if registered else f"node {node_id}"
     if licensed_by is LicensedBy.INSTALLED_INSTANCE:
-        named = ("installation", subject.installation) if subject.installation else ("consumer", subject.consumer)
-        return _key(named[0], scope, named[1]) if named[1] else _key("node", node_id)
+        if subject.installation:
+            return _key("installation", own, subject.installation)
+        return _key("consumer", "" if registered else own, subject.consumer) if subject.consumer else _key("node", own)
     if counting is Counting.CONSUMER:
         if not subject.consumer:
             return CountingKey(key=_key("single", node_id).key, shared=False)
-        return _key("consumer", scope, subject.consumer)
-    user = subject.user or (registered.user if registered else "")
-    host = subject.host or (registered.host if registered else "")
-    counted = {Counting.USER: (user,), Counting.HOST: (host,), Counting.USER_HOST: (user, host)}[counting]
-    # Whom nobody named is the node itself.
-    return _key(counting.value.lower(), scope if all(counted) else node_id, *counted)
+        return _key("consumer", "" if registered else own, subject.consumer)
+    user = _named(registered.user if registered else "", subject.user, own)
+    host = _named(registered.host if registered else "", subject.host, own)
+    counted = {Counting.USER: user, Counting.HOST: host, Counting.USER_HOST: (*user, *host)}[counting]
+    return _key(counting.value.lower(), *counted)
+
+
+def _named(registered: str, given: str, own: str) -> tuple[str, str]:
+    """A user or host as an admin registered it, known in the whole estate; else free text, known to its giver alone."""
+    return ("", registered) if registered else (own, given)
 
 
 def _key(*parts: str) -> CountingKey:

@@ -25,6 +25,7 @@ _WITH_IDS: dict[type, Callable[[State, Any, Moment, Iterator[str]], Answer]] = {
     commands.OpenSession: sessions.open_session,
     commands.CheckOut: checkout.check_out,
     commands.CheckIn: sessions.check_in,
+    commands.CancelWait: waiting.cancel_wait,
     commands.Heartbeat: sessions.heartbeat,
     commands.Acknowledge: sessions.acknowledge,
     commands.CloseSession: sessions.close_session,
@@ -35,7 +36,6 @@ _WITH_IDS: dict[type, Callable[[State, Any, Moment, Iterator[str]], Answer]] = {
 }
 
 _WITHOUT_IDS: dict[type, Callable[[State, Any, Moment], Answer]] = {
-    commands.CancelWait: waiting.cancel_wait,
     commands.UnfreezeEstate: purchasing.unfreeze_estate,
     commands.CreateProduct: purchasing.create_product,
     commands.AddLicence: purchasing.add_licence,

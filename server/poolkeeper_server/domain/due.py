@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from collections.abc import Set as AbstractSet
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 
 from poolkeeper_server.domain import allocations, uses
+from poolkeeper_server.domain.candidates import candidates, denial
 from poolkeeper_server.domain.commands import Expire, Expired
+from poolkeeper_server.domain.ledger import InvariantViolation
 from poolkeeper_server.domain.moment import Moment
+from poolkeeper_server.domain.need import seats_needed
 from poolkeeper_server.domain.records import (
     Allocation,
     AllocationState,
     Kind,
     Pool,
+    Product,
     Session,
     SessionState,
     Waiter,
 )
-from poolkeeper_server.domain.refusal import Denial, Reason, Refusal, SeatCounts
+from poolkeeper_server.domain.refusal import Reason, Refusal
 from poolkeeper_server.domain.sessions import end_session, leave_queue
 from poolkeeper_server.domain.state import State
 
@@ -26,16 +30,15 @@ from poolkeeper_server.domain.state import State
 LEASE_EXPIRED = "LEASE_EXPIRED"
 
 
-def end_due(state: State, now: Moment, pool: Pool, ids: Iterator[str], *, but: AbstractSet[str] = frozenset()) -> bool:
+def end_due(state: State, now: Moment, pool: Pool, ids: Iterator[str]) -> bool:
     """Ends the loaded quarantines, sessions and deadlines of a pool that are due; True when there was one.
 
-    A used-up pool does this for itself, so that a seat is free exactly when it is due (MI-19). The allocations named
-    in `but` are left alone.
+    A used-up pool does this for itself, so that a seat is free exactly when it is due (MI-19).
     """
     key = (pool.estate_id, pool.pool_id)
     found = False
     for quarantined in state.many(Allocation, state.quarantined_in[key]):
-        if quarantined.allocation_id not in but and _quarantine_is_over(quarantined, now):
+        if _quarantine_is_over(quarantined, now):
             allocations.end_quarantine(state, now, quarantined)
             found = True
     for session in state.many(Session, state.pool_sessions[key]):
@@ -43,34 +46,61 @@ def end_due(state: State, now: Moment, pool: Pool, ids: Iterator[str], *, but: A
             end_session(state, now, session, _end_reason(session), ids)
             found = True
     for allocation in state.all(Allocation):
-        here = (allocation.estate_id, allocation.pool_id) == key and allocation.allocation_id not in but
-        if here and end_at_deadline(state, now, allocation):
+        present = state.get(Allocation, allocation.estate_id, allocation.allocation_id)
+        if present is not None and (present.estate_id, present.pool_id) == key and end_at_deadline(state, now, present):
             found = True
     return found
 
 
 def expire(state: State, command: Expire, now: Moment, ids: Iterator[str]) -> Expired:
-    """Ends everything that is due and was loaded."""
+    """Ends everything that is due and was loaded.
+
+    Each is ended by itself: a fault in one is noted, and the rest goes on.
+    """
     ended = 0
-    for waiter in list(state.all(Waiter)):
+    for waiter in state.all(Waiter):
         if now.lease >= waiter.deadline_lease:
-            state.served.append((waiter, wait_expired(state, waiter)))
-            leave_queue(state, waiter)
-            ended += 1
+            ended += _by_itself(state, partial(_end_wait, state, waiter, now))
     for session in state.all(Session):
         if _session_is_due(session, now):
-            end_session(state, now, session, _end_reason(session), ids)
-            ended += 1
+            ended += _by_itself(state, partial(_end_session, state, session, now, ids))
     for found in state.all(Allocation):
-        allocation = state.get(Allocation, found.estate_id, found.allocation_id)
-        if allocation is None:
-            continue
-        if _quarantine_is_over(allocation, now):
-            allocations.end_quarantine(state, now, allocation)
-            ended += 1
-        elif end_at_deadline(state, now, allocation) or _reclaim(state, now, allocation):
-            ended += 1
+        ended += _by_itself(state, partial(_end_allocation, state, found, now))
     return Expired(ended=ended, more=ended >= command.limit)
+
+
+def _by_itself(state: State, work: Callable[[], bool]) -> int:
+    mark = state.mark()
+    try:
+        return 1 if work() else 0
+    except (InvariantViolation, LookupError) as error:
+        state.rollback(mark)
+        state.faults.append(str(error))
+        return 0
+
+
+def _end_wait(state: State, waiter: Waiter, now: Moment) -> bool:
+    present = state.get(Waiter, waiter.estate_id, waiter.pool_id, waiter.product_id, waiter.sequence)
+    if present is None:
+        return False
+    state.served.append((waiter, wait_expired(state, waiter, now)))
+    leave_queue(state, waiter)
+    return True
+
+
+def _end_session(state: State, session: Session, now: Moment, ids: Iterator[str]) -> bool:
+    end_session(state, now, session, _end_reason(session), ids)
+    return True
+
+
+def _end_allocation(state: State, found: Allocation, now: Moment) -> bool:
+    allocation = state.get(Allocation, found.estate_id, found.allocation_id)
+    if allocation is None:
+        return False
+    if _quarantine_is_over(allocation, now):
+        allocations.end_quarantine(state, now, allocation)
+        return True
+    return end_at_deadline(state, now, allocation) or _reclaim(state, now, allocation)
 
 
 def end_at_deadline(state: State, now: Moment, allocation: Allocation) -> bool:
@@ -78,7 +108,7 @@ def end_at_deadline(state: State, now: Moment, allocation: Allocation) -> bool:
     if allocation.deadline_lease is None or now.lease < allocation.deadline_lease:
         return False
     if allocation.state is AllocationState.PROVISIONAL:
-        uses.end_whole(state, now, allocation, event="CHECKED_IN", reason="NOT_ACKNOWLEDGED", no_quarantine=True)
+        uses.withdraw(state, now, allocation)
         return True
     if allocation.state is AllocationState.REVOKED:
         uses.end_revoked(state, now, allocation)
@@ -86,23 +116,22 @@ def end_at_deadline(state: State, now: Moment, allocation: Allocation) -> bool:
     return False
 
 
-def wait_expired(state: State, waiter: Waiter) -> Refusal:
-    """What a waiter is told whose time is over (CC-18)."""
-    key = (waiter.estate_id, waiter.pool_id, waiter.product_id)
-    ends = state.quarantine_ends.get(key, [])
+def wait_expired(state: State, waiter: Waiter, now: Moment) -> Refusal:
+    """What a waiter is told whose time is over: as much as anybody who is denied, and its place (CC-17, CC-18)."""
+    pool = state.get(Pool, waiter.estate_id, waiter.pool_id)
+    product = state.get(Product, waiter.product_id)
+    told = None
+    if pool is not None and product is not None:
+        need = seats_needed(product, waiter.quantity, waiter.demand)
+        lines = candidates(state, now, pool, product.product_id)
+        denied = denial(state, lines, pool, product, need).denial
+        key = (waiter.estate_id, waiter.pool_id, waiter.product_id, waiter.sequence)
+        told = None if denied is None else replace(denied, place=state.places.get(key, 1))
     return Refusal(
         Reason.WAIT_EXPIRED,
         f"No seat for {waiter.product_id} came free in pool {waiter.estate_id}/{waiter.pool_id} in time.",
         hint="Wait longer, or have an admin move seats into the pool.",
-        denial=Denial(
-            estate_id=waiter.estate_id,
-            pool_id=waiter.pool_id,
-            product_id=waiter.product_id,
-            needed=max(1, waiter.quantity),
-            counts=SeatCounts(),
-            next_free_at=ends[0] if ends else None,
-            place=state.places.get((*key, waiter.sequence), 1),
-        ),
+        denial=told,
     )
 
 

@@ -20,7 +20,7 @@ from poolkeeper_server.domain.commands import (
 from poolkeeper_server.domain.moment import DAY, HOUR, MINUTE, SECOND, Moment
 from poolkeeper_server.domain.notices import dismissal
 from poolkeeper_server.domain.outcomes import remember, remembered
-from poolkeeper_server.domain.purchasing import done, pool_named
+from poolkeeper_server.domain.purchasing import done, pool_named, repeated
 from poolkeeper_server.domain.records import (
     Alert,
     AlertKind,
@@ -108,6 +108,9 @@ def issue_code(state: State, command: IssueCode, now: Moment) -> CodeIssued:
 
 def revoke_code(state: State, command: RevokeCode, now: Moment) -> Done:
     """Makes a code worthless; one that was redeemed stays as it is."""
+    before = repeated(state, command)
+    if before is not None:
+        return before
     code = state.get(Code, command.estate_id, command.code_id)
     if code is None or code.pool_id != command.pool_id:
         raise not_found(f"code {command.code_id} of pool {command.estate_id}/{command.pool_id}")
@@ -124,6 +127,9 @@ def revoke_code(state: State, command: RevokeCode, now: Moment) -> Done:
 
 def unfreeze_pool(state: State, command: UnfreezePool, now: Moment) -> Done:
     """Lets the pool's codes be redeemed again, and forgets its failures."""
+    before = repeated(state, command)
+    if before is not None:
+        return before
     pool = pool_named(state, command.estate_id, command.pool_id)
     limit = state.get(Limit, POOL, f"{pool.estate_id}/{pool.pool_id}")
     if limit is not None:
@@ -157,14 +163,16 @@ def enrol(state: State, command: Enrol, now: Moment, ids: Iterator[str]) -> Enro
         and named
         and now.civil < code.expires_at
         and code.state is CodeState.ISSUED
-        and _fits(state, code, command)
+        and fits(state, code, command.public_key)
     )
     if code is not None and code.state is CodeState.HONEY and estate is not None:
         estate = _honey(state, estate, command, now, ids)
-    if estate is not None and pool is not None and _is_frozen(state, estate, pool, now):
+    pending = code is not None and named and code.state is CodeState.PENDING and code.redeemed_key == command.public_key
+    frozen = estate is not None and pool is not None and _is_frozen(state, estate, pool, now)
+    if pending or frozen:
         if right and code is not None:
             _wait_for_admin(state, code, command, now)
-        elif not (code is not None and code.state is CodeState.PENDING and code.redeemed_key == command.public_key):
+        elif not pending:
             _count_installation(state, now, ids)
         return Refusal(
             Reason.ENROLMENT_PENDING,
@@ -197,14 +205,14 @@ def _is_repetition(state: State, code: Code, command: Enrol) -> bool:
     )
 
 
-def _fits(state: State, code: Code, command: Enrol) -> bool:
+def fits(state: State, code: Code, public_key: bytes) -> bool:
     """Whether the key may redeem the code: a domain on an enrolled node is redeemed with that node's key."""
     node = state.get(Node, code.estate_id, code.node_id)
     if node is None or node.state is NodeState.REVOKED or code.replace:
         return True
     if state.get(Binding, code.estate_id, code.node_id, code.domain) is not None:
         return False
-    return node.public_key == command.public_key
+    return node.public_key == public_key
 
 
 def _is_frozen(state: State, estate: Estate, pool: Pool, now: Moment) -> bool:
@@ -345,6 +353,8 @@ def _count_installation(state: State, now: Moment, ids: Iterator[str]) -> None:
         old = Limit(
             scope=INSTALLATION, subject="", failures=0, first_at=now.civil, last_at=now.civil, blocked_until=0, block=0
         )
+    if old.failures >= INSTALLATION_FAILURES:
+        return  # the alert is raised; strangers need not make us write more
     state.put(replace(old, failures=old.failures + 1, last_at=now.civil))
     if old.failures + 1 == INSTALLATION_FAILURES:
         _alert(

@@ -21,13 +21,15 @@ from poolkeeper_server.domain.need import seats_needed
 from poolkeeper_server.domain.purchasing import DEFAULT_POOL
 from poolkeeper_server.domain.records import Key, LicensedBy
 from poolkeeper_server.domain.refusal import Refusal
-from poolkeeper_server.domain.sessions import looks_at_allocations
+from poolkeeper_server.domain.sessions import explained, looks_at_allocations
 from poolkeeper_server.domain.state import State
 
 #: What asks for seats: a check-out, or a waiter that did.
 _Ask = c.CheckOut | r.Waiter
-#: How many waiters of one queue, and how many due records of one pool, a batch looks at.
+#: How many due records of one pool, and quarantined seats of one node, a batch looks at.
 AT_ONCE = 256
+#: How many waiters of one queue a batch looks at; there is more to be known of each.
+WAITERS_AT_ONCE = 32
 
 
 @dataclass(slots=True)
@@ -46,14 +48,14 @@ class Needs:
     #: Pools whose lines, queues and first waiters are needed; pools whose sessions are all needed.
     seats_of: set[Key] = field(default_factory=set)
     sessions_of: set[Key] = field(default_factory=set)
-    #: Live shared allocations, and quarantined ones with how many at most, by (estate, product, counting key).
-    live: set[Key] = field(default_factory=set)
-    quarantined: dict[Key, int] = field(default_factory=dict)
+    #: Shared allocations that take seats, by (estate, product, counting key); and the quarantined ones of callers who
+    #: are counted by themselves, of which there may be many, with how many at most.
+    shared: set[Key] = field(default_factory=set)
+    single: dict[Key, int] = field(default_factory=dict)
     #: Sessions whose uses are needed, with the allocations.
     uses_of_sessions: set[Key] = field(default_factory=set)
-    #: Pools, and products in them, of which the due records and the next quarantine ends are needed.
+    #: Pools of which the due records and the next quarantine ends are needed.
     due_in: set[Key] = field(default_factory=set)
-    ends_in: set[Key] = field(default_factory=set)
     #: How many due records of the whole installation are needed, of each kind.
     due: int = 0
 
@@ -84,7 +86,7 @@ def _check_out(needs: Needs, command: c.CheckOut) -> None:
 def _heartbeat(needs: Needs, command: c.Heartbeat) -> None:
     needs.add(r.Session, command.estate_id, command.session_id)
     if command.known is not None:
-        for name in command.known.allocations:
+        for name in explained(command.known):
             needs.add(r.Allocation, command.estate_id, name.rpartition("/")[2])
 
 
@@ -351,7 +353,6 @@ def contended(batch: Sequence[c.Command], state: State, now: Moment) -> Needs:
         free = sum(line.holding.free for line in candidates(state, now, pool, product_id) if line.rejected is None)
         if free < need:
             needs.due_in.add((estate_id, pool_id))
-            needs.ends_in.add((estate_id, pool_id, product_id))
     return needs
 
 
@@ -371,5 +372,6 @@ def _keys(needs: Needs, wanted: Counter[Key], state: State, ask: _Ask) -> None:
         key = counting_key(ask, session.node_id, licensed_by, pool.counting, registered)
         full = (ask.estate_id, product.product_id, key.key)
         if key.shared:
-            needs.live.add(full)
-        needs.quarantined[full] = needs.quarantined.get(full, AT_ONCE) + need
+            needs.shared.add(full)
+        else:
+            needs.single[full] = needs.single.get(full, AT_ONCE) + need

@@ -18,7 +18,7 @@ from poolkeeper_server.domain.commands import (
     RevokeNode,
     RevokeToken,
 )
-from poolkeeper_server.domain.enrolment import end_credentials, redeem
+from poolkeeper_server.domain.enrolment import end_credentials, fits, redeem
 from poolkeeper_server.domain.ledger import Delta, move_seats
 from poolkeeper_server.domain.moment import DAY, Moment
 from poolkeeper_server.domain.notices import revocation
@@ -61,8 +61,12 @@ def approve_node(state: State, command: ApproveNode, now: Moment) -> Done:
                 hint="Whoever stands before the machine reads it out; do not approve a key that nobody knows.",
             )
         code = state.get(Code, waiting.estate_id, waiting.code_id)
-        if code is None:
-            raise not_found(f"code {waiting.code_id}")
+        if code is None or code.state is not CodeState.PENDING or not fits(state, code, waiting.public_key):
+            raise Refusal(
+                Reason.FAILED_PRECONDITION,
+                "The code with which this key came is not good any more.",
+                hint="Reject the node, and issue a new code, with `--replace` if the name was enrolled meanwhile.",
+            )
         redeem(state, code, waiting.public_key, command.secret, now)
         spent = state.get(Code, code.estate_id, code.code_id)
         if spent is not None:
@@ -266,6 +270,9 @@ def create_token(state: State, command: CreateToken, now: Moment) -> Done:
 
 def revoke_token(state: State, command: RevokeToken, now: Moment) -> Done:
     """Makes an admin credential worthless."""
+    before = repeated(state, command)
+    if before is not None:
+        return before
     token = state.get(Token, command.token_id)
     if token is None:
         raise not_found(f"token {command.token_id}")

@@ -46,7 +46,7 @@ from poolkeeper_server.domain.uses import tell
 DEFAULT_POOL = "default"
 #: The most a clock may drift against another: 200 microseconds a second.
 DRIFT = 200
-SHORTEST_LEASE, LONGEST_LEASE = 6 * SECOND, 30 * DAY
+SHORTEST_LEASE, LONGEST_LEASE = 6 * SECOND, 5 * DAY
 SHORTEST_HEARTBEAT = 2 * SECOND
 
 
@@ -118,6 +118,9 @@ def create_estate(state: State, command: CreateEstate, now: Moment, ids: Iterato
 
 def unfreeze_estate(state: State, command: UnfreezeEstate, now: Moment) -> Done:
     """Ends the freeze that a honey code caused."""
+    before = repeated(state, command)
+    if before is not None:
+        return before
     estate = estate_of(state, command.estate_id)
     state.put(replace(estate, enrolment_frozen=False))
     return done(state, command, estate.estate_id, now)
@@ -209,7 +212,7 @@ def _check(pool: Pool) -> None:
     """Refuses settings that would let a seat be lost or held twice."""
     lease, interval, margin = pool.lease_duration, pool.heartbeat_interval, pool.margin
     if not SHORTEST_LEASE <= lease <= LONGEST_LEASE:
-        raise invalid("lease_duration", "The lease must last between 6 seconds and 30 days.")
+        raise invalid("lease_duration", "The lease must last between 6 seconds and 5 days.")
     if interval < SHORTEST_HEARTBEAT:
         raise invalid("heartbeat_interval", "Heartbeats must be at least 2 seconds apart.")
     if interval * 3 > lease:

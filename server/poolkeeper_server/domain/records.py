@@ -270,7 +270,7 @@ class Session:
     """One running SDK instance; the arbiter of every leased seat in it (CC-10, CC-16).
 
     `expires_lease` never falls. `digest` and `count` sum up its leased uses as the client does; `version` counts its
-    grants; `dirty` says that a heartbeat must look at the allocations.
+    grants; `dirty` says that a heartbeat must look at the allocations; `waiting` counts its waiters.
     """
 
     estate_id: str
@@ -286,6 +286,7 @@ class Session:
     digest: int
     version: int
     dirty: bool
+    waiting: int
     ended_at: int | None
     end_reason: str
 

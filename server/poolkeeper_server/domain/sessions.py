@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Iterator
 from dataclasses import replace
 
-from poolkeeper_server.domain import uses
+from poolkeeper_server.domain import allocations, uses
 from poolkeeper_server.domain.commands import (
     Acknowledge,
     CheckIn,
     CloseSession,
     Heartbeat,
+    Known,
     Notice,
     OpenSession,
     Renewed,
@@ -20,6 +22,7 @@ from poolkeeper_server.domain.moment import Moment
 from poolkeeper_server.domain.notices import closing, revocation
 from poolkeeper_server.domain.outcomes import remember, remembered
 from poolkeeper_server.domain.records import (
+    SEATED,
     Alert,
     AlertKind,
     Allocation,
@@ -38,6 +41,9 @@ from poolkeeper_server.domain.records import (
 )
 from poolkeeper_server.domain.refusal import Reason, Refusal, not_found
 from poolkeeper_server.domain.state import State
+
+#: How many allocations of a client's list one heartbeat explains; a client with more asks again.
+MOST_EXPLAINED = 1000
 
 
 def renew(session: Session, pool: Pool, now: Moment) -> Session:
@@ -148,6 +154,7 @@ def open_session(state: State, command: OpenSession, now: Moment, ids: Iterator[
         digest=0,
         version=0,
         dirty=False,
+        waiting=0,
         ended_at=None,
         end_reason="",
     )
@@ -248,13 +255,20 @@ def _reconcile(state: State, command: Heartbeat, session: Session, now: Moment, 
         else:
             uses.end_use(state, now, allocation, use, event="CHECKED_IN", reason="ENDED", spare_id=next(ids))
     gone = []
-    for name in sorted(known.allocations - here):
+    for name in explained(known):
         pool_id, _, allocation_id = name.removeprefix(f"estates/{session.estate_id}/pools/").partition("/allocations/")
         allocation = state.get(Allocation, session.estate_id, allocation_id)
-        if allocation is not None and allocation.kind is not Kind.LEASED:
+        if name in here or (allocation is not None and allocation.kind is not Kind.LEASED):
             continue
+        if allocation is not None and allocation.node_id != session.node_id:
+            allocation = None  # what others hold is nobody else's business
         gone.append(Notice(allocation_id=allocation_id, pool_id=pool_id, refusal=_gone(allocation), fence=0))
     return gone
+
+
+def explained(known: Known) -> list[str]:
+    """The names whose fate is looked up: all of an honest client's, and not so many that others must wait."""
+    return heapq.nsmallest(MOST_EXPLAINED, known.allocations)
 
 
 def _gone(allocation: Allocation | None) -> Refusal:
@@ -286,7 +300,7 @@ def check_in(state: State, command: CheckIn, now: Moment, ids: Iterator[str]) ->
     allocation = state.get(Allocation, command.estate_id, command.allocation_id)
     if session is None or allocation is None:
         raise not_found(f"allocation {command.allocation_id} of this node")
-    use = state.get(Use, command.estate_id, command.allocation_id, uses.holder_of(allocation, session.session_id))
+    use = state.get(Use, command.estate_id, command.allocation_id, uses.holder_of(allocation, session))
     if use is not None and use.node_id == session.node_id and outcome is None:
         allocation = uses.end_use(
             state, now, allocation, use, event="CHECKED_IN", reason=command.reason.value, spare_id=next(ids)
@@ -307,16 +321,16 @@ def acknowledge(state: State, command: Acknowledge, now: Moment, ids: Iterator[s
     An acknowledgement with an older fence than the allocation's is of earlier news, and changes nothing.
     """
     allocation = state.get(Allocation, command.estate_id, command.allocation_id)
+    session = state.get(Session, command.estate_id, command.session_id)
     use = None
-    if allocation is not None:
-        holder = uses.holder_of(allocation, command.session_id)
-        use = state.get(Use, command.estate_id, command.allocation_id, holder)
-    if allocation is None or use is None:
-        if allocation is not None and allocation.state in (AllocationState.ENDED, AllocationState.QUARANTINED):
+    if allocation is not None and session is not None:
+        use = state.get(Use, command.estate_id, command.allocation_id, uses.holder_of(allocation, session))
+    if allocation is None or session is None or use is None:
+        own = allocation is not None and session is not None and allocation.node_id == session.node_id
+        if allocation is not None and own and allocation.state not in SEATED:
             return allocation
         raise not_found(f"allocation {command.allocation_id} held by this session")
-    session = state.get(Session, command.estate_id, command.session_id)
-    if session is not None and session.state is SessionState.REVOKED:
+    if session.state is SessionState.REVOKED:
         # A revoked node lets go of what it held (CC-9).
         return uses.end_use(
             state, now, allocation, use, event="CHECKED_IN", reason=session.end_reason, spare_id=next(ids)
@@ -325,9 +339,7 @@ def acknowledge(state: State, command: Acknowledge, now: Moment, ids: Iterator[s
         return allocation
     if allocation.state is AllocationState.PROVISIONAL:
         open_session_of(state, command.estate_id, command.session_id)
-        firm = replace(allocation, state=AllocationState.ACTIVE, deadline_lease=None)
-        state.put(firm)
-        return firm
+        return allocations.confirm(state, allocation)
     if allocation.state is AllocationState.REVOKED:
         return uses.end_use(
             state, now, allocation, use, event="RELEASED", reason=allocation.end_reason, spare_id=next(ids)
@@ -382,5 +394,8 @@ def leave_queue(state: State, waiter: Waiter) -> None:
     queue = state.get(Queue, waiter.estate_id, waiter.pool_id, waiter.product_id)
     if queue is not None:
         state.put(replace(queue, length=queue.length - 1))
+    session = state.get(Session, waiter.estate_id, waiter.session_id)
+    if session is not None:
+        state.put(replace(session, waiting=session.waiting - 1))
     # Whoever stands behind it may be the next now.
     state.freed[(waiter.estate_id, waiter.pool_id)] = None

@@ -15,6 +15,7 @@ from poolkeeper_server.domain.records import (
     Entry,
     Holding,
     Key,
+    Pairs,
     Session,
     SessionState,
     Use,
@@ -80,10 +81,16 @@ class State:
         self._key_of = {kind: attrgetter(*names) for kind, names in KEY_FIELDS.items()}
         self._journal: list[tuple[type, Key, Any]] = []
         self.entries: list[Entry] = []
-        #: Civil ends of the next quarantines of (estate, pool, product), soonest first; for estimates only.
-        self.quarantine_ends: dict[Key, list[int]] = {}
+        #: Civil ends and licences of the next quarantines of a pool, soonest first; for estimates only.
+        self.quarantine_ends: dict[Key, list[tuple[int, Pairs]]] = {}
         #: Places of waiters whose queue is not loaded up to them, by waiter key.
         self.places: dict[Key, int] = {}
+        #: What the store has loaded all of: sessions and allocations with their uses, pools with their seats.
+        self.whole: set[Key] = set()
+        #: Up to which sequence the head of a queue is loaded without gaps; None: all of it.
+        self.loaded_to: dict[Key, int | None] = {}
+        #: Faults of single records that were left as they are.
+        self.faults: list[str] = []
         #: Pools in which seats came free or were added: their queues are served at the end of the batch.
         self.freed: dict[Key, None] = {}
         #: What sessions must be told at once, and waiters that were granted or turned away.
@@ -128,6 +135,10 @@ class State:
     def get(self, kind: type[R], *key: object) -> R | None:
         """The record with that key, or None."""
         return self._records[kind].get(key)
+
+    def size(self) -> int:
+        """How many records are there."""
+        return sum(map(len, self._records.values()))
 
     def all(self, kind: type[R]) -> Iterator[R]:
         """All loaded records of a kind."""

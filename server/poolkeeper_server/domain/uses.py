@@ -25,16 +25,16 @@ def allocation_name(allocation: Allocation) -> str:
     return f"estates/{allocation.estate_id}/pools/{allocation.pool_id}/allocations/{allocation.allocation_id}"
 
 
-def holder_of(allocation: Allocation, session_id: str) -> str:
-    """The key of a use: the session for leased seats, the counted thing for installed ones."""
-    return session_id if allocation.kind is Kind.LEASED else "installed"
+def holder_of(allocation: Allocation, session: Session) -> str:
+    """The key of a use: the session for leased seats, the node for installed ones."""
+    return session.session_id if allocation.kind is Kind.LEASED else session.node_id
 
 
 def set_use(
     state: State, allocation: Allocation, session: Session, quantity: int, demand: Pairs, request_id: str
 ) -> tuple[Session, Use]:
     """Adds or changes the session's use of an allocation, and the session's count, digest and version with it."""
-    holder = holder_of(allocation, session.session_id)
+    holder = holder_of(allocation, session)
     old = state.get(Use, allocation.estate_id, allocation.allocation_id, holder)
     session = replace(session, version=session.version + 1)
     use = Use(
@@ -88,6 +88,8 @@ def end_use(
     drop_use(state, allocation, use)
     rest = uses_of(state, allocation)
     if not rest:
+        if allocation.state is AllocationState.PROVISIONAL:
+            return allocations.withdraw(state, now, allocation)
         if allocation.state is AllocationState.REVOKED:
             return end_revoked(state, now, allocation)
         return allocations.end(state, now, allocation, event=event, reason=reason)
@@ -118,6 +120,13 @@ def end_whole(
         for use in users:
             tell(state, allocation.estate_id, use.session_id, revocation(ended))
     return ended
+
+
+def withdraw(state: State, now: Moment, allocation: Allocation) -> Allocation:
+    """Takes a waiter's grant back that was not acknowledged."""
+    for use in uses_of(state, allocation):
+        drop_use(state, allocation, use)
+    return allocations.withdraw(state, now, allocation)
 
 
 def end_revoked(state: State, now: Moment, allocation: Allocation) -> Allocation:

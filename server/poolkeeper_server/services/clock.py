@@ -8,13 +8,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
-from poolkeeper_server.domain.moment import MINUTE, SECOND, Moment
+from poolkeeper_server.domain.moment import DAY, MINUTE, SECOND, Moment
 from poolkeeper_server.storage.store import Mark
 
 #: The most that lease time advances between two commits; the daemon commits every second, so more is an outage.
 LONGEST_STEP = 2 * SECOND
 #: How far civil time may be ahead of what the monotonic clock explains.
 FAR = 5 * MINUTE
+#: How far ahead it may be after the host was switched off, for nobody knows how long.
+FAR_AFTER_BOOT = 7 * DAY
 #: How far civil time may step back unnoticed, as time servers make it do.
 JITTER = SECOND
 
@@ -81,12 +83,12 @@ class Clock:
     def _check_start(self, mark: Mark) -> None:
         host = self._source.civil()
         same_boot = mark.boot_id == self._boot_id
-        # After a boot nothing tells how long the host was off; it can only have become later.
+        # After a boot nothing tells how long the host was off.
         explained = mark.civil + max(0, self._source.boot_time() - mark.boot_time) if same_boot else mark.civil
         self._civil = explained
         if host < mark.civil - JITTER:
             self._froze(f"The host's clock is {_span(mark.civil - host)} behind the newest record.")
-        elif same_boot and host > explained + FAR:
+        elif host > explained + (FAR if same_boot else FAR_AFTER_BOOT):
             self._froze(f"The host's clock is {_span(host - explained)} ahead of the time that has passed.")
         else:
             self._civil = max(mark.civil, host)

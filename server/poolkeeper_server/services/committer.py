@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 
 from poolkeeper_server.domain.commands import (
     Acknowledge,
+    AddCheckpoint,
     Answer,
     CancelWait,
     CheckIn,
@@ -23,6 +24,7 @@ from poolkeeper_server.domain.commands import (
     Command,
     Expire,
     Heartbeat,
+    RaiseAlert,
     ServeQueues,
 )
 from poolkeeper_server.domain.moment import SECOND
@@ -37,7 +39,9 @@ from poolkeeper_server.storage.store import Committed, Store, StoreUnavailable
 #: The most commands of one transaction.
 LARGEST_BATCH = 1024
 #: Commands that end or keep something, for which room is held back when the queue is full (CC-31).
-RESERVED = (Heartbeat, CheckIn, CloseSession, Acknowledge, CancelWait, Expire, ServeQueues)
+RESERVED = (Heartbeat, CheckIn, CloseSession, Acknowledge, CancelWait)
+#: What the daemon asks of itself; there is always room for it.
+OWN = (Expire, ServeQueues, RaiseAlert, AddCheckpoint)
 #: Of these, what goes first. Giving up a wait must not overtake the check-out that it is about.
 FIRST = (Heartbeat, CheckIn, CloseSession, Acknowledge, Expire)
 
@@ -78,7 +82,8 @@ class Committer:
         the queue is full, DRAINING for a check-out while the daemon stops.
         """
         reserved = isinstance(command, RESERVED)
-        if self._closed or (self._draining and isinstance(command, CheckOut)):
+        own = isinstance(command, OWN)
+        if (self._closed and not own) or (self._draining and isinstance(command, CheckOut)):
             raise Refusal(
                 Reason.DRAINING,
                 "This daemon is about to stop.",
@@ -86,7 +91,7 @@ class Committer:
                 retry_after=SECOND,
             )
         room = self._bound if reserved else self._bound - self._bound // 4
-        if len(self._queue) + len(self._urgent) >= room and not isinstance(command, Expire):
+        if len(self._queue) + len(self._urgent) >= room and not own:
             raise Refusal(Reason.OVERLOADED, "Too many requests wait already.", retry_after=SECOND // 2)
         loop = asyncio.get_running_loop()
         waiting = _Waiting(command, loop.create_future(), None if within is None else loop.time() + within)
@@ -171,6 +176,8 @@ class Committer:
             batch[0].future.set_exception(error)
 
     def _after(self, committed: Committed) -> None:
+        for fault in committed.faults:
+            _log.error(Event.RECORD_FAULTY, fault=fault)
         for pool in committed.more:
             if not self._closed:
                 self.submit(ServeQueues(estate_id=pool[0], pool_id=pool[1]))

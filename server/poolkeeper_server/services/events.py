@@ -43,6 +43,7 @@ class Event(StrEnum):
     COMMIT_UNKNOWN = "commit_unknown"
     BATCH_COMMITTED = "batch_committed"
     STORE_UNAVAILABLE = "store_unavailable"
+    RECORD_FAULTY = "record_faulty"
     STORE_UNSAFE = "store_unsafe"
     STORE_MIGRATED = "store_migrated"
     CLOCK_FROZEN = "clock_frozen"

@@ -251,7 +251,9 @@ class LeasingService:
         """Tells waiters whose place has changed (CC-18)."""
         looked_up = 0
         table = TABLES[Waiter]
-        for session, waiting in list(self._places.items()):
+        for session in list(self._places):
+            # Whoever is looked up goes to the end of the line.
+            waiting = self._places[session] = self._places.pop(session)
             for request_id, known in list(waiting.items()):
                 looked_up += 1
                 if looked_up > _PLACES:

@@ -143,7 +143,6 @@ _index(
     r.Allocation,
     "estate_id",
     "pool_id",
-    "product_id",
     "quarantine_until",
     where="state = 'QUARANTINED'",
 )

@@ -16,7 +16,7 @@ from poolkeeper_server.domain import records as r
 from poolkeeper_server.domain.commands import Command
 from poolkeeper_server.domain.decide import decide_all
 from poolkeeper_server.domain.moment import Moment
-from poolkeeper_server.domain.needs import AT_ONCE, Needs, contended, implied, named
+from poolkeeper_server.domain.needs import AT_ONCE, WAITERS_AT_ONCE, Needs, contended, implied, named
 from poolkeeper_server.domain.records import KEY_FIELDS, Key
 from poolkeeper_server.domain.state import State
 from poolkeeper_server.storage.failpoint import failpoint
@@ -75,16 +75,21 @@ _LIVE_SESSION = "WHERE t.state <> 'ENDED'"
 _BINDINGS = _by_keys(r.Binding, ("estate_id", "node_id"))
 _NODE_SESSIONS = _by_keys(r.Session, ("estate_id", "node_id"), _LIVE_SESSION)
 _POOL_SESSIONS = _by_keys(r.Session, ("estate_id", "pool_id"), _LIVE_SESSION)
-_INSTALLED = _by_keys(r.Allocation, ("estate_id", "node_id"), "WHERE t.state = 'ACTIVE' AND t.kind = 'INSTALLED'")
+_INSTALLED = _by_keys(
+    r.Allocation, ("estate_id", "node_id"), "WHERE t.state <> 'ENDED' AND t.state = 'ACTIVE' AND t.kind = 'INSTALLED'"
+)
 _REQUEST_WAITERS = _by_keys(r.Waiter, ("estate_id", "node_id", "request_id"))
 _SESSION_WAITERS = _by_keys(r.Waiter, ("estate_id", "session_id"))
 _HOLDINGS = _by_keys(r.Holding, ("estate_id", "pool_id"))
 _LICENCES = _by_keys(r.Licence, ("estate_id", "licence_id"))
 _QUEUES = _by_keys(r.Queue, ("estate_id", "pool_id"))
-_LIVE = _by_keys(
+_SHARED = _by_keys(
     r.Allocation,
     ("estate_id", "product_id", "counting_key"),
     "WHERE t.shared AND t.state NOT IN ('ENDED', 'QUARANTINED')",
+)
+_SHARED_QUARANTINED = _by_keys(
+    r.Allocation, ("estate_id", "product_id", "counting_key"), "WHERE t.state = 'QUARANTINED'"
 )
 _USES = _by_keys(r.Use, ("estate_id", "allocation_id"))
 _SESSION_USES = _by_keys(r.Use, ("estate_id", "session_id"))
@@ -98,7 +103,7 @@ def _one(kind: type, where: str) -> str:
 _FIRST_WAITERS = _one(r.Waiter, "t.estate_id = ? AND t.pool_id = ? AND t.product_id = ? ORDER BY t.sequence LIMIT ?")
 # A digest is bytes, which JSON does not carry.
 _CODE = _one(r.Code, "t.estate_id = ? AND t.digest = ?")
-_QUARANTINED = _one(
+_SINGLE_QUARANTINED = _one(
     r.Allocation,
     "t.estate_id = ? AND t.product_id = ? AND t.counting_key = ? AND t.state = 'QUARANTINED' "
     "ORDER BY t.quarantine_until LIMIT ?",
@@ -124,8 +129,8 @@ _UNSEEN = (
     "AND t.seen_at <= ? - p.reclaim_after WHERE p.reclaim_after IS NOT NULL LIMIT ?"
 )
 _QUARANTINE_ENDS = (
-    "SELECT quarantine_until FROM allocations WHERE estate_id = ? AND pool_id = ? AND product_id = ? "
-    "AND state = 'QUARANTINED' ORDER BY quarantine_until LIMIT 64"
+    "SELECT quarantine_until, lines FROM allocations WHERE estate_id = ? AND pool_id = ? "
+    "AND state = 'QUARANTINED' AND quarantine_until > ? ORDER BY quarantine_until LIMIT 64"
 )
 _WRITE_MARK = "UPDATE marks SET epoch = ?, lease = ?, civil = ?, boot_id = ?, boot_time = ? WHERE id = 1"
 _ENDED = "SELECT estate_id, {id} FROM {table} WHERE state = 'ENDED' AND ended_at < :before LIMIT :most"
@@ -201,7 +206,7 @@ class SqliteStore:
             failpoint("before_commit")
             committing = True
             self._connection.execute("COMMIT")
-        except sqlite.Error as error:
+        except (sqlite.OperationalError, sqlite.InternalError) as error:
             with suppress(sqlite.Error):  # the next transaction tries again
                 self._reopen()
             raise StoreUnavailable(str(error), unknown=committing) from error
@@ -215,6 +220,7 @@ class SqliteStore:
             told=tuple(state.told.items()),
             served=tuple(state.served),
             more=more,
+            faults=tuple(state.faults),
             now=now,
         )
 
@@ -246,9 +252,9 @@ class SqliteStore:
         self._load_needs(state, named(batch), now)
         self._load_needs(state, implied(batch, state), now)
         self._complete(state, now)
-        waiters = -1
-        # Pools that come in bring waiters along, whose own keys and pools are needed too.
-        while waiters != (waiters := len(list(state.all(r.Waiter)))):
+        known = -1
+        # Pools bring waiters along, and due sessions allocations of other pools, whose own keys are needed too.
+        while known != (known := state.size()):
             self._load_needs(state, contended(batch, state, now), now)
             self._complete(state, now)
         return state
@@ -280,17 +286,17 @@ class SqliteStore:
         for key in needs.digests:
             self._fetch(state, r.Code, _CODE, key)
         self._load_seats(state, needs.seats_of)
-        self._fetch_keys(state, r.Allocation, _LIVE, needs.live)
-        for key, most in needs.quarantined.items():
-            self._fetch(state, r.Allocation, _QUARANTINED, (*key, most))
+        self._fetch_keys(state, r.Allocation, _SHARED, needs.shared)
+        self._fetch_keys(state, r.Allocation, _SHARED_QUARANTINED, needs.shared)
+        for key, most in needs.single.items():
+            self._fetch(state, r.Allocation, _SINGLE_QUARANTINED, (*key, most))
         self._load_session_uses(state, needs.uses_of_sessions)
         for key in needs.due_in:
             self._fetch(state, r.Allocation, _DUE_QUARANTINES_IN, (*key, now.civil, AT_ONCE))
             self._fetch(state, r.Session, _DUE_SESSIONS_IN, (*key, now.lease, AT_ONCE))
             self._fetch(state, r.Allocation, _DUE_DEADLINES, (now.lease, AT_ONCE))
-        for key in needs.ends_in:
-            rows = self._connection.execute(_QUARANTINE_ENDS, key)
-            state.quarantine_ends[key] = [row[0] for row in rows if row[0] > now.civil]
+            rows = self._connection.execute(_QUARANTINE_ENDS, (*key, now.civil))
+            state.quarantine_ends[key] = [(row[0], tuple(map(tuple, json.loads(row[1])))) for row in rows]
         if needs.due:
             self._count_places(state, self._fetch(state, r.Waiter, _DUE_WAITERS, (now.lease, needs.due)))
             self._fetch(state, r.Session, _DUE_SESSIONS, (now.lease, needs.due))
@@ -300,7 +306,8 @@ class SqliteStore:
 
     def _load_seats(self, state: State, pools: Iterable[Key]) -> None:
         """The pools with their lines, their queues and who waits first in them."""
-        new = [key for key in pools if not state.holdings[key]]
+        new = [key for key in pools if (*key, "seats") not in state.whole]
+        state.whole.update((*key, "seats") for key in new)
         self._fetch_keys(state, r.Pool, _GET[r.Pool], [key for key in new if state.get(r.Pool, *key) is None])
         self._fetch_keys(state, r.Holding, _HOLDINGS, new)
         licences = {
@@ -312,8 +319,9 @@ class SqliteStore:
         self._fetch_keys(state, r.Queue, _QUEUES, new)
         for queue in state.all(r.Queue):
             key = (queue.estate_id, queue.pool_id, queue.product_id)
-            if (queue.estate_id, queue.pool_id) in new and queue.length:
-                self._fetch(state, r.Waiter, _FIRST_WAITERS, (*key, AT_ONCE))
+            if (queue.estate_id, queue.pool_id) in new:
+                head = self._fetch(state, r.Waiter, _FIRST_WAITERS, (*key, WAITERS_AT_ONCE)) if queue.length else []
+                state.loaded_to[key] = head[-1].sequence if len(head) == WAITERS_AT_ONCE else None
         waiters = state.all(r.Waiter)
         sessions, products, consumers = set(), set(), set()
         for waiter in waiters:
@@ -326,7 +334,9 @@ class SqliteStore:
         self._fetch_keys(state, r.Consumer, _GET[r.Consumer], consumers)
 
     def _load_session_uses(self, state: State, sessions: Iterable[Key]) -> None:
-        keys = list(sessions)
+        """Everything that ending these sessions ends: all of their uses and waits, not only those met by chance."""
+        keys = [key for key in sessions if key not in state.whole]
+        state.whole.update(keys)
         self._fetch_keys(state, r.Use, _SESSION_USES, keys)
         self._fetch_keys(state, r.Waiter, _SESSION_WAITERS, keys)
         uses = {use[:2] for key in keys for use in state.session_uses[key]}
@@ -334,33 +344,35 @@ class SqliteStore:
 
     def _complete(self, state: State, now: Moment) -> None:
         """What ending the loaded sessions and allocations touches: their uses, those sessions, and the pools."""
-        due = [
-            (session.estate_id, session.session_id)
-            for session in state.all(r.Session)
-            if session.state is not r.SessionState.ENDED
-            and session.expires_lease <= now.lease
-            and not state.session_uses[(session.estate_id, session.session_id)]
-        ]
-        self._load_session_uses(state, due)
-        keys = {
-            (allocation.estate_id, allocation.allocation_id)
-            for allocation in state.all(r.Allocation)
-            if allocation.state is not r.AllocationState.ENDED
-        }
-        self._fetch_keys(state, r.Use, _USES, keys)
-        sessions = {(use.estate_id, use.session_id) for use in state.all(r.Use)}
-        self._fetch_keys(
-            state, r.Session, _GET[r.Session], [key for key in sessions if state.get(r.Session, *key) is None]
-        )
-        pools = {(found.estate_id, found.pool_id) for found in state.all(r.Allocation)}
-        pools |= {(waiter.estate_id, waiter.pool_id) for waiter in state.all(r.Waiter)}
-        self._load_seats(state, pools)
-        products = {(found.product_id,) for found in state.all(r.Allocation)}
-        self._fetch_keys(
-            state, r.Product, _GET[r.Product], [key for key in products if state.get(r.Product, *key) is None]
-        )
-        more = {(session.estate_id, session.pool_id) for session in state.all(r.Session)}
-        self._fetch_keys(state, r.Pool, _GET[r.Pool], [key for key in more if state.get(r.Pool, *key) is None])
+        known = -1
+        while known != (known := state.size()):
+            self._load_session_uses(
+                state,
+                [
+                    (session.estate_id, session.session_id)
+                    for session in state.all(r.Session)
+                    if session.state is not r.SessionState.ENDED and session.expires_lease <= now.lease
+                ],
+            )
+            allocations = {
+                (allocation.estate_id, allocation.allocation_id)
+                for allocation in state.all(r.Allocation)
+                if allocation.state is not r.AllocationState.ENDED
+            } - state.whole
+            state.whole |= allocations
+            self._fetch_keys(state, r.Use, _USES, allocations)
+            sessions = {(use.estate_id, use.session_id) for use in state.all(r.Use)}
+            sessions |= {(waiter.estate_id, waiter.session_id) for waiter in state.all(r.Waiter)}
+            self._fetch_missing(state, r.Session, sessions)
+            pools = {(found.estate_id, found.pool_id) for found in state.all(r.Allocation)}
+            pools |= {(waiter.estate_id, waiter.pool_id) for waiter in state.all(r.Waiter)}
+            self._load_seats(state, pools)
+            self._fetch_missing(state, r.Product, {(found.product_id,) for found in state.all(r.Allocation)})
+            own = {(session.estate_id, session.pool_id) for session in state.all(r.Session)}
+            self._fetch_missing(state, r.Pool, own)
+
+    def _fetch_missing(self, state: State, kind: type, keys: Iterable[Key]) -> None:
+        self._fetch_keys(state, kind, _GET[kind], [key for key in keys if state.get(kind, *key) is None])
 
     # ---- saving ----
 

@@ -44,13 +44,14 @@ class Committed:
     """What a transaction gave: answers in the order of the commands, and whom else it concerns.
 
     `told` is news for sessions, `served` waiters with their grant or refusal, `more` pools whose queues can be
-    served further.
+    served further, `faults` what is wrong with single records that were left as they are.
     """
 
     answers: tuple[Answer, ...]
     told: tuple[tuple[Key, tuple[object, ...]], ...]
     served: tuple[tuple[Waiter, object], ...]
     more: tuple[Key, ...]
+    faults: tuple[str, ...]
     now: Moment
 
 

@@ -55,7 +55,7 @@ class Exchange:
             user=names.text(request.user, "user"),
             host=names.text(request.host, "host"),
             quantity=count_of(request.quantity, "quantity", most=_MOST_SEATS) if size == "quantity" else 0,
-            demand=units_of(request.demand.units, "demand") if size == "demand" else (),
+            demand=units_of(request.demand.units, "demand", least=0) if size == "demand" else (),
             wait=_wait(request, may_wait=may_wait) if request.HasField("wait") else 0,
         )
 

@@ -34,18 +34,18 @@ def page_of(size: int, token: str) -> PageRequest:
     return PageRequest(min(size or _DEFAULT_PAGE, _LARGEST_PAGE), token)
 
 
-def count_of(value: int, field: str, *, most: int) -> int:
-    """A count from 1 to `most`."""
-    if not 1 <= value <= most:
-        raise invalid(field, f"{field} is {value}.", hint=f"It must be from 1 to {most:,}.")
+def count_of(value: int, field: str, *, most: int, least: int = 1) -> int:
+    """A count from `least` to `most`."""
+    if not least <= value <= most:
+        raise invalid(field, f"{field} is {value}.", hint=f"It must be from {least} to {most:,}.")
     return value
 
 
-def units_of(units: Mapping[str, int], field: str) -> Pairs:
-    """Units by name, sorted; each at least 1."""
+def units_of(units: Mapping[str, int], field: str, *, least: int = 1) -> Pairs:
+    """Units by name, sorted; each at least `least`."""
     for name, value in units.items():
         text(name, field, required=True)
-        count_of(value, f"{field}[{name}]", most=_MOST_UNITS)
+        count_of(value, f"{field}[{name}]", least=least, most=_MOST_UNITS)
     return tuple(sorted(units.items()))
 
 

@@ -53,7 +53,7 @@ class OneEstate:
         return Estate(estate_id=estate_id, title="Acme", created_at=0)
 
 
-def servicer(service: str, administration: object) -> Any:  # noqa: ANN401 # One of twelve servicers.
+def servicer(service: str, administration: object) -> Any:  # One of twelve servicers.
     bindings = {binding.service.name: binding for binding in admin_bindings(cast("Administration", administration))}
     assert bindings[service].access is Access.ADMIN
     return bindings[service].servicer

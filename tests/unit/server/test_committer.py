@@ -37,7 +37,9 @@ class ScriptedStore:
             raise failure
         now = time.moment()
         time.committed(now)
-        return Committed(answers=tuple(Done(subject="x") for _ in batch), told=(), served=(), more=(), now=now)
+        return Committed(
+            answers=tuple(Done(subject="x") for _ in batch), told=(), served=(), more=(), faults=(), now=now
+        )
 
     async def sight(self, seen: Sequence[tuple[str, str, int]]) -> None:
         raise NotImplementedError

@@ -106,6 +106,7 @@ class Installation:
                 digest=0,
                 version=0,
                 dirty=False,
+        waiting=0,
                 ended_at=None,
                 end_reason="",
             )
@@ -212,7 +213,7 @@ class Node:
         self.stub = licensing_pb2_grpc.LicensingServiceStub(channel)
         self.metadata = (("authorization", f"Bearer {installation.mint.mint(NODE)}"),)
 
-    async def check_out(self, request_id: str, **size: Any) -> pb.Granted:  # noqa: ANN401 # Fields of the message.
+    async def check_out(self, request_id: str, **size: Any) -> pb.Granted:  # Fields of the message.
         answer = await self.stub.CheckOut(check_out(request_id, **size), metadata=self.metadata)
         return answer.granted
 
@@ -225,7 +226,7 @@ def check_out(
     *,
     wait: int = 0,
     want_grant: bool = False,
-    **size: Any,  # noqa: ANN401 # As above.
+    **size: Any,  # As above.
 ) -> pb.CheckOutRequest:
     request = pb.CheckOutRequest(request_id=request_id, product="encoder", want_grant=want_grant, **size)
     if wait:

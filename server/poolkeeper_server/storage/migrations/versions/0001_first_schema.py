@@ -111,7 +111,7 @@ def upgrade() -> None:
     op.create_index(
         "allocations_quarantined_by_pool",
         "allocations",
-        ["estate_id", "pool_id", "product_id", "quarantine_until"],
+        ["estate_id", "pool_id", "quarantine_until"],
         unique=False,
         sqlite_where=sa.text("state = 'QUARANTINED'"),
         postgresql_where=sa.text("state = 'QUARANTINED'"),
@@ -361,6 +361,7 @@ def upgrade() -> None:
         sa.Column("digest", sa.BigInteger(), autoincrement=False, nullable=False),
         sa.Column("version", sa.BigInteger(), autoincrement=False, nullable=False),
         sa.Column("dirty", sa.Boolean(), autoincrement=False, nullable=False),
+        sa.Column("waiting", sa.BigInteger(), autoincrement=False, nullable=False),
         sa.Column("ended_at", sa.BigInteger(), autoincrement=False, nullable=True),
         sa.Column("end_reason", sa.Text(), autoincrement=False, nullable=False),
         sa.PrimaryKeyConstraint("estate_id", "session_id"),

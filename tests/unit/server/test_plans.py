@@ -1,0 +1,51 @@
+"""Every statement of the store finds its rows by an index that leads to them, however large the estate is."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from poolkeeper_server.storage import sqlite
+from poolkeeper_server.storage.migration import migrate
+
+# What looks at every pool, or at the few rows that a partial index holds, once a second.
+_SMALL = {"SCAN p"}
+_WHOLE_ESTATE = re.compile(r"\((estate_id|scope)=\?\)$")
+
+
+def statements() -> dict[str, str]:
+    found: dict[str, str] = {}
+    for name, value in vars(sqlite).items():
+        if name in {"_GET", "_DELETE"}:
+            found |= {f"{name} {kind.__name__}": text for kind, text in value.items()}
+        elif name == "_PURGE":
+            found |= {f"{name} {place}": text for place, text in enumerate(value)}
+        elif isinstance(value, str) and value.startswith("SELECT") and "{" not in value and ":most" not in value:
+            found[name] = value
+    return found
+
+
+@pytest.fixture(scope="module")
+def connection(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    path: Path = tmp_path_factory.mktemp("plans") / "store.sqlite"
+    migrate(path)
+    return sqlite.connect(path)
+
+
+@pytest.mark.parametrize("name", sorted(statements()))
+def test_a_statement_reads_no_more_than_it_needs(connection: Any, name: str) -> None:
+    statement = statements()[name]
+    count = statement.count("?")
+    arguments: Any = ["[]" if "json_each" in statement and place == 0 else 1 for place in range(count)]
+    if ":before" in statement:
+        arguments = {"before": 1, "most": 1}
+    plan = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {statement}", arguments)]
+    for step in plan:
+        if step in _SMALL or step.startswith("SCAN wanted") or name.endswith(" Estate"):
+            continue
+        assert not step.startswith("SCAN"), (step, plan)
+        assert not _WHOLE_ESTATE.search(step), (step, plan)
+        assert "TEMP B-TREE" not in step, (step, plan)
