@@ -157,6 +157,7 @@ def enrol(state: State, command: Enrol, now: Moment, ids: Iterator[str]) -> Enro
     code = codes[0] if codes and command.valid else None
     named = code is not None and pool is not None and code.pool_id == pool.pool_id and pool.state is PoolState.ACTIVE
     if code is not None and named and now.civil < code.expires_at and _is_repetition(state, code, command):
+        _expect(state, code, command.secret)
         return Enrolled(node_id=code.node_id, pool_id=code.pool_id, domain=code.domain)
     right = (
         code is not None
@@ -192,6 +193,13 @@ def enrol(state: State, command: Enrol, now: Moment, ids: Iterator[str]) -> Enro
         "The code was not accepted.",
         hint="Check pool and code; a code works once and for a limited time. Your admin can issue another one.",
     )
+
+
+def _expect(state: State, code: Code, secret: bytes) -> None:
+    """Takes the secret that the repeated answer gives as the node's earlier one: presenting it shows no copy."""
+    node = state.get(Node, code.estate_id, code.node_id)
+    if node is not None and node.secret != secret:
+        state.put(replace(node, previous_secret=secret))
 
 
 def _is_repetition(state: State, code: Code, command: Enrol) -> bool:
