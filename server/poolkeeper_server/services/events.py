@@ -3,12 +3,14 @@
 Only the daemon's start calls configure_logging; importing this module changes nothing.
 """
 
+import contextlib
+import io
 import logging
 import sys
 from contextvars import ContextVar
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TextIO
+from typing import TextIO, cast
 
 import orjson
 import structlog
@@ -78,6 +80,7 @@ def configure_logging(level: str, *, stream: TextIO | None = None) -> None:
     asyncio) come out the same way, from warning on.
     """
     stream = stream or sys.stderr
+    forgiving = cast("TextIO", _Forgiving(stream))
     shared: list[Processor] = [
         _add_call,
         structlog.contextvars.merge_contextvars,
@@ -93,7 +96,7 @@ def configure_logging(level: str, *, stream: TextIO | None = None) -> None:
     structlog.configure(
         processors=[*shared, *renderers],
         wrapper_class=structlog.make_filtering_bound_logger(least),
-        logger_factory=structlog.WriteLoggerFactory(stream),
+        logger_factory=structlog.WriteLoggerFactory(forgiving),
         cache_logger_on_first_use=False,
     )
     foreign = logging.StreamHandler(stream)
@@ -106,6 +109,22 @@ def configure_logging(level: str, *, stream: TextIO | None = None) -> None:
     root = logging.getLogger()
     root.handlers[:] = [foreign]
     root.setLevel(max(least, logging.WARNING))
+
+
+class _Forgiving(io.TextIOBase):
+    """A stream for logs: a line that cannot be written, as on a full disk, is lost and fails nobody's call."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str, /) -> int:
+        with contextlib.suppress(OSError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError):
+            self._stream.flush()
 
 
 def _add_call(logger: WrappedLogger, method_name: str, event: EventDict) -> EventDict:
