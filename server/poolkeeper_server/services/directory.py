@@ -44,8 +44,15 @@ class DataDirectory:
                 f"The data directory {self.path} is in use by another daemon{f' (process {holder})' * bool(holder)}.",
                 hint="Stop that one first, or name another directory with --data.",
             ) from error
-        os.ftruncate(lock, 0)
-        os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
+        try:
+            os.ftruncate(lock, 0)
+            os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
+        except OSError as error:
+            os.close(lock)
+            raise ConfigurationError(
+                f"The data directory {self.path} cannot be written: {error.strerror}.",
+                hint="Make room on its disk, or name another one with --data.",
+            ) from error
         self._lock = lock
         return self
 
