@@ -84,18 +84,16 @@ class Connector:
         """A link of a session; raises Unreachable when no address answers."""
         channel = await self.channel()
         if self._transport == "unary":
-            return UnaryLink(channel, token=token)
-        return StreamLink(
-            channel,
-            token=token(),
-            on_push=on_push,
-            on_end=on_end,
-            silence=_SILENCE_AMONG if self.has_alternatives else None,
-        )
+            return UnaryLink(channel, token=token, silence=self._silence)
+        return StreamLink(channel, token=token(), on_push=on_push, on_end=on_end, silence=self._silence)
 
     async def single(self, *, token: Callable[[], str]) -> Link:
         """A link on which each call is an RPC of its own; raises Unreachable when no address answers."""
-        return UnaryLink(await self.channel(), token=token)
+        return UnaryLink(await self.channel(), token=token, silence=self._silence)
+
+    @property
+    def _silence(self) -> float | None:
+        return _SILENCE_AMONG if self.has_alternatives else None
 
 
 async def _ready(channel: grpc.aio.Channel) -> bool:

@@ -121,9 +121,8 @@ class StreamLink:
         pending = _Pending(kind, asyncio.get_running_loop().create_future(), on_waiting)
         self._pending[number] = pending
         self._queue.put_nowait(pb.ConnectRequest(id=number, **{kind: request}))
-        waits = isinstance(request, pb.CheckOutRequest) and request.HasField("wait")
         try:
-            await self._answered(pending.answer, limit=limit, silence=None if waits else self._silence)
+            await self._answered(pending.answer, limit=limit, silence=None if _waits(request) else self._silence)
             return pending.answer.result()
         finally:
             self._pending.pop(number, None)
@@ -215,10 +214,11 @@ class StreamLink:
 class UnaryLink:
     """One RPC for each call, for daemons behind something that lets no stream through."""
 
-    def __init__(self, channel: grpc.aio.Channel, *, token: Callable[[], str]) -> None:
-        """Nothing is sent before the first call."""
+    def __init__(self, channel: grpc.aio.Channel, *, token: Callable[[], str], silence: float | None) -> None:
+        """Nothing is sent before the first call; one that is not answered after `silence` seconds counts as lost."""
         self._channel = channel
         self._token = token
+        self._silence = silence
         self._stub: Any = rpc.LicensingServiceStub(channel)
         self._under_way = 0
         self._retired = False
@@ -240,6 +240,8 @@ class UnaryLink:
         method = _METHODS.get(type(request))
         if method is None:
             raise NotSupported(f"{type(request).__name__} goes over a stream only.")
+        if self._silence is not None and not _waits(request):
+            limit = self._silence if limit is None else min(limit, self._silence)
         self._under_way += 1
         try:
             answer = await getattr(self._stub, method)(request, timeout=limit, metadata=_metadata(self._token()))
@@ -264,6 +266,10 @@ class UnaryLink:
         """Cancels what is under way and lets go of the connection."""
         self._closed = True
         await self._channel.close()
+
+
+def _waits(request: Message) -> bool:
+    return isinstance(request, pb.CheckOutRequest) and request.HasField("wait")
 
 
 def _metadata(token: str) -> tuple[tuple[str, str], ...]:

@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 import poolkeeper
+from poolkeeper._connector import Transport
 from poolkeeper.testing import FakeServer
 from tests.contract.client.backend import LEASE, Backend, identity_of
 from tests.contract.client.real import RealDaemon
@@ -26,6 +27,13 @@ def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Backend]
     server: Fake | RealDaemon = Fake(lease=LEASE) if request.param == "fake" else RealDaemon(tmp_path / "data")
     with server:
         yield server
+
+
+@pytest.fixture(params=["stream", "unary"])
+def transport(request: pytest.FixtureRequest) -> Transport:
+    """Over the one stream of a session, or as single calls where no stream gets through."""
+    chosen: Transport = request.param
+    return chosen
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import pytest
 
 import poolkeeper
 from poolkeeper import AsyncAllocation, AsyncClient, HoldState, aio
+from poolkeeper._connector import Transport
 from tests.contract.client.backend import LEASE, Backend, ManualClock, eventually, identity_of, state_of
 from tests.contract.client.wire import Wire
 
@@ -36,10 +37,8 @@ async def test_a_node_that_is_not_enrolled_is_told_so_at_once(tmp_path: Path) ->
         AsyncClient(identity=tmp_path)
 
 
-@pytest.mark.parametrize("transport", ["stream", "unary"])
-async def test_a_seat_is_held_until_check_in(backend: Backend, identity: Path, transport: str) -> None:
-    assert transport in {"stream", "unary"}
-    async with AsyncClient(identity=identity, transport=transport) as client:  # type: ignore[arg-type]
+async def test_a_seat_is_held_until_check_in(backend: Backend, identity: Path, transport: Transport) -> None:
+    async with AsyncClient(identity=identity, transport=transport) as client:
         async with await client.check_out("enc") as seat:
             assert (seat.state, seat.quantity, seat.product) == (HoldState.HELD, 1, "products/enc")
             assert seat.held_for is not None
@@ -51,8 +50,8 @@ async def test_a_seat_is_held_until_check_in(backend: Backend, identity: Path, t
         assert backend.available("enc") == 2
 
 
-async def test_a_denial_says_why(identity: Path) -> None:
-    async with AsyncClient(identity=identity) as client:
+async def test_a_denial_says_why(identity: Path, transport: Transport) -> None:
+    async with AsyncClient(identity=identity, transport=transport) as client:
         with pytest.raises(poolkeeper.NoSeatAvailable) as caught:
             await client.check_out("enc", quantity=3)
         denial = caught.value.denial
@@ -65,9 +64,9 @@ async def test_a_denial_says_why(identity: Path) -> None:
 
 
 async def test_asking_again_for_a_consumer_gives_the_same_object_with_its_new_size(
-    backend: Backend, identity: Path
+    backend: Backend, identity: Path, transport: Transport
 ) -> None:
-    async with AsyncClient(identity=identity) as client:
+    async with AsyncClient(identity=identity, transport=transport) as client:
         one = await client.check_out("enc", consumer="unit-4")
         two = await client.check_out("enc", consumer="unit-4", quantity=2)
         assert one is two
@@ -75,8 +74,8 @@ async def test_asking_again_for_a_consumer_gives_the_same_object_with_its_new_si
         assert backend.available("enc") == 0
 
 
-async def test_a_batch_grants_and_denies_one_by_one(backend: Backend, identity: Path) -> None:
-    async with AsyncClient(identity=identity) as client:
+async def test_a_batch_grants_and_denies_one_by_one(backend: Backend, identity: Path, transport: Transport) -> None:
+    async with AsyncClient(identity=identity, transport=transport) as client:
         results = await client.batch_check_out(poolkeeper.Wanted("enc") for _ in range(3))
         assert [one.error is None for one in results] == [True, True, False]
         assert results[0].unwrap().state is HoldState.HELD
@@ -85,40 +84,46 @@ async def test_a_batch_grants_and_denies_one_by_one(backend: Backend, identity: 
         assert backend.available("enc") == 0
 
 
-async def test_the_node_s_allocations_are_listed(identity: Path) -> None:
-    async with AsyncClient(identity=identity) as one, AsyncClient(identity=identity) as other:
+async def test_the_node_s_allocations_are_listed(identity: Path, transport: Transport) -> None:
+    async with (
+        AsyncClient(identity=identity, transport=transport) as one,
+        AsyncClient(identity=identity, transport=transport) as other,
+    ):
         seat = await one.check_out("enc", consumer="unit-4")
         (listed,) = await other.list_allocations()
         assert (listed.name, listed.consumer, listed.state) == (seat.name, "unit-4", "ACTIVE")
 
 
-async def test_closing_checks_leases_in_and_leaves_what_is_installed(backend: Backend, identity: Path) -> None:
+async def test_closing_checks_leases_in_and_leaves_what_is_installed(
+    backend: Backend, identity: Path, transport: Transport
+) -> None:
     backend.add_product("tool", seats=1, installed=True)
-    async with AsyncClient(identity=identity) as client:
+    async with AsyncClient(identity=identity, transport=transport) as client:
         leased = await client.check_out("enc")
         installed = await client.check_out("tool", installation="rack-1")
         assert installed.held_until is None
     assert leased.state is HoldState.ENDED
     assert (backend.available("enc"), backend.available("tool")) == (2, 0)
-    async with AsyncClient(identity=identity) as client:
+    async with AsyncClient(identity=identity, transport=transport) as client:
         again = await client.check_out("tool", installation="rack-1")
         assert again.name == installed.name
         await again.check_in(poolkeeper.CheckInReason.UNINSTALLED)
     assert backend.available("tool") == 1
 
 
-async def test_a_closed_client_says_so(identity: Path) -> None:
-    client = AsyncClient(identity=identity)
+async def test_a_closed_client_says_so(identity: Path, transport: Transport) -> None:
+    client = AsyncClient(identity=identity, transport=transport)
     await client.close()
     await client.close()
     with pytest.raises(poolkeeper.FailedPrecondition):
         await client.check_out("enc")
 
 
-@pytest.mark.parametrize("transport", ["stream", "unary"])
-async def test_a_waiter_is_served_when_a_seat_comes_free(backend: Backend, identity: Path, transport: str) -> None:
+async def test_a_waiter_is_served_when_a_seat_comes_free(
+    backend: Backend, identity: Path, transport: Transport
+) -> None:
     places: list[int] = []
-    async with AsyncClient(identity=identity, transport=transport) as client:  # type: ignore[arg-type]
+    async with AsyncClient(identity=identity, transport=transport) as client:
         first = await client.check_out("enc", quantity=2)
         waiter = asyncio.create_task(
             client.check_out("enc", wait=60, on_waiting=lambda place: places.append(place.number))
@@ -131,8 +136,8 @@ async def test_a_waiter_is_served_when_a_seat_comes_free(backend: Backend, ident
         assert places == ([1] if transport == "stream" else [])
 
 
-async def test_a_wait_that_ends_in_vain_is_denied(backend: Backend, identity: Path) -> None:
-    async with AsyncClient(identity=identity) as client:
+async def test_a_wait_that_ends_in_vain_is_denied(backend: Backend, identity: Path, transport: Transport) -> None:
+    async with AsyncClient(identity=identity, transport=transport) as client:
         await client.check_out("enc", quantity=2)
         waiter = asyncio.create_task(client.check_out("enc", wait=60))
         await eventually(lambda: backend.waiting == 1)
@@ -141,9 +146,8 @@ async def test_a_wait_that_ends_in_vain_is_denied(backend: Backend, identity: Pa
             await waiter
 
 
-@pytest.mark.parametrize("transport", ["stream", "unary"])
-async def test_a_waiter_that_gives_up_leaves_the_queue(backend: Backend, identity: Path, transport: str) -> None:
-    async with AsyncClient(identity=identity, transport=transport) as client:  # type: ignore[arg-type]
+async def test_a_waiter_that_gives_up_leaves_the_queue(backend: Backend, identity: Path, transport: Transport) -> None:
+    async with AsyncClient(identity=identity, transport=transport) as client:
         first = await client.check_out("enc", quantity=2)
         waiter = asyncio.create_task(client.check_out("enc", wait=60))
         await eventually(lambda: backend.waiting == 1)
@@ -154,10 +158,10 @@ async def test_a_waiter_that_gives_up_leaves_the_queue(backend: Backend, identit
 
 
 async def test_a_check_in_before_the_minimum_time_waits_in_quarantine_and_can_be_resumed(
-    backend: Backend, identity: Path
+    backend: Backend, identity: Path, transport: Transport
 ) -> None:
     backend.set_minimum_allocation(600)
-    async with AsyncClient(identity=identity) as client:
+    async with AsyncClient(identity=identity, transport=transport) as client:
         seat = await client.check_out("enc", consumer="unit-4", quantity=2)
         await seat.check_in()
         assert backend.quarantined("enc") == 2
@@ -175,10 +179,10 @@ async def test_a_check_in_before_the_minimum_time_waits_in_quarantine_and_can_be
 
 
 async def test_a_node_takes_up_again_what_it_gave_back_too_early_on_nobody_s_behalf(
-    backend: Backend, identity: Path
+    backend: Backend, identity: Path, transport: Transport
 ) -> None:
     backend.set_minimum_allocation(600)
-    async with AsyncClient(identity=identity) as client:
+    async with AsyncClient(identity=identity, transport=transport) as client:
         one, two = await client.check_out("enc"), await client.check_out("enc")
         assert one.name != two.name
         await one.check_in()
@@ -187,9 +191,8 @@ async def test_a_node_takes_up_again_what_it_gave_back_too_early_on_nobody_s_beh
         assert backend.available("enc") == 0
 
 
-@pytest.mark.parametrize("transport", ["stream", "unary"])
 async def test_a_revoked_seat_is_told_and_let_go_of_when_the_program_has_stopped(
-    backend: Backend, identity: Path, transport: str
+    backend: Backend, identity: Path, transport: Transport
 ) -> None:
     stopping, stopped = asyncio.Event(), asyncio.Event()
     errors: list[poolkeeper.LeaseLost] = []
@@ -201,7 +204,7 @@ async def test_a_revoked_seat_is_told_and_let_go_of_when_the_program_has_stopped
         await stopped.wait()
 
     clock = ManualClock()
-    async with AsyncClient(identity=identity, transport=transport, _clock=clock) as client:  # type: ignore[arg-type]
+    async with AsyncClient(identity=identity, transport=transport, _clock=clock) as client:
         seat = await client.check_out("enc", on_lost=on_lost)
         backend.revoke(seat.name)
         if transport == "unary":
@@ -214,8 +217,10 @@ async def test_a_revoked_seat_is_told_and_let_go_of_when_the_program_has_stopped
         assert [type(error) for error in errors] == [poolkeeper.Revoked]
 
 
-async def test_without_a_callback_a_revoked_seat_is_let_go_of_by_check_in(backend: Backend, identity: Path) -> None:
-    async with AsyncClient(identity=identity) as client:
+async def test_without_a_callback_a_revoked_seat_is_let_go_of_by_check_in(
+    backend: Backend, identity: Path, transport: Transport
+) -> None:
+    async with AsyncClient(identity=identity, transport=transport) as client:
         seat = await client.check_out("enc")
         backend.revoke(seat.name)
         await eventually(lambda: state_of(seat) is HoldState.LOST)
@@ -225,9 +230,11 @@ async def test_without_a_callback_a_revoked_seat_is_let_go_of_by_check_in(backen
         assert backend.available("enc") == 2
 
 
-async def test_a_revoked_node_loses_everything_and_gets_nothing(backend: Backend, identity: Path) -> None:
+async def test_a_revoked_node_loses_everything_and_gets_nothing(
+    backend: Backend, identity: Path, transport: Transport
+) -> None:
     lost: list[poolkeeper.LeaseLost] = []
-    async with AsyncClient(identity=identity) as client:
+    async with AsyncClient(identity=identity, transport=transport) as client:
         seat = await client.check_out("enc", on_lost=lambda _, error: lost.append(error))
         backend.revoke_node()
         await eventually(lambda: bool(lost))
@@ -238,11 +245,11 @@ async def test_a_revoked_node_loses_everything_and_gets_nothing(backend: Backend
 
 
 async def test_a_session_that_ran_out_is_told_and_the_next_check_out_opens_another(
-    backend: Backend, identity: Path
+    backend: Backend, identity: Path, transport: Transport
 ) -> None:
     clock = ManualClock()
     lost: list[poolkeeper.LeaseLost] = []
-    async with AsyncClient(identity=identity, _clock=clock) as client:
+    async with AsyncClient(identity=identity, transport=transport, _clock=clock) as client:
         seat = await client.check_out("enc", on_lost=lambda _, error: lost.append(error))
         backend.advance(LEASE + 10, silent=True)
         clock.advance(2)
@@ -255,8 +262,8 @@ async def test_a_session_that_ran_out_is_told_and_the_next_check_out_opens_anoth
         assert backend.available("enc") == 1
 
 
-async def test_a_cut_connection_costs_nothing(backend: Backend, identity: Path) -> None:
-    async with AsyncClient(identity=identity) as client:
+async def test_a_cut_connection_costs_nothing(backend: Backend, identity: Path, transport: Transport) -> None:
+    async with AsyncClient(identity=identity, transport=transport) as client:
         seat = await client.check_out("enc")
         backend.drop_connections()
         other = await client.check_out("enc")
@@ -265,11 +272,11 @@ async def test_a_cut_connection_costs_nothing(backend: Backend, identity: Path) 
 
 
 async def test_silence_makes_a_seat_doubtful_then_lost_and_contact_brings_it_back(
-    backend: Backend, identity: Path
+    backend: Backend, identity: Path, transport: Transport
 ) -> None:
     clock = ManualClock()
     told: list[str] = []
-    client = AsyncClient(identity=identity, _clock=clock)
+    client = AsyncClient(identity=identity, transport=transport, _clock=clock)
     seat = await client.check_out(
         "enc",
         on_lost=lambda _, error: told.append(error.reason),
@@ -290,17 +297,21 @@ async def test_silence_makes_a_seat_doubtful_then_lost_and_contact_brings_it_bac
     assert backend.available("enc") == 2
 
 
-async def test_a_daemon_that_is_not_there_is_told_in_time(backend: Backend, identity: Path) -> None:
+async def test_a_daemon_that_is_not_there_is_told_in_time(
+    backend: Backend, identity: Path, transport: Transport
+) -> None:
     backend.stop()
-    client = AsyncClient(identity=identity, timeout=0.2)
+    client = AsyncClient(identity=identity, transport=transport, timeout=0.2)
     with pytest.raises(poolkeeper.Unreachable):
         await client.check_out("enc")
     await client.close()
     backend.start()
 
 
-async def test_a_check_in_that_could_not_be_sent_is_made_up_for(backend: Backend, identity: Path) -> None:
-    async with AsyncClient(identity=identity, timeout=0.2) as client:
+async def test_a_check_in_that_could_not_be_sent_is_made_up_for(
+    backend: Backend, identity: Path, transport: Transport
+) -> None:
+    async with AsyncClient(identity=identity, transport=transport, timeout=0.2) as client:
         seat = await client.check_out("enc")
         backend.stop()
         with pytest.raises(poolkeeper.Unreachable):
@@ -309,27 +320,33 @@ async def test_a_check_in_that_could_not_be_sent_is_made_up_for(backend: Backend
         await eventually(lambda: backend.available("enc") == 2)
 
 
-async def test_with_several_addresses_it_goes_on_at_the_next(backend: Backend, identity: Path) -> None:
+async def test_with_several_addresses_it_goes_on_at_the_next(
+    backend: Backend, identity: Path, transport: Transport
+) -> None:
     # Nothing listens on the discard port of this machine.
     addresses = ["plain://127.0.0.1:9", backend.address]
-    async with AsyncClient(addresses, identity=identity) as client, asyncio.timeout(2):
+    async with AsyncClient(addresses, identity=identity, transport=transport) as client, asyncio.timeout(2):
         seat = await client.check_out("enc")
         backend.drop_connections()
         await client.check_out("enc")
         assert state_of(seat) is HoldState.HELD
 
 
-async def test_an_address_that_swallows_everything_is_passed_over(backend: Backend, identity: Path) -> None:
+async def test_an_address_that_swallows_everything_is_passed_over(
+    backend: Backend, identity: Path, transport: Transport
+) -> None:
     with socket.create_server(("127.0.0.1", 0)) as swallower:
         addresses = [f"plain://127.0.0.1:{swallower.getsockname()[1]}", backend.address]
-        async with AsyncClient(addresses, identity=identity) as client, asyncio.timeout(2):
+        async with AsyncClient(addresses, identity=identity, transport=transport) as client, asyncio.timeout(2):
             await client.check_out("enc")
 
 
-async def test_a_daemon_that_falls_silent_is_left_within_two_seconds(backend: Backend, identity: Path) -> None:
+async def test_a_daemon_that_falls_silent_is_left_within_two_seconds(
+    backend: Backend, identity: Path, transport: Transport
+) -> None:
     async with Wire(int(backend.address.rpartition(":")[2])) as cut:
         addresses = [f"plain://127.0.0.1:{cut.port}", backend.address]
-        async with AsyncClient(addresses, identity=identity) as client:
+        async with AsyncClient(addresses, identity=identity, transport=transport) as client:
             seat = await client.check_out("enc")
             cut.swallows = True
             async with asyncio.timeout(2):
@@ -338,8 +355,8 @@ async def test_a_daemon_that_falls_silent_is_left_within_two_seconds(backend: Ba
             assert backend.available("enc") == 0
 
 
-async def test_two_clients_of_one_identity_are_normal(backend: Backend, identity: Path) -> None:
-    clients = [AsyncClient(identity=identity) for _ in range(3)]
+async def test_two_clients_of_one_identity_are_normal(backend: Backend, identity: Path, transport: Transport) -> None:
+    clients = [AsyncClient(identity=identity, transport=transport) for _ in range(3)]
     await asyncio.gather(*(client.check_out("enc", wait=0) for client in clients[:2]))
     await clients[2].list_allocations()
     assert backend.available("enc") == 0

@@ -15,9 +15,11 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import NameOID
 
 import poolkeeper
+from poolkeeper._connector import Transport
 from poolkeeper._core.signing import pin_of
 from poolkeeper.v1 import licensing_pb2 as pb
 from poolkeeper.v1 import licensing_pb2_grpc as rpc
+from tests.contract.client.real import RealDaemon
 
 
 def certificate(
@@ -137,3 +139,38 @@ def test_what_is_no_pin_is_refused_before_anything_is_dialled(tmp_path: Path) ->
 def test_an_address_where_nobody_listens_is_told(tmp_path: Path) -> None:
     with pytest.raises(poolkeeper.Unreachable):
         poolkeeper.enrol("127.0.0.1:9", "12345678", pool="acme/west", pin="K7QF-2M4D-XR3P", identity=tmp_path)
+
+
+@pytest.fixture
+def secure(tmp_path: Path) -> Iterator[RealDaemon]:
+    """A real daemon with a CA of its own."""
+    with RealDaemon(tmp_path / "data", tls=True) as daemon:
+        daemon.add_product("enc", seats=2)
+        yield daemon
+
+
+@pytest.mark.parametrize("transport", ["stream", "unary"])
+def test_under_a_real_daemon_s_ca_all_goes_over_tls(secure: RealDaemon, tmp_path: Path, transport: Transport) -> None:
+    directory = tmp_path / "identity"
+    record = poolkeeper.enrol(secure.address, secure.issue_code(), pool="acme/west", pin=secure.pin, identity=directory)
+    assert record.pin == secure.pin
+    with poolkeeper.Client(identity=directory, transport=transport) as client, client.check_out("enc"):
+        assert secure.available("enc") == 1
+    assert secure.available("enc") == 2
+
+
+def test_a_real_daemon_is_not_sent_a_code_under_another_pin(secure: RealDaemon, tmp_path: Path) -> None:
+    code = secure.issue_code()
+    with pytest.raises(poolkeeper.PinMismatch):
+        poolkeeper.enrol(secure.address, code, pool="acme/west", pin="K7QF-2M4D-XR3P", identity=tmp_path / "one")
+    with pytest.raises(poolkeeper.NotTrusted):
+        poolkeeper.enrol(secure.address, code, pool="acme/west", identity=tmp_path / "one")
+    # The code was not spent on the way, so another machine can still use it.
+    poolkeeper.enrol(secure.address, code, pool="acme/west", trust_first_use=True, identity=tmp_path / "two")
+
+
+def test_a_node_leaves_a_daemon_with_another_ca_alone(secure: RealDaemon, honest: Served, tmp_path: Path) -> None:
+    directory = tmp_path / "identity"
+    poolkeeper.enrol(secure.address, secure.issue_code(), pool="acme/west", pin=secure.pin, identity=directory)
+    with pytest.raises(poolkeeper.Unreachable), poolkeeper.Client(honest.address, identity=directory, timeout=0.1):
+        pass
