@@ -105,6 +105,8 @@ class Daemon:
     options: tuple[str, ...] = ()
     process: Any = None
     port: str = "0"
+    logs: Path | None = None
+    """Where its log goes, from all its starts; beside the data directory unless told."""
 
     # ---- its life ----
 
@@ -178,8 +180,8 @@ class Daemon:
 
     @property
     def log_file(self) -> Path:
-        """Where its log goes, from all its starts."""
-        return self.data.with_suffix(".log")
+        """Where its log goes."""
+        return self.logs or self.data.with_suffix(".log")
 
     @property
     def log(self) -> str:

@@ -48,18 +48,18 @@ class Attempt:
 
     data: Path
 
-    def serve(self, *, prefix: tuple[str, ...] = (), **options: str) -> Done:
+    def serve(self, options: dict[str, str] | None = None, *, prefix: tuple[str, ...] = ()) -> Done:
         """`poolkeeper serve` to its end."""
-        given = {"data": str(self.data), "listen": "127.0.0.1:0", "http_listen": "127.0.0.1:0"} | options
+        given = {"data": str(self.data), "listen": "127.0.0.1:0", "http-listen": "127.0.0.1:0"} | (options or {})
         words = [*prefix, *COMMAND, "serve"]
-        words += [word for name, value in given.items() for word in (f"--{name.replace('_', '-')}", value)]
+        words += [word for name, value in given.items() for word in (f"--{name}", value)]
         done = subprocess.run(words, cwd=REPOSITORY, capture_output=True, text=True, timeout=STARTING, check=False)
         return Done(done.returncode, done.stdout, done.stderr)
 
-    def refused(self, *said: str, prefix: tuple[str, ...] = (), **options: str) -> None:
+    def refused(self, *said: str, options: dict[str, str] | None = None, prefix: tuple[str, ...] = ()) -> None:
         """An attempt is refused in two lines that say this, and changes nothing."""
         before = self.content()
-        done = self.serve(prefix=prefix, **options)
+        done = self.serve(options, prefix=prefix)
         assert done.status == REFUSED, done.err or done.out
         assert "Traceback" not in done.out + done.err
         what, hint = done.err.splitlines()
@@ -171,18 +171,17 @@ def taken() -> Iterator[str]:
         yield f"127.0.0.1:{other.getsockname()[1]}"
 
 
-@pytest.mark.parametrize("option", ["listen", "http_listen"])
+@pytest.mark.parametrize("option", ["listen", "http-listen"])
 def test_a_port_in_use(attempt: Attempt, option: str) -> None:
     with taken() as address:
-        said = (f"{address} is in use by another program", f"--{option.replace('_', '-')}")
-        attempt.refused(*said, **{option: address})
+        attempt.refused(f"{address} is in use by another program", f"--{option}", options={option: address})
 
 
 def test_secrets_of_another_installation(attempt: Attempt, tmp_path: Path) -> None:
     other = Attempt(tmp_path / "other")
     # It makes its secrets and then cannot listen.
     with taken() as address:
-        assert other.serve(http_listen=address).status == REFUSED
+        assert other.serve({"http-listen": address}).status == REFUSED
     shutil.copy2(other.secrets, attempt.secrets)
     attempt.refused("secrets.json are not those that this database was last used with", "Put the file back")
 
@@ -256,7 +255,7 @@ def test_a_data_directory_that_may_not_be_written(attempt: Attempt) -> None:
 def test_a_data_directory_that_is_a_file(attempt: Attempt, tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_text("mine\n")
-    attempt.refused(f"{file} is not a directory", data=str(file))
+    attempt.refused(f"{file} is not a directory", options={"data": str(file)})
     assert file.read_text() == "mine\n"
 
 

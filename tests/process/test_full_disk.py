@@ -1,0 +1,153 @@
+"""A disk that is full under a running daemon, and has room again."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import subprocess
+from collections.abc import Awaitable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.inprocess.installation import NodeClient, Refused
+from tests.process.daemon import PATIENCE, SHORTEST, STARTING, Daemon, Office, Processes, now
+
+SIZE = 4 << 20
+FILLER = "filler"
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A directory with little room: a file system of its own where this user may mount one."""
+    directory = tmp_path / "disk"
+    directory.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={SIZE}", "poolkeeper-test", directory], capture_output=True, check=False
+    )
+    yield directory
+    if mounted.returncode == 0:
+        subprocess.run(["umount", "--lazy", directory], check=True)
+
+
+def is_small(disk: Path) -> bool:
+    """Whether this user may mount a disk."""
+    return disk.is_mount()
+
+
+def fill(disk: Path, daemon: Daemon, left: int = 0) -> None:
+    """Leaves so many bytes of room."""
+    if is_small(disk):
+        with (disk / FILLER).open("wb", buffering=0) as file:
+            with contextlib.suppress(OSError):
+                while file.write(bytes(4096)):
+                    pass
+            file.truncate(file.tell() - left)
+    else:
+        # Without a file system of its own, no file of the daemon may grow.
+        limit(daemon, str(4096))
+
+
+def make_room(disk: Path, daemon: Daemon) -> None:
+    """There is room again."""
+    (disk / FILLER).unlink(missing_ok=True)
+    if not is_small(disk):
+        limit(daemon, "unlimited")
+
+
+def limit(daemon: Daemon, most: str) -> None:
+    """The most bytes that a file of the daemon may have."""
+    subprocess.run(["prlimit", f"--pid={daemon.process.pid}", f"--fsize={most}:unlimited"], check=True)
+
+
+@pytest.mark.behaviour("CC-26")
+@pytest.mark.behaviour("CC-14")
+async def test_while_the_disk_is_full_nothing_is_written_or_lost_and_afterwards_all_goes_on(
+    disk: Path, processes: Processes
+) -> None:
+    # Its log lies on that disk too.
+    daemon = Daemon(disk / "data", processes)
+    await daemon.start()
+    async with Office(daemon) as office:
+        await office.studio(5, **SHORTEST)
+        node = await office.node("studio-7")
+        held = await node.check_out()
+        renewed = now()
+        fill(disk, daemon)
+        await full(node)
+        # Reads are answered, and the lease is not taken, for however long it lasts.
+        assert await office.held() == {held.allocation.name}
+        while now() < renewed + SHORTEST["lease_duration"] + SHORTEST["margin"] + 0.5:
+            await unavailable(node)
+            assert await office.held() == {held.allocation.name}
+            await asyncio.sleep(0.2)
+        shown = await daemon.command("pool", "show", "acme/west")
+        assert shown.status == 0, shown.err
+        make_room(disk, daemon)
+        await recovered(node)
+        granted = await node.check_out(request_id="while-full")
+        assert await office.held() == {held.allocation.name, granted.allocation.name}
+        assert [entry["event"] for entry in await office.ledger()].count("CHECKED_OUT") == 2
+        proof = await daemon.command("ledger", "verify", "acme/west")
+        assert proof.status == 0, proof.err
+        # And nothing of it was half done.
+        await daemon.kill()
+        await daemon.start()
+        assert await office.held() == {held.allocation.name, granted.allocation.name}
+        assert await daemon.stop() == 0
+
+
+async def refusal(call: Awaitable[object]) -> str:
+    """The reason why a call is refused; empty when it is not."""
+    try:
+        await call
+    except Refused as refused:
+        return refused.reason
+    return ""
+
+
+async def full(node: NodeClient) -> None:
+    """Writes until there is no room; what still fits is granted and given back."""
+    end = now() + PATIENCE
+    while not (reason := await refusal(give_and_take(node))):
+        assert now() < end, "the disk is not full"
+    assert reason == "STORE_UNAVAILABLE"
+
+
+async def give_and_take(node: NodeClient) -> None:
+    """A check-out and its check-in."""
+    granted = await node.check_out()
+    await node.check_in(granted.allocation.name)
+
+
+async def unavailable(node: NodeClient) -> None:
+    """A write is refused: what, and when to come again."""
+    for call in (node.check_out(request_id="while-full"), node.heartbeat()):
+        with pytest.raises(Refused) as refused:
+            await call
+        assert refused.value.reason == "STORE_UNAVAILABLE"
+        assert refused.value.hint
+
+
+async def recovered(node: NodeClient) -> None:
+    """The session is renewed as if nothing had been."""
+    end = now() + PATIENCE
+    while reason := await refusal(node.heartbeat()):
+        assert reason == "STORE_UNAVAILABLE"
+        assert now() < end, "the daemon does not recover"
+        await asyncio.sleep(0.1)
+
+
+@pytest.mark.parametrize("left", [0, 4096, 65_536, 200_000, 300_000])
+async def test_a_first_start_without_room_on_the_disk_says_so(
+    disk: Path, processes: Processes, tmp_path: Path, left: int
+) -> None:
+    if not is_small(disk):
+        pytest.skip("this user may not mount a disk; tests of refused starts limit the size of files instead")
+    daemon = Daemon(disk / "data", processes, logs=tmp_path / "log")
+    daemon.data.mkdir()
+    fill(disk, daemon, left)
+    daemon.launch()
+    assert await daemon.ended(within=STARTING) == 2, daemon.log
+    assert "Traceback" not in daemon.log
+    assert "hint: " in daemon.log
