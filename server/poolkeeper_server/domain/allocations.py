@@ -42,16 +42,18 @@ def grow(state: State, now: Moment, allocation: Allocation, more: Pairs) -> Allo
     return _write(state, now, grown, "RESIZED", deltas)
 
 
-def shrink(state: State, now: Moment, allocation: Allocation, quantity: int, spare_id: str) -> Allocation:
+def shrink(
+    state: State, now: Moment, allocation: Allocation, quantity: int, spare_id: str, *, reason: str
+) -> Allocation:
     """Leaves an allocation `quantity` seats; the rest is free, or quarantined under `spare_id` (EV-17, EV-19).
 
-    Seats that are given back because a unit was removed go to quarantine only where the pool does not let that reason
-    skip it. They then wait in an allocation of their own, for the same consumer and with the same clock.
+    Seats that are given back too early go to quarantine unless the pool lets the reason skip it. They then wait in an
+    allocation of their own, for the same consumer and with the same clock.
     """
     pool = pool_of(state, allocation)
     kept, given = split_lines(allocation.lines, quantity)
     until = allocation.allocated_at + pool.minimum_allocation
-    waits = now.civil < until and "UNIT_REMOVED" not in pool.skip_quarantine
+    waits = now.civil < until and reason not in pool.skip_quarantine
     shrunk = replace(allocation, lines=kept, quantity=quantity)
     deltas = tuple(
         Delta(licence_id=licence, active=-seats, quarantined=seats if waits else 0) for licence, seats in given
@@ -70,7 +72,7 @@ def shrink(state: State, now: Moment, allocation: Allocation, quantity: int, spa
                 shared=False,
                 deadline_lease=None,
                 ended_at=now.civil,
-                end_reason="UNIT_REMOVED",
+                end_reason=reason,
             )
         )
     return shrunk

@@ -92,7 +92,8 @@ def denial(
     reason = Reason.NO_SEAT_AVAILABLE
     if lines and all(line.rejected is not None for line in lines):
         reason = by_reason.most_common(1)[0][0]
-    counts = seat_counts(lines)
+    grantable = [line for line in lines if line.rejected is None]
+    counts = seat_counts(grantable or lines)
     ends = quarantine_ends(state, pool, lines)
     where = f"Pool {pool.estate_id}/{pool.pool_id}"
     if reason is Reason.CLOCK_FROZEN:

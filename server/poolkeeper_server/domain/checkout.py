@@ -22,6 +22,7 @@ from poolkeeper_server.domain.records import (
     KIND_OF,
     Allocation,
     AllocationState,
+    CheckInReason,
     Consumer,
     Kind,
     LicensedBy,
@@ -220,7 +221,7 @@ def _share(ask: _Ask, held: Allocation) -> Granted | None:
     if more:
         held = allocations.grow(state, now, held, more)
     elif size < held.quantity and held.state is AllocationState.ACTIVE:
-        held = allocations.shrink(state, now, held, size, next(ask.ids))
+        held = allocations.shrink(state, now, held, size, next(ask.ids), reason=CheckInReason.UNIT_REMOVED.value)
     if held.kind is Kind.INSTALLED:
         held = replace(held, seen_at=now.civil)
         state.put(held)
@@ -318,7 +319,7 @@ def _granted(state: State, allocation: Allocation, use: Use, now: Moment) -> Gra
     return Granted(
         allocation=allocation,
         use=use,
-        remaining=promise(session, pool, now) if leased else None,
+        remaining=promise(session, now) if leased else None,
         heartbeat_interval=pool.heartbeat_interval,
         epoch=now.epoch,
     )
@@ -339,6 +340,7 @@ def _repeat(state: State, command: CheckOut, session: Session, allocation_id: st
     if allocation.state is AllocationState.REVOKED:
         raise Refusal(Reason.REVOKED, f"The allocation was taken back: {allocation.end_reason}.")
     if use.session_id != session.session_id:
+        _pool(state, session)  # a closed one promises nothing to another session
         use = _move_use(state, session, allocation, use)
     return _granted(state, allocation, use, now)
 
@@ -367,7 +369,11 @@ def _move_use(state: State, session: Session, allocation: Allocation, use: Use) 
     earlier = state.get(Session, use.estate_id, use.session_id)
     uses.drop_use(state, allocation, use)
     if earlier is not None:
-        session = replace(session, expires_lease=max(session.expires_lease, earlier.expires_lease))
+        session = replace(
+            session,
+            promised_lease=max(session.promised_lease, earlier.promised_lease),
+            expires_lease=max(session.expires_lease, earlier.expires_lease),
+        )
     _, moved = uses.set_use(state, allocation, session, use.quantity, use.demand, use.request_id)
     return moved
 

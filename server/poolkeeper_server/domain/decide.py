@@ -31,6 +31,8 @@ _WITH_IDS: dict[type, Callable[[State, Any, Moment, Iterator[str]], Answer]] = {
     commands.CloseSession: sessions.close_session,
     commands.Expire: due.expire,
     commands.CreateEstate: purchasing.create_estate,
+    commands.CreatePool: purchasing.create_pool,
+    commands.MoveSeats: purchasing.move,
     commands.Enrol: enrolment.enrol,
     commands.RevokeNode: nodes.revoke_node,
 }
@@ -39,9 +41,7 @@ _WITHOUT_IDS: dict[type, Callable[[State, Any, Moment], Answer]] = {
     commands.UnfreezeEstate: purchasing.unfreeze_estate,
     commands.CreateProduct: purchasing.create_product,
     commands.AddLicence: purchasing.add_licence,
-    commands.CreatePool: purchasing.create_pool,
     commands.UpdatePool: purchasing.update_pool,
-    commands.MoveSeats: purchasing.move,
     commands.ClosePool: purchasing.close_pool,
     commands.UnfreezePool: enrolment.unfreeze_pool,
     commands.IssueCode: enrolment.issue_code,

@@ -138,10 +138,12 @@ def _add_licence(needs: Needs, command: c.AddLicence) -> None:
 def _create_pool(needs: Needs, command: c.CreatePool) -> None:
     needs.add(r.Estate, command.estate_id)
     needs.seats_of |= {(command.estate_id, command.pool_id), (command.estate_id, DEFAULT_POOL)}
+    needs.due_in.add((command.estate_id, DEFAULT_POOL))
 
 
 def _move_seats(needs: Needs, command: c.MoveSeats) -> None:
     needs.seats_of |= {(command.estate_id, command.source_id), (command.estate_id, command.target_id)}
+    needs.due_in.add((command.estate_id, command.source_id))
 
 
 def _update_pool(needs: Needs, command: c.UpdatePool) -> None:

@@ -21,6 +21,7 @@ from poolkeeper_server.domain.commands import (
     UnfreezeEstate,
     UpdatePool,
 )
+from poolkeeper_server.domain.due import end_due
 from poolkeeper_server.domain.ledger import Delta, genesis, move_seats
 from poolkeeper_server.domain.moment import DAY, SECOND, Moment
 from poolkeeper_server.domain.notices import closing
@@ -170,7 +171,7 @@ def add_licence(state: State, command: AddLicence, now: Moment) -> Done:
     return done(state, command, licence.licence_id, now)
 
 
-def create_pool(state: State, command: CreatePool, now: Moment) -> Done:
+def create_pool(state: State, command: CreatePool, now: Moment, ids: Iterator[str]) -> Done:
     """Makes a pool and moves seats into it, all or nothing (EV-3, EV-4)."""
     before = repeated(state, command)
     if before is not None:
@@ -179,6 +180,7 @@ def create_pool(state: State, command: CreatePool, now: Moment) -> Done:
     if state.get(Pool, estate.estate_id, command.pool_id) is not None:
         raise Refusal(Reason.ALREADY_EXISTS, f"There is a pool {estate.estate_id}/{command.pool_id} already.")
     _new_pool(state, now, estate.estate_id, command.pool_id, command.settings)
+    end_due(state, now, pool_named(state, estate.estate_id, DEFAULT_POOL), ids)
     _move(state, now, estate.estate_id, DEFAULT_POOL, command.pool_id, command.moves)
     return done(state, command, command.pool_id, now)
 
@@ -293,13 +295,14 @@ def close_pool(state: State, command: ClosePool, now: Moment) -> Done:
     return done(state, command, pool.pool_id, now)
 
 
-def move(state: State, command: MoveSeats, now: Moment) -> Done:
+def move(state: State, command: MoveSeats, now: Moment, ids: Iterator[str]) -> Done:
     """Moves unused seats between two pools, all or nothing (EV-5)."""
     before = repeated(state, command)
     if before is not None:
         return before
     if command.source_id == command.target_id:
         raise invalid("target", "Seats are moved between two different pools.")
+    end_due(state, now, pool_named(state, command.estate_id, command.source_id), ids)
     _move(state, now, command.estate_id, command.source_id, command.target_id, command.moves)
     return done(state, command, command.target_id, now)
 

@@ -269,8 +269,9 @@ class Consumer:
 class Session:
     """One running SDK instance; the arbiter of every leased seat in it (CC-10, CC-16).
 
-    `expires_lease` never falls. `digest` and `count` sum up its leased uses as the client does; `version` counts its
-    grants; `dirty` says that a heartbeat must look at the allocations; `waiting` counts its waiters.
+    `promised_lease` is the end of what the client was told, `expires_lease` a margin later; neither ever falls.
+    `digest` and `count` sum up its leased uses as the client does; `version` counts its grants; `dirty` says that a
+    heartbeat must look at the allocations; `waiting` counts its waiters.
     """
 
     estate_id: str
@@ -279,6 +280,7 @@ class Session:
     domain: str
     pool_id: str
     state: SessionState
+    promised_lease: int
     expires_lease: int
     opened_at: int
     renewed_at: int

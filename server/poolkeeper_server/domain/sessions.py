@@ -50,13 +50,14 @@ def renew(session: Session, pool: Pool, now: Moment) -> Session:
     """The session with its promise prolonged from now, never shortened; a closed pool prolongs nothing."""
     if pool.state is not PoolState.ACTIVE:
         return session
-    expires = max(session.expires_lease, now.lease + pool.lease_duration + pool.margin)
-    return replace(session, expires_lease=expires, renewed_at=now.civil)
+    promised = max(session.promised_lease, now.lease + pool.lease_duration)
+    expires = max(session.expires_lease, promised + pool.margin)
+    return replace(session, promised_lease=promised, expires_lease=expires, renewed_at=now.civil)
 
 
-def promise(session: Session, pool: Pool, now: Moment) -> int:
+def promise(session: Session, now: Moment) -> int:
     """Microseconds of lease time that the client may believe in: the daemon's margin is not told."""
-    return max(0, session.expires_lease - pool.margin - now.lease)
+    return max(0, session.promised_lease - now.lease)
 
 
 def pool_of_session(state: State, session: Session) -> Pool:
@@ -147,12 +148,13 @@ def open_session(state: State, command: OpenSession, now: Moment, ids: Iterator[
         domain=command.domain,
         pool_id=pool.pool_id,
         state=SessionState.OPEN,
+        promised_lease=now.lease + pool.lease_duration,
         expires_lease=now.lease + pool.lease_duration + pool.margin,
         opened_at=now.civil,
         renewed_at=now.civil,
         count=0,
         digest=0,
-        version=0,
+        version=1,
         dirty=False,
         waiting=0,
         ended_at=None,
@@ -223,10 +225,10 @@ def heartbeat(state: State, command: Heartbeat, now: Moment, ids: Iterator[str])
     agree = (session.count, session.digest) == (command.count, command.digest)
     return Renewed(
         session=session,
-        remaining=promise(session, pool, now),
+        remaining=promise(session, now),
         lease_duration=pool.lease_duration,
         heartbeat_interval=pool.heartbeat_interval,
-        reconcile=0 if agree or command.known is not None else session.version or 1,
+        reconcile=0 if agree or command.known is not None else session.version,
         notices=tuple(notices),
         epoch=now.epoch,
     )

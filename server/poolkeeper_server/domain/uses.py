@@ -95,7 +95,7 @@ def end_use(
         return allocations.end(state, now, allocation, event=event, reason=reason)
     largest = max(other.quantity for other in rest)
     if largest < allocation.quantity and allocation.state is AllocationState.ACTIVE:
-        return allocations.shrink(state, now, allocation, largest, spare_id)
+        return allocations.shrink(state, now, allocation, largest, spare_id, reason=reason)
     return allocation
 
 

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from poolkeeper_server.domain import commands as c
 from poolkeeper_server.domain.moment import HOUR
-from poolkeeper_server.domain.records import Allocation, Key, Kind, Node, Use, Waiter
+from poolkeeper_server.domain.records import Allocation, Key, Kind, Licence, Node, Use, Waiter
 from poolkeeper_server.domain.refusal import Reason, Refusal
 from poolkeeper_server.domain.uses import allocation_name
 from poolkeeper_server.services import metrics
@@ -276,11 +276,33 @@ class LeasingService:
                         sequence=sequence,
                         pool_id=pool_id,
                         deadline_lease=waiter.deadline_lease,
-                        estimate=None,
+                        estimate=await self._estimate(waiter, place),
                     )
                     self._feed.push(session, Served(request_id, news))
             if not waiting:
                 self._places.pop(session, None)
+
+    async def _estimate(self, waiter: Waiter, place: int) -> int | None:
+        """When the seat for that place is expected to leave quarantine; None when nothing tells."""
+        lines = await self._reader.head(waiter.estate_id, waiter.pool_id)
+        granting = set()
+        for holding in [] if lines is None else lines[1]:
+            licence = await self._reader.get(Licence, holding.estate_id, holding.licence_id)
+            if licence is not None and waiter.product_id in licence.products:
+                granting.add(licence.licence_id)
+        table = TABLES[Allocation]
+        resting, _ = await self._reader.page(
+            Allocation,
+            table.c.estate_id == waiter.estate_id,
+            table.c.pool_id == waiter.pool_id,
+            table.c.state == "QUARANTINED",
+            table.c.quarantine_until > self._clock.glance().civil,
+            order=("quarantine_until", "allocation_id"),
+            size=place,
+            token="",
+        )
+        ends = [one.quarantine_until for one in resting if any(licence in granting for licence, _ in one.lines)]
+        return ends[place - 1] if place <= len(ends) else None
 
     def follow(self, identity: SessionIdentity, listener: Callable[[Push], None]) -> Callable[[], None]:
         """Has the listener called, in the loop, with what the session should be told."""

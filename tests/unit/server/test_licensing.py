@@ -99,6 +99,7 @@ class Installation:
                 domain="",
                 pool_id="default",
                 state=SessionState.OPEN,
+                promised_lease=0,
                 expires_lease=125 * SECOND,
                 opened_at=START.civil,
                 renewed_at=START.civil,
@@ -106,7 +107,7 @@ class Installation:
                 digest=0,
                 version=0,
                 dirty=False,
-        waiting=0,
+                waiting=0,
                 ended_at=None,
                 end_reason="",
             )

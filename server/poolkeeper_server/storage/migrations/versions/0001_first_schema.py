@@ -354,6 +354,7 @@ def upgrade() -> None:
         sa.Column("domain", sa.Text(), autoincrement=False, nullable=False),
         sa.Column("pool_id", sa.Text(), autoincrement=False, nullable=False),
         sa.Column("state", sa.Text(), autoincrement=False, nullable=False),
+        sa.Column("promised_lease", sa.BigInteger(), autoincrement=False, nullable=False),
         sa.Column("expires_lease", sa.BigInteger(), autoincrement=False, nullable=False),
         sa.Column("opened_at", sa.BigInteger(), autoincrement=False, nullable=False),
         sa.Column("renewed_at", sa.BigInteger(), autoincrement=False, nullable=False),
