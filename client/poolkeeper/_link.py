@@ -126,6 +126,8 @@ class StreamLink:
             return pending.answer.result()
         finally:
             self._pending.pop(number, None)
+            if not pending.answer.cancel():
+                pending.answer.exception()  # Looked at, also when its caller has gone meanwhile.
             self._end_if_done()
 
     def retire(self) -> None:

@@ -411,7 +411,7 @@ _HINTS: Final[Mapping[str, str]] = {
 def reason_name(number: int) -> str:
     """A Reason without its prefix; one that this version does not know is its number."""
     try:
-        name: str = errors_pb2.Reason.Name(number)  # type: ignore[arg-type]
+        name: str = errors_pb2.Reason.Name(number)  # type: ignore[arg-type]  # any number may come.
     except ValueError:
         return str(number)
     return name.removeprefix("REASON_")

@@ -290,7 +290,7 @@ if os.name == "nt":
         import msvcrt  # noqa: PLC0415 - exists on Windows only.
 
         try:
-            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined,unused-ignore]
+            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined,unused-ignore]  # Windows.
         except OSError:
             return False
         return True

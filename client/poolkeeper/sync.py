@@ -376,4 +376,4 @@ def _close_all() -> None:
     for client in list(_open_clients):
         if client._loop.alive:  # noqa: SLF001 - its own module.
             with contextlib.suppress(PoolkeeperError, concurrent.futures.TimeoutError):
-                client._loop.run(client._client.close(), patience=_EXIT_PATIENCE)  # noqa: SLF001
+                client._loop.run(client._client.close(), patience=_EXIT_PATIENCE)  # noqa: SLF001 - as above.

@@ -42,7 +42,7 @@ async def test_two_hundred_clients_leave_no_descriptor_and_no_task(fake: FakeSer
         await asyncio.gather(*(work() for _ in range(20)))
     # They made several connections each; gRPC lets go of the last ones when it comes to it.
     await eventually(lambda: descriptors() < before + 50)
-    assert len(asyncio.all_tasks()) == tasks
+    assert len(asyncio.all_tasks()) <= tasks
     assert fake.available("enc") == 2
 
 
@@ -212,7 +212,8 @@ def test_an_interrupted_check_out_gives_back_what_it_got(daemon: RealDaemon, nod
             client.check_out("enc", wait=60)
         waiting.join()
         blocker.check_in()
-        assert daemon.available("enc") == 2
+        # The waiting is given up in the background; a grant that crosses it is taken back.
+        asyncio.run(eventually(lambda: daemon.available("enc") == 2))
 
 
 def _interrupt(daemon: RealDaemon, thread: int) -> None:

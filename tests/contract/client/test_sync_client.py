@@ -12,12 +12,12 @@ import pytest
 
 import poolkeeper
 from poolkeeper import Allocation, Client, HoldState
+from poolkeeper._connector import Transport
 from tests.contract.client.backend import Backend, state_of
 
 
-@pytest.mark.parametrize("transport", ["stream", "unary"])
-def test_three_lines_hold_a_seat(backend: Backend, identity: Path, transport: str) -> None:
-    with Client(identity=identity, transport=transport) as client:  # type: ignore[arg-type]
+def test_three_lines_hold_a_seat(backend: Backend, identity: Path, transport: Transport) -> None:
+    with Client(identity=identity, transport=transport) as client:
         with client.check_out("enc") as seat:
             assert state_of(seat) is HoldState.HELD
             assert backend.available("enc") == 1

@@ -51,11 +51,11 @@ class Daemon(rpc.LicensingServiceServicer):
         self.ca = ca
         self.codes: list[str] = []
 
-    def GetServerInfo(self, request: object, context: object) -> pb.GetServerInfoResponse:  # noqa: N802
+    def GetServerInfo(self, request: object, context: object) -> pb.GetServerInfoResponse:  # noqa: N802 - gRPC names it.
         del request, context
         return pb.GetServerInfoResponse(ca_certificate_pem=self.ca.public_bytes(Encoding.PEM).decode())
 
-    def Enrol(self, request: pb.EnrolRequest, context: object) -> pb.EnrolResponse:  # noqa: N802
+    def Enrol(self, request: pb.EnrolRequest, context: object) -> pb.EnrolResponse:  # noqa: N802 - as above.
         del context
         self.codes.append(request.code)
         return pb.EnrolResponse(node="estates/acme/nodes/n", pool=request.pool, rolling_secret=b"s")
@@ -71,7 +71,7 @@ class Served:
 def serve(told: x509.Certificate, signer: tuple[x509.Certificate, ec.EllipticCurvePrivateKey]) -> Iterator[Served]:
     leaf, key = certificate("server", issuer=signer)
     # The stubs call every method abstract; at run time the others answer UNIMPLEMENTED.
-    daemon = Daemon(told)  # type: ignore[abstract]
+    daemon = Daemon(told)  # type: ignore[abstract]  # see above.
     server = grpc.server(futures.ThreadPoolExecutor(4))
     rpc.add_LicensingServiceServicer_to_server(daemon, server)
     pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())

@@ -120,7 +120,7 @@ def test_a_wrong_field_is_named() -> None:
 def test_errors_cross_process_borders_whole(kind: type[errors.PoolkeeperError]) -> None:
     error = kind("what", reason="WHY", hint="do", retry_after=2.0)
     # Bandit's warning is about foreign data; these bytes are our own.
-    copy = pickle.loads(pickle.dumps(error))  # noqa: S301
+    copy = pickle.loads(pickle.dumps(error))  # noqa: S301 - our own bytes.
     assert type(copy) is kind
     assert (copy.message, copy.reason, copy.hint, copy.retry_after) == ("what", "WHY", "do", 2.0)
     assert str(copy) == "what do"

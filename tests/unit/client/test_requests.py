@@ -53,7 +53,7 @@ def test_what_the_daemon_would_refuse_is_refused_here(wrong: dict[str, object]) 
     asked: dict[str, object] = {"product": "enc", "request_id": "r"} | wrong
     product = str(asked.pop("product"))
     with pytest.raises(InvalidRequest):
-        check_out_request(product, **asked)  # type: ignore[arg-type]
+        check_out_request(product, **asked)  # type: ignore[arg-type]  # wrong on purpose.
 
 
 def test_durations_survive_the_wire() -> None:
