@@ -20,7 +20,7 @@ import pytest
 from tests.behaviours import Behaviour, Sabotage, read_catalogue
 
 REPOSITORY = Path(__file__).parent.parent
-COPIED = ("client", "deploy", "proto", "pyproject.toml", "server", "tests")
+COPIED = ("README.md", "client", "deploy", "proto", "pyproject.toml", "server", "tests")
 TIME_LIMIT_S = 300
 
 
