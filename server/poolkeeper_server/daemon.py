@@ -152,7 +152,7 @@ async def serving(
         async with asyncio.TaskGroup() as tasks:
             committing = tasks.create_task(daemon.committer.run(), name="committer")
             web = tasks.create_task(daemon.http.serve(), name="http")
-            loops = [tasks.create_task(_raise_alerts(frozen, daemon.committer, source), name="alerts")]
+            loops = [tasks.create_task(_raise_alerts(frozen, daemon.committer), name="alerts")]
             if periodic:
                 loops += [
                     tasks.create_task(_every(seconds, round_), name=round_.__name__)
@@ -299,11 +299,11 @@ async def _every(seconds: float, round_: Callable[[], Awaitable[None]]) -> None:
             _log.exception(Event.REAPER_FAILED)
 
 
-async def _raise_alerts(frozen: asyncio.Queue[str], committer: Committer, source: TimeSource) -> None:
+async def _raise_alerts(frozen: asyncio.Queue[str], committer: Committer) -> None:
     while True:
         message = await frozen.get()
         _log.warning(Event.CLOCK_FROZEN, message=message)
-        alert = Alert(alert_id=new_id(), kind=AlertKind.CLOCK_FROZEN, at=source.civil(), subject="", message=message)
+        alert = Alert(alert_id=new_id(), kind=AlertKind.CLOCK_FROZEN, at=0, subject="", message=message)
         # Answered or not, the daemon goes on: the log has it, and `clock show` says it.
         await committer.submit(RaiseAlert(alert=alert))
 

@@ -1,6 +1,6 @@
 """`poolkeeper alert`: what an admin should know of."""
 
-from cyclopts import App
+from cyclopts import App, Parameter
 
 from poolkeeper.cli import name, phrase
 from poolkeeper.cli.connection import ALL, HERE, Connection, Paging
@@ -8,7 +8,7 @@ from poolkeeper.cli.output import Column
 from poolkeeper.v1 import admin_pb2 as pb
 from poolkeeper.v1.admin_pb2_grpc import AlertServiceStub
 
-app = App(name="alert")
+app = App(name="alert", default_parameter=Parameter(negative=(), show_default=False))
 
 COLUMNS: tuple[Column[pb.Alert], ...] = (
     Column("Time", lambda alert: phrase.instant(alert, "time")),

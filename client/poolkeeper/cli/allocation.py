@@ -12,7 +12,7 @@ from poolkeeper.v1 import licensing_pb2
 from poolkeeper.v1.admin_pb2_grpc import AllocationServiceStub
 from poolkeeper.v1.licensing_pb2 import Allocation
 
-app = App(name="allocation")
+app = App(name="allocation", default_parameter=Parameter(negative=(), show_default=False))
 
 State = Literal["ACTIVE", "PROVISIONAL", "REVOKED", "QUARANTINED", "ENDED"]
 

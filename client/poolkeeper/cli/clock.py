@@ -1,6 +1,6 @@
 """`poolkeeper clock`: the civil time that the installation goes by."""
 
-from cyclopts import App
+from cyclopts import App, Parameter
 
 from poolkeeper.cli import phrase
 from poolkeeper.cli.connection import HERE, Connection, request_id
@@ -8,7 +8,7 @@ from poolkeeper.cli.output import Column
 from poolkeeper.v1 import admin_pb2 as pb
 from poolkeeper.v1.admin_pb2_grpc import ClockServiceStub
 
-app = App(name="clock")
+app = App(name="clock", default_parameter=Parameter(negative=(), show_default=False))
 
 COLUMNS: tuple[Column[pb.Clock], ...] = (
     Column("State", lambda clock: "FROZEN" if clock.frozen else "running"),

@@ -10,7 +10,7 @@ from poolkeeper.cli.output import Column
 from poolkeeper.v1 import admin_pb2 as pb
 from poolkeeper.v1.admin_pb2_grpc import ConsumerServiceStub
 
-app = App(name="consumer")
+app = App(name="consumer", default_parameter=Parameter(negative=(), show_default=False))
 
 COLUMNS: tuple[Column[pb.Consumer], ...] = (
     Column("Consumer", lambda consumer: consumer.consumer),

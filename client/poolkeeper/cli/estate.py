@@ -10,7 +10,7 @@ from poolkeeper.cli.output import Column
 from poolkeeper.v1 import admin_pb2 as pb
 from poolkeeper.v1.admin_pb2_grpc import EstateServiceStub
 
-app = App(name="estate")
+app = App(name="estate", default_parameter=Parameter(negative=(), show_default=False))
 
 COLUMNS: tuple[Column[pb.Estate], ...] = (
     Column("Estate", lambda estate: name.short(estate.name)),

@@ -16,7 +16,7 @@ from poolkeeper.cli.problem import usage
 from poolkeeper.v1 import admin_pb2 as pb
 from poolkeeper.v1.admin_pb2_grpc import LedgerServiceStub
 
-app = App(name="ledger")
+app = App(name="ledger", default_parameter=Parameter(negative=(), show_default=False))
 
 
 def _body(entry: pb.LedgerEntry) -> dict[str, Any]:

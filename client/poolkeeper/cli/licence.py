@@ -11,9 +11,9 @@ from poolkeeper.cli.problem import usage
 from poolkeeper.v1 import admin_pb2 as pb
 from poolkeeper.v1.admin_pb2_grpc import LicenceServiceStub
 
-app = App(name="licence")
+app = App(name="licence", default_parameter=Parameter(negative=(), show_default=False))
 
-LicensedBy = Literal["CONCURRENT_USER", "INSTALLED_INSTANCE", "NAMED_USER", "PHYSICAL_SERVER", "PHYSICAL_CPU"]
+LicensedBy = Literal["CONCURRENT_USER", "INSTALLED_INSTANCE"]
 
 COLUMNS: tuple[Column[pb.Licence], ...] = (
     Column("Licence", lambda licence: name.short(licence.name)),

@@ -11,7 +11,7 @@ from poolkeeper.cli.output import Column
 from poolkeeper.v1 import admin_pb2 as pb
 from poolkeeper.v1.admin_pb2_grpc import NodeServiceStub
 
-app = App(name="node")
+app = App(name="node", default_parameter=Parameter(negative=(), show_default=False))
 
 
 def _binding(binding: pb.Binding) -> str:

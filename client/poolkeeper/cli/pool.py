@@ -13,7 +13,7 @@ from poolkeeper.v1 import admin_pb2 as pb
 from poolkeeper.v1 import licensing_pb2
 from poolkeeper.v1.admin_pb2_grpc import PoolServiceStub
 
-app = App(name="pool")
+app = App(name="pool", default_parameter=Parameter(negative=(), show_default=False))
 
 Counting = Literal["CONSUMER", "USER", "HOST", "USER_HOST"]
 CheckInReason = Literal["ENDED", "UNINSTALLED", "UNIT_REMOVED", "NODE_DELETED"]

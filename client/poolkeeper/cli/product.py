@@ -10,7 +10,7 @@ from poolkeeper.cli.output import Column
 from poolkeeper.v1 import admin_pb2 as pb
 from poolkeeper.v1.admin_pb2_grpc import ProductServiceStub
 
-app = App(name="product")
+app = App(name="product", default_parameter=Parameter(negative=(), show_default=False))
 
 COLUMNS: tuple[Column[pb.Product], ...] = (
     Column("Product", lambda product: name.short(product.name)),

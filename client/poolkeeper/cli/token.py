@@ -10,7 +10,7 @@ from poolkeeper.cli.output import Column
 from poolkeeper.v1 import admin_pb2 as pb
 from poolkeeper.v1.admin_pb2_grpc import TokenServiceStub
 
-app = App(name="token")
+app = App(name="token", default_parameter=Parameter(negative=(), show_default=False))
 
 
 def _state(token: pb.Token) -> str:

@@ -657,7 +657,7 @@ class Pool(google.protobuf.message.Message):
 
     @property
     def lease_duration(self) -> google.protobuf.duration_pb2.Duration:
-        """How long a renewal holds: 6 seconds to 30 days."""
+        """How long a renewal holds: 6 seconds to 5 days."""
 
     @property
     def heartbeat_interval(self) -> google.protobuf.duration_pb2.Duration:

@@ -233,7 +233,7 @@ class AddCheckpoint(Command):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RaiseAlert(Command):
-    """Stores an alert."""
+    """Stores an alert, dated with the moment at which it is stored."""
 
     alert: Alert
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from poolkeeper_server.domain import (
@@ -75,7 +76,7 @@ def decide(state: State, command: Command, now: Moment, ids: Iterator[str]) -> A
             state.put(command.checkpoint)
             return None
         if isinstance(command, commands.RaiseAlert):
-            state.put(command.alert)
+            state.put(replace(command.alert, at=now.civil))
             return None
         return _WITHOUT_IDS[kind](state, command, now)
     except Refusal as refusal:

@@ -145,11 +145,12 @@ def enrol(state: State, command: Enrol, now: Moment, ids: Iterator[str]) -> Enro
     """
     limit = state.get(Limit, SOURCE, command.source)
     if limit is not None and now.civil < limit.blocked_until:
+        left = limit.blocked_until - now.civil
         return Refusal(
             Reason.TOO_MANY_ATTEMPTS,
             "Too many attempts from this address have failed.",
-            hint="Check pool and code with your admin, and try again later.",
-            retry_after=limit.blocked_until - now.civil,
+            hint=f"Check pool and code with your admin, and try again in {left // SECOND + 1} seconds.",
+            retry_after=left,
         )
     estate = state.get(Estate, command.estate_id)
     pool = state.get(Pool, command.estate_id, command.pool_id)

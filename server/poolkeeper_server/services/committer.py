@@ -178,6 +178,8 @@ class Committer:
     def _after(self, committed: Committed) -> None:
         for fault in committed.faults:
             _log.error(Event.RECORD_FAULTY, fault=fault)
+        for alert in committed.alerts:
+            _log.warning(Event.ALERT_RAISED, kind=alert.kind.value, subject=alert.subject, message=alert.message)
         for pool in committed.more:
             if not self._closed:
                 self.submit(ServeQueues(estate_id=pool[0], pool_id=pool[1]))

@@ -221,6 +221,7 @@ class SqliteStore:
             served=tuple(state.served),
             more=more,
             faults=tuple(state.faults),
+            alerts=tuple(state.all(r.Alert)),
             now=now,
         )
 

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from poolkeeper_server.domain.commands import Answer, Command
 from poolkeeper_server.domain.moment import Moment
-from poolkeeper_server.domain.records import Key, Waiter
+from poolkeeper_server.domain.records import Alert, Key, Waiter
 
 
 class StoreUnavailable(Exception):
@@ -44,7 +44,8 @@ class Committed:
     """What a transaction gave: answers in the order of the commands, and whom else it concerns.
 
     `told` is news for sessions, `served` waiters with their grant or refusal, `more` pools whose queues can be
-    served further, `faults` what is wrong with single records that were left as they are.
+    served further, `faults` what is wrong with single records that were left as they are,
+    `alerts` those that were raised.
     """
 
     answers: tuple[Answer, ...]
@@ -52,6 +53,7 @@ class Committed:
     served: tuple[tuple[Waiter, object], ...]
     more: tuple[Key, ...]
     faults: tuple[str, ...]
+    alerts: tuple[Alert, ...]
     now: Moment
 
 

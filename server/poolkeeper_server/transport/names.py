@@ -173,14 +173,14 @@ def read_token(name: str, field: str) -> str:
 def new_id(text: str, field: str) -> str:
     """An id for a new estate, product or pool."""
     if not _ID.fullmatch(text):
-        raise invalid(field, f"{field} {text!r} is no id.", hint=f"An id has {_ID_RULE}.")
+        raise invalid(field, f"{field} {_shown(text)} is no id.", hint=f"An id has {_ID_RULE}.")
     return text
 
 
 def new_node_id(text: str, field: str) -> str:
     """A friendly name for a node."""
     if not _NODE.fullmatch(text):
-        raise invalid(field, f"{field} {text!r} is no node name.", hint=f"A node name has {_NODE_RULE}.")
+        raise invalid(field, f"{field} {_shown(text)} is no node name.", hint=f"A node name has {_NODE_RULE}.")
     return text
 
 
@@ -217,8 +217,12 @@ def _parts(name: str, field: str, example: str, *wanted: tuple[str, Callable[[st
 
 
 def _no_name(name: str, field: str, example: str) -> Refusal:
-    shown = name if len(name) <= _LONGEST_TEXT else f"{name[:_LONGEST_TEXT]}…"
-    return invalid(field, f"{field} {shown!r} is not a name of the kind wanted.", hint=f"Write it as {example}.")
+    return invalid(field, f"{field} {_shown(name)} is not a name of the kind wanted.", hint=f"Write it as {example}.")
+
+
+def _shown(given: str) -> str:
+    """What was given, in quotes and short: a refusal travels in trailers, of which clients take 8 KiB at most."""
+    return repr(given if len(given) <= _LONGEST_TEXT else f"{given[:_LONGEST_TEXT]}…")
 
 
 def _estate_id(given: str) -> str | None:

@@ -38,7 +38,7 @@ class ScriptedStore:
         now = time.moment()
         time.committed(now)
         return Committed(
-            answers=tuple(Done(subject="x") for _ in batch), told=(), served=(), more=(), faults=(), now=now
+            answers=tuple(Done(subject="x") for _ in batch), told=(), served=(), more=(), faults=(), alerts=(), now=now
         )
 
     async def sight(self, seen: Sequence[tuple[str, str, int]]) -> None:
