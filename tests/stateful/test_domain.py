@@ -1,0 +1,781 @@
+"""The domain under random commands, against what the holders of seats may believe.
+
+All records are kept in one dictionary; every batch gets a fresh State into which they are loaded in a random order, so
+that nothing rests on the order in which a store finds them. After each batch the invariants of the design are checked
+from the records alone, and against a model that knows only what callers were told.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from random import Random
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from poolkeeper.ledger import verify_export
+from poolkeeper.v1 import admin_pb2
+from poolkeeper_server.domain import commands as c
+from poolkeeper_server.domain.decide import decide_all
+from poolkeeper_server.domain.digest import add, digest_of
+from poolkeeper_server.domain.moment import SECOND, Moment
+from poolkeeper_server.domain.records import (
+    SEATED,
+    Allocation,
+    AllocationState,
+    CheckInReason,
+    Entry,
+    Holding,
+    Key,
+    Kind,
+    Licence,
+    LicensedBy,
+    Node,
+    Pool,
+    Queue,
+    Session,
+    SessionState,
+    Use,
+    Waiter,
+)
+from poolkeeper_server.domain.refusal import Refusal
+from poolkeeper_server.domain.state import State
+from poolkeeper_server.domain.uses import allocation_name
+from poolkeeper_server.services.administration import statement_payload
+
+ESTATE = "acme"
+NODES = ("a", "b")
+KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
+LEASES = (6, 20, 60)
+MARGIN = int(2.5 * SECOND)
+DAY = 86_400 * SECOND
+BEGINNING = 20_000 * DAY
+
+
+class Caller:
+    """One session as its client sees it: what it knows to hold, and until when it may believe so."""
+
+    def __init__(self, session_id: str, node: str) -> None:
+        self.session_id = session_id
+        self.node = node
+        self.until = 0
+        self.known: dict[str, int] = {}
+        self.told_end = 0
+        self.offered: dict[str, int] = {}
+
+    def believes(self, now: Moment) -> dict[str, int]:
+        """Seats of the leased allocations that the client may use now."""
+        return self.known if now.lease < self.until else {}
+
+
+class DomainMachine(RuleBasedStateMachine):
+    """Sessions of two nodes, three pools, leased and installed lines; time moves when it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.records: dict[tuple[type, Key], Any] = {}
+        self.entries: list[Entry] = []
+        self.lease = 0
+        self.civil = BEGINNING
+        self.ids: Iterator[str] = (f"i{number:05}" for number in itertools.count())
+        self.requests = itertools.count()
+        self.callers: dict[str, Caller] = {}
+        self.batch: list[tuple[c.Command, Callable[[Any], None]]] = []
+        self.effects: dict[tuple[str, str], str] = {}
+        self.asked: list[c.CheckOut] = []
+        self.resting: dict[str, int] = {}
+        self.released: set[str] = set()
+        self.random = Random(0)
+        self.expires: dict[str, int] = {}
+
+    # ---- the world ----
+
+    @initialize(seed=st.integers(0, 2**16))
+    def begin(self, seed: int) -> None:
+        self.random = Random(seed)
+        spans = c.PoolSettings(
+            minimum_allocation=0, lease_duration=20 * SECOND, heartbeat_interval=2 * SECOND, margin=MARGIN
+        )
+        admin = self.admin()
+        catalogue = admin | {"estate_id": ""}
+        for command in (
+            c.CreateEstate(**admin, title="Acme", settings=spans, honey=()),
+            c.CreateProduct(**catalogue, product_id="enc", title="", units=(("cameras", 4),)),
+            c.CreateProduct(**catalogue, product_id="dec", title="", units=()),
+            *(
+                c.AddLicence(
+                    **admin,
+                    products=products,
+                    count=count,
+                    licensed_by=licensed_by,
+                    order_number="",
+                    valid_from=None,
+                    valid_before=before,
+                )
+                for products, count, licensed_by, before in (
+                    (("enc", "dec"), 3, LicensedBy.CONCURRENT_USER, None),
+                    (("enc",), 3, LicensedBy.CONCURRENT_USER, BEGINNING + DAY),
+                    (("enc",), 2, LicensedBy.INSTALLED_INSTANCE, None),
+                )
+            ),
+            c.CreatePool(
+                **admin,
+                pool_id="west",
+                settings=spans,
+                moves=(c.Move(line="L000001", count=2), c.Move(line="L000002", count=2)),
+            ),
+            c.CreatePool(**admin, pool_id="east", settings=spans, moves=(c.Move(line="L000003", count=1),)),
+            c.AddConsumer(**admin, consumer="ann", user="", host=""),
+        ):
+            self.send(command, lambda answer: _must(isinstance(answer, c.Done), answer))
+            self.commit()
+        for node in NODES:
+            self.enrol(node, "west")
+            self.open(node)
+
+    def enrol(self, node: str, pool: str) -> None:
+        digest = f"{node}{next(self.requests)}".encode()
+        admin = self.admin()
+        self.send(
+            c.IssueCode(
+                **admin,
+                pool_id=pool,
+                node_id=node,
+                domain="",
+                replace=True,
+                lifetime=DAY,
+                code_id=next(self.ids),
+                digests=(digest,),
+            ),
+            _ignore,
+        )
+        self.commit()
+        enrol = c.Enrol(
+            source="here",
+            estate_id=ESTATE,
+            pool_id=pool,
+            digest=digest,
+            public_key=digest,
+            valid=True,
+            secret=b"",
+        )
+        self.send(enrol, lambda answer: _must(isinstance(answer, c.Enrolled | Refusal), answer))
+        self.commit()
+        for caller in self.callers.values():
+            # The gate turns older sessions away; what they were promised still runs.
+            if caller.node == node:
+                caller.node = ""
+
+    # ---- records ----
+
+    def all(self, kind: type) -> list[Any]:
+        return [record for (other, _), record in self.records.items() if other is kind]
+
+    def get(self, kind: type, *key: object) -> Any:
+        return self.records.get((kind, key))
+
+    @property
+    def now(self) -> Moment:
+        return Moment(lease=self.lease, civil=self.civil)
+
+    # ---- a batch ----
+
+    def send(self, command: c.Command, heard: Callable[[Any], None]) -> None:
+        self.batch.append((command, heard))
+
+    def commit(self) -> None:
+        if not self.batch:
+            return
+        batch, self.batch = self.batch, []
+        loaded = list(self.records.values())
+        self.random.shuffle(loaded)
+        state = State()
+        state.load(loaded)
+        now = self.now
+        waiting = {
+            (queue.pool_id, queue.product_id): [
+                waiter.sequence
+                for waiter in sorted(self.all(Waiter), key=lambda waiter: waiter.sequence)
+                if (waiter.pool_id, waiter.product_id) == (queue.pool_id, queue.product_id)
+            ]
+            for queue in self.all(Queue)
+        }
+        pools = {pool.pool_id: pool for pool in self.all(Pool)}
+        before = {found.allocation_id: found.state for found in self.all(Allocation)}
+        answers, _ = decide_all(state, [command for command, _ in batch], now, self.ids)
+        stored, deleted = state.changes()
+        for kind, keys in deleted.items():
+            for key in keys:
+                self.records.pop((kind, key), None)
+        for kind, found in stored.items():
+            for record in found:
+                self.records[(kind, state.key_of(record))] = record
+        self.entries += state.entries
+        self.nothing_given_back_early_skips_its_rest(before, pools)
+        for session, notices in state.told.items():
+            for notice in notices:
+                self.noticed(self.callers.get(str(session[1])), notice)
+        for (_, heard), answer in zip(batch, answers, strict=True):
+            heard(answer)
+        for waiter, outcome in state.served:
+            self.served(waiter, outcome, waiting)
+
+    def nothing_given_back_early_skips_its_rest(
+        self, before: dict[str, AllocationState], pools: dict[str, Pool]
+    ) -> None:
+        for found in self.all(Allocation):
+            was = before.get(found.allocation_id, AllocationState.ENDED)
+            if found.state is not AllocationState.ENDED or was not in SEATED:
+                continue
+            pool = pools[found.pool_id]
+            early = self.civil < found.allocated_at + pool.minimum_allocation
+            unheard = found.end_reason == "NOT_ACKNOWLEDGED" and found.allocated_at == found.seen_at
+            if early and not unheard:
+                assert found.end_reason in pool.skip_quarantine or found.allocation_id in self.released, found
+
+    def served(self, waiter: Waiter, answer: object, waiting: dict[Any, list[int]]) -> None:
+        if not isinstance(answer, c.Granted):
+            return
+        assert self.lease < waiter.deadline_lease, "a waiter whose time was over got a seat"
+        before = [
+            sequence
+            for sequence in waiting.get((waiter.pool_id, waiter.product_id), [])
+            if sequence < waiter.sequence
+            and self.get(Waiter, ESTATE, waiter.pool_id, waiter.product_id, sequence) is not None
+        ]
+        assert not before, f"waiter {waiter.sequence} was served before {before}"
+        caller = self.callers.get(waiter.session_id)
+        if caller is None:
+            return
+        if answer.allocation.state is AllocationState.PROVISIONAL:
+            caller.offered[answer.allocation.allocation_id] = answer.allocation.fence
+        else:
+            caller.known[answer.allocation.allocation_id] = answer.use.quantity
+        self.effect(waiter.node_id, waiter.request_id, answer.allocation.allocation_id)
+
+    def noticed(self, caller: Caller | None, notice: object) -> None:
+        if caller is not None and isinstance(notice, c.Notice):
+            caller.known.pop(notice.allocation_id, None)
+
+    def effect(self, node: str, request_id: str, allocation_id: str) -> None:
+        assert self.effects.setdefault((node, request_id), allocation_id) == allocation_id, "one id had two effects"
+
+    # ---- what sessions do ----
+
+    @rule(node=st.sampled_from(NODES))
+    def open(self, node: str) -> None:
+        self.commit()
+        record = self.get(Node, ESTATE, node)
+        session_id = next(self.ids)
+        caller = Caller(session_id, node)
+
+        def heard(answer: object) -> None:
+            if isinstance(answer, c.SessionOpened):
+                self.callers[session_id] = caller
+
+        self.send(
+            c.OpenSession(
+                estate_id=ESTATE,
+                node_id=node,
+                session_id=session_id,
+                domain="",
+                public_key=record.public_key,
+                secret=record.secret,
+                next_secret=record.secret,
+            ),
+            heard,
+        )
+        self.commit()
+
+    def caller(self, index: int) -> Caller | None:
+        able = [caller for caller in self.callers.values() if caller.node]
+        return able[index % len(able)] if able else None
+
+    @rule(
+        index=st.integers(0, 3),
+        consumer=st.sampled_from(["", "ann", "bob"]),
+        product=st.sampled_from(["enc", "enc", "dec"]),
+        size=st.one_of(st.integers(1, 3), st.just((("cameras", 5),))),
+        wait=st.sampled_from([0, 0, 5, 60]),
+        lost=st.booleans(),
+        more=st.booleans(),
+    )
+    def check_out(
+        self,
+        *,
+        index: int,
+        consumer: str,
+        product: str,
+        size: Any,
+        wait: int,
+        lost: bool,
+        more: bool,
+    ) -> None:
+        caller = self.caller(index)
+        if caller is None:
+            return
+        counted = isinstance(size, int)
+        command = c.CheckOut(
+            estate_id=ESTATE,
+            caller=caller.node,
+            request_id=f"r{next(self.requests)}",
+            digest=b"",
+            session_id=caller.session_id,
+            product_id=product,
+            consumer=consumer,
+            quantity=size if counted else 0,
+            demand=() if counted or product == "dec" else size,
+            wait=wait * SECOND,
+        )
+        self.asked.append(command)
+        self.ask(caller, command, lost=lost, more=more)
+
+    @rule(index=st.integers(0, 3), which=st.integers(0, 20), more=st.booleans())
+    def retry(self, *, index: int, which: int, more: bool) -> None:
+        caller = self.caller(index)
+        own = [command for command in self.asked if caller is not None and command.caller == caller.node]
+        if caller is None or not own:
+            return
+        self.ask(caller, replace(own[-1 - which % len(own)], session_id=caller.session_id), lost=False, more=more)
+
+    def ask(self, caller: Caller, command: c.CheckOut, *, lost: bool, more: bool) -> None:
+        sent = self.lease
+
+        def heard(answer: object) -> None:
+            if not isinstance(answer, c.Granted):
+                return
+            found = answer.allocation
+            self.effect(command.caller, command.request_id, found.allocation_id)
+            if answer.resumed:
+                self.resting = {name: end for name, end in self.resting.items() if self.quarantined(name)}
+            if lost:
+                # Whoever has asked for less uses no more than that.
+                held = caller.known.get(found.allocation_id)
+                if held is not None:
+                    caller.known[found.allocation_id] = min(held, answer.use.quantity)
+                return
+            if found.state is AllocationState.PROVISIONAL:
+                caller.offered[found.allocation_id] = found.fence
+                return
+            if found.kind is Kind.LEASED and answer.remaining is not None:
+                self.take_over(caller, found.allocation_id)
+                caller.known[found.allocation_id] = answer.use.quantity
+                self.believe(caller, sent, answer.remaining)
+
+        self.send(command, heard)
+        if not more or len(self.batch) >= 4:
+            self.commit()
+
+    def take_over(self, caller: Caller, allocation_id: str) -> None:
+        """A node's retry on another session takes a use over from the earlier one."""
+        for other in self.callers.values():
+            if other is not caller and self.get(Use, ESTATE, allocation_id, other.session_id) is None:
+                other.known.pop(allocation_id, None)
+
+    def believe(self, caller: Caller, sent: int, remaining: int) -> None:
+        assert self.lease + remaining >= caller.told_end, "a promise was shortened"
+        caller.told_end = self.lease + remaining
+        caller.until = max(caller.until, sent + remaining)
+
+    def quarantined(self, allocation_id: str) -> bool:
+        found = self.get(Allocation, ESTATE, allocation_id)
+        return found is not None and found.state is AllocationState.QUARANTINED
+
+    @rule(index=st.integers(0, 3), lost=st.booleans(), known=st.booleans(), more=st.booleans())
+    def heartbeat(self, *, index: int, lost: bool, known: bool, more: bool) -> None:
+        caller = self.caller(index)
+        if caller is None:
+            return
+        sent = self.lease
+        session = self.get(Session, ESTATE, caller.session_id)
+        names = frozenset(
+            allocation_name(found) for one in caller.known if (found := self.get(Allocation, ESTATE, one)) is not None
+        )
+        command = c.Heartbeat(
+            estate_id=ESTATE,
+            session_id=caller.session_id,
+            count=len(caller.known),
+            digest=0,
+            known=c.Known(as_of=session.version, allocations=names, pending=frozenset()) if known and session else None,
+        )
+
+        def heard(answer: object) -> None:
+            if lost or not isinstance(answer, c.Renewed):
+                return
+            for notice in answer.notices:
+                self.noticed(caller, notice)
+            self.believe(caller, sent, answer.remaining)
+
+        # What is checked in by it must not be what a request of the same batch brings.
+        if known:
+            self.commit()
+        self.send(command, heard)
+        if known or not more:
+            self.commit()
+
+    @rule(
+        index=st.integers(0, 3),
+        which=st.integers(0, 5),
+        reason=st.sampled_from(list(CheckInReason)),
+        more=st.booleans(),
+    )
+    def check_in(self, *, index: int, which: int, reason: CheckInReason, more: bool) -> None:
+        caller = self.caller(index)
+        if caller is None:
+            return
+        uses = sorted(
+            (use.allocation_id for use in self.all(Use) if use.node_id == caller.node), key=lambda name: (name,)
+        )
+        if not uses:
+            return
+        allocation_id = uses[which % len(uses)]
+
+        def stop() -> None:
+            # Whoever gives back has stopped using it, whatever else is answered meanwhile.
+            caller.known.pop(allocation_id, None)
+
+        self.send(
+            c.CheckIn(
+                estate_id=ESTATE,
+                caller=caller.node,
+                request_id=f"r{next(self.requests)}",
+                digest=b"",
+                session_id=caller.session_id,
+                allocation_id=allocation_id,
+                reason=reason,
+            ),
+            lambda _: stop(),
+        )
+        stop()
+        if not more:
+            self.commit()
+
+    @rule(index=st.integers(0, 3))
+    def acknowledge(self, index: int) -> None:
+        self.commit()
+        caller = self.caller(index)
+        if caller is None or not caller.offered:
+            return
+        allocation_id, fence = caller.offered.popitem()
+
+        def heard(answer: object) -> None:
+            if isinstance(answer, Allocation) and answer.state is AllocationState.ACTIVE:
+                use = self.get(Use, ESTATE, allocation_id, caller.session_id)
+                if use is not None:
+                    caller.known[allocation_id] = use.quantity
+
+        self.send(
+            c.Acknowledge(estate_id=ESTATE, session_id=caller.session_id, allocation_id=allocation_id, fence=fence),
+            heard,
+        )
+        self.commit()
+
+    @rule(index=st.integers(0, 3))
+    def let_go(self, index: int) -> None:
+        """Acknowledges a revocation."""
+        self.commit()
+        caller = self.caller(index)
+        for found in self.all(Allocation):
+            if caller and found.state is AllocationState.REVOKED:
+                caller.known.pop(found.allocation_id, None)
+                self.send(
+                    c.Acknowledge(
+                        estate_id=ESTATE,
+                        session_id=caller.session_id,
+                        allocation_id=found.allocation_id,
+                        fence=found.fence,
+                    ),
+                    _ignore,
+                )
+                break
+        self.commit()
+
+    @rule(index=st.integers(0, 3))
+    def cancel(self, index: int) -> None:
+        self.commit()
+        caller = self.caller(index)
+        own = [command for command in self.asked if caller and command.caller == caller.node and command.wait]
+        if caller is None or not own:
+            return
+        command = c.CancelWait(
+            estate_id=ESTATE, session_id=caller.session_id, node_id=caller.node, request_id=own[-1].request_id
+        )
+        offered = self.effects.get((caller.node, own[-1].request_id), "")
+        for other in self.callers.values():
+            other.offered.pop(offered, None)
+            other.known.pop(offered, None)
+        self.send(command, _ignore)
+        self.commit()
+
+    @rule(index=st.integers(0, 3))
+    def close(self, index: int) -> None:
+        self.commit()
+        caller = self.caller(index)
+        if caller is None:
+            return
+        self.send(c.CloseSession(estate_id=ESTATE, session_id=caller.session_id), _ignore)
+        del self.callers[caller.session_id]
+        self.commit()
+
+    # ---- what time and admins do ----
+
+    @rule(seconds=st.sampled_from([0.5, 1, 2, 3, 6, 9, 15, 23]), tick=st.booleans())
+    def pass_by(self, *, seconds: float, tick: bool) -> None:
+        self.commit()
+        self.lease += int(seconds * SECOND)
+        self.civil += int(seconds * SECOND)
+        if tick:
+            self.expire()
+
+    def outage(self, hours: int) -> None:
+        """Civil time goes on, lease time stands still."""
+        self.commit()
+        self.civil += hours * 3600 * SECOND
+
+    @rule()
+    def expire(self) -> None:
+        self.send(c.Expire(limit=512), _ignore)
+        self.commit()
+
+    @rule(which=st.integers(0, 5), no_quarantine=st.booleans(), force=st.booleans())
+    def release(self, *, which: int, no_quarantine: bool, force: bool) -> None:
+        self.commit()
+        held = [found for found in self.all(Allocation) if found.state is not AllocationState.ENDED]
+        if not held:
+            return
+        found = held[which % len(held)]
+        if no_quarantine:
+            self.released.add(found.allocation_id)
+        if force:
+            # Whoever is cut off by force may go on believing; the ledger says so.
+            for caller in self.callers.values():
+                caller.known.pop(found.allocation_id, None)
+        self.send(
+            c.ReleaseAllocation(
+                **self.admin(), allocation_id=found.allocation_id, reason="x", no_quarantine=no_quarantine, force=force
+            ),
+            _ignore,
+        )
+        self.commit()
+
+    def admin(self) -> dict[str, Any]:
+        return {"estate_id": ESTATE, "caller": "admin", "request_id": "", "digest": b""}
+
+    @rule(data=st.data(), kind=st.sampled_from(["outage", "settings", "settings", "bind_anew", "migrate"]))
+    def administer(self, data: st.DataObject, kind: str) -> None:
+        """What happens seldom."""
+        node = data.draw(st.sampled_from(NODES))
+        match kind:
+            case "outage":
+                self.outage(data.draw(st.sampled_from([1, 30])))
+            case "settings":
+                self.settings(
+                    data.draw(st.sampled_from(LEASES)),
+                    data.draw(st.sampled_from([0, 10, 40])),
+                    data.draw(st.sampled_from([(), ("UNIT_REMOVED",), ("ENDED",)])),
+                )
+            case "bind_anew":
+                self.bind_anew(
+                    node=node,
+                    pool=data.draw(st.sampled_from(["west", "west", "east"])),
+                    revoke=data.draw(st.booleans()),
+                )
+            case "migrate":
+                self.migrate(node)
+
+    def settings(self, lease: int, minimum: int, skip: tuple[str, ...]) -> None:
+        self.commit()
+        changed = c.PoolSettings(
+            lease_duration=lease * SECOND, minimum_allocation=minimum * SECOND, skip_quarantine=skip
+        )
+        self.send(
+            c.UpdatePool(**self.admin(), pool_id="west", settings=changed, version=None),
+            lambda answer: _must(isinstance(answer, c.Done), answer),
+        )
+        self.commit()
+
+    @rule(
+        line=st.sampled_from(["L000001", "L000002", "L000003"]),
+        ends=st.sampled_from(list(itertools.permutations(["default", "west", "east"], 2))),
+        count=st.integers(1, 2),
+        more=st.booleans(),
+    )
+    def move(self, *, line: str, ends: tuple[str, str], count: int, more: bool) -> None:
+        self.send(
+            c.MoveSeats(**self.admin(), source_id=ends[0], target_id=ends[1], moves=(c.Move(line=line, count=count),)),
+            _ignore,
+        )
+        if not more:
+            self.commit()
+
+    def bind_anew(self, *, node: str, pool: str, revoke: bool) -> None:
+        self.commit()
+        if revoke:
+            self.send(
+                c.RevokeNode(**self.admin(), node_id=node, reason="x", force=False),
+                lambda answer: _must(isinstance(answer, c.Done), answer),
+            )
+        self.enrol(node, pool)
+        self.open(node)
+
+    def migrate(self, node: str) -> None:
+        self.commit()
+        self.send(c.MigrateNode(**self.admin(), node_id=node), _ignore)
+        self.commit()
+
+    # ---- what must hold ----
+
+    @invariant()
+    def seats_add_up(self) -> None:
+        active: Counter[Key] = Counter()
+        resting: Counter[Key] = Counter()
+        for found in self.all(Allocation):
+            assert found.quantity == sum(seats for _, seats in found.lines) or found.state is AllocationState.ENDED
+            for licence, seats in found.lines:
+                key = (found.pool_id, licence)
+                active[key] += seats if found.state in SEATED else 0
+                resting[key] += seats if found.state is AllocationState.QUARANTINED else 0
+        bought: Counter[str] = Counter()
+        for holding in self.all(Holding):
+            key = (holding.pool_id, holding.licence_id)
+            assert (holding.active, holding.quarantined) == (active.pop(key, 0), resting.pop(key, 0)), key
+            assert holding.active + holding.quarantined <= holding.count
+            bought[holding.licence_id] += holding.count
+        assert not +active
+        assert not +resting
+        assert all(bought[licence.licence_id] == licence.count for licence in self.all(Licence))
+
+    @invariant()
+    def who_may_believe_to_hold_seats_holds_them(self) -> None:
+        for caller in self.callers.values():
+            for allocation_id, quantity in caller.believes(self.now).items():
+                found = self.get(Allocation, ESTATE, allocation_id)
+                assert found is not None
+                assert found.state in SEATED, f"{caller.session_id} still believes in {allocation_id}"
+                assert found.quantity >= quantity
+
+    @invariant()
+    def every_seated_allocation_has_a_use_that_can_end(self) -> None:
+        uses: dict[str, list[Use]] = {}
+        for use in self.all(Use):
+            uses.setdefault(use.allocation_id, []).append(use)
+        for found in self.all(Allocation):
+            own = uses.pop(found.allocation_id, [])
+            if found.state not in SEATED:
+                assert not own, found
+                continue
+            assert own, f"{found.allocation_id} is held by nobody"
+            largest = max(use.quantity for use in own)
+            assert found.quantity >= largest
+            assert found.quantity == largest or found.state is not AllocationState.ACTIVE, found
+            for use in own:
+                session = self.get(Session, ESTATE, use.session_id)
+                assert found.kind is Kind.INSTALLED or session.state is not SessionState.ENDED, found
+        assert not uses
+
+    @invariant()
+    def sessions_sum_up_their_uses(self) -> None:
+        for session in self.all(Session):
+            total, count = 0, 0
+            for use in self.all(Use):
+                found = self.get(Allocation, ESTATE, use.allocation_id)
+                if use.session_id == session.session_id and found.kind is Kind.LEASED:
+                    total, count = add(total, digest_of(allocation_name(found), use.quantity)), count + 1
+            assert (session.count, session.digest) == (count, total), session
+            assert session.expires_lease >= self.expires.get(session.session_id, 0)
+            self.expires[session.session_id] = session.expires_lease
+
+    @invariant()
+    def one_live_allocation_for_a_counting_key(self) -> None:
+        live = Counter(
+            (found.product_id, found.counting_key)
+            for found in self.all(Allocation)
+            if found.shared and found.state in SEATED and found.kind is Kind.LEASED
+        )
+        assert all(number == 1 for number in live.values()), live
+
+    @invariant()
+    def quarantines_last_to_their_end(self) -> None:
+        for name, end in self.resting.items():
+            found = self.get(Allocation, ESTATE, name)
+            if self.civil < end and found.state is AllocationState.ENDED and found.quantity:
+                assert name in self.released, f"{found} rested until {end}"
+        self.resting |= {
+            found.allocation_id: found.quarantine_until
+            for found in self.all(Allocation)
+            if found.state is AllocationState.QUARANTINED
+        }
+
+    @invariant()
+    def queues_are_counted_and_never_stuck(self) -> None:
+        for queue in self.all(Queue):
+            waiters = [
+                waiter
+                for waiter in self.all(Waiter)
+                if (waiter.pool_id, waiter.product_id) == (queue.pool_id, queue.product_id)
+            ]
+            assert len(waiters) == queue.length
+            if not waiters or self.batch:
+                continue
+            first = min(waiters, key=lambda waiter: waiter.sequence)
+            if first.consumer or self.lease >= first.deadline_lease:
+                continue
+            free: Counter[LicensedBy] = Counter()
+            for holding in self.all(Holding):
+                licence = self.get(Licence, ESTATE, holding.licence_id)
+                valid = licence.valid_before is None or self.civil < licence.valid_before
+                if holding.pool_id == queue.pool_id and queue.product_id in licence.products and valid:
+                    free[licence.licensed_by] += holding.free
+            need = first.quantity or 2
+            session = self.get(Session, ESTATE, first.session_id)
+            alive = session.state is SessionState.OPEN and self.lease < session.expires_lease
+            assert not alive or max(free.values(), default=0) < need, f"{first} waits beside {free}"
+
+    def teardown(self) -> None:
+        self.commit()
+        for pool in self.all(Pool):
+            items = [
+                admin_pb2.ExportLedgerResponse(
+                    entry=admin_pb2.LedgerEntry(sequence=entry.sequence, body=entry.body, hash=entry.hash)
+                )
+                for entry in self.entries
+                if entry.pool_id == pool.pool_id
+            ]
+            holdings = [holding for holding in self.all(Holding) if holding.pool_id == pool.pool_id]
+            payload = statement_payload("head", pool, holdings, self.civil)
+            head = admin_pb2.LedgerStatement(
+                payload=payload, key_id="k", signature=KEY.sign(b"poolkeeper-statement-v1\0" + payload)
+            )
+            items.append(admin_pb2.ExportLedgerResponse(statement=head))
+            keys = {"k": KEY.public_key().public_bytes_raw()}
+            report = verify_export(items, keys, pool=f"estates/{ESTATE}/pools/{pool.pool_id}")
+            assert report.ok, report.problems
+
+
+def _ignore(answer: object) -> None:
+    del answer
+
+
+def _must(holds: bool, found: object) -> None:  # noqa: FBT001
+    assert holds, found
+
+
+TestDomain: Any = DomainMachine.TestCase
+_LONG = int(os.environ.get("POOLKEEPER_TEST_EXAMPLES", "0"))
+TestDomain.settings = settings(
+    max_examples=_LONG or 120,
+    stateful_step_count=60 if _LONG else 40,
+    deadline=None,
+    derandomize=not _LONG,
+    database=None,
+    suppress_health_check=list(HealthCheck),
+)
+pytestmark = pytest.mark.filterwarnings("default")
