@@ -7,6 +7,8 @@ from poolkeeper_server.domain.refusal import invalid
 
 _MICROS = 1_000_000
 _NANOS = 1_000
+# The longest Duration that there is: ten thousand years (duration.proto).
+_LONGEST_SECONDS = 315_576_000_000
 
 
 def timestamp(instant: int) -> Timestamp:
@@ -38,8 +40,8 @@ def set_span(target: Duration, span: int) -> None:
 def read_duration(value: Duration, field: str) -> int:
     """Microseconds of a Duration; what is finer is cut off.
 
-    Raises Refusal (INVALID_FIELD) for one that is negative, or that is none (its nanoseconds out of range).
+    Raises Refusal (INVALID_FIELD) for one that is negative, or that is none (its numbers out of range).
     """
-    if value.seconds < 0 or not 0 <= value.nanos < _MICROS * _NANOS:
+    if not 0 <= value.seconds <= _LONGEST_SECONDS or not 0 <= value.nanos < _MICROS * _NANOS:
         raise invalid(field, f"{field} is not a span of time.", hint="It must be 0 or more.")
     return value.seconds * _MICROS + value.nanos // _NANOS

@@ -14,6 +14,7 @@ from poolkeeper_server.transport.names import Child
 from poolkeeper_server.transport.times import read_duration
 
 _STATES = {licensing_pb2.AllocationState.Value(f"ALLOCATION_STATE_{state}"): state for state in AllocationState}
+_LONGEST_TOKEN = 36_500 * 86_400_000_000
 
 
 class AllocationServicer(AdminServicer):
@@ -92,6 +93,8 @@ class TokenServicer(AdminServicer):
         lifetime = read_duration(request.lifetime, "lifetime") if request.HasField("lifetime") else None
         if lifetime == 0:
             raise invalid("lifetime", "The token would be over at once.", hint="Leave lifetime out for no end.")
+        if lifetime is not None and lifetime > _LONGEST_TOKEN:
+            raise invalid("lifetime", "The lifetime is longer than 100 years.", hint="Leave lifetime out for no end.")
         issued = await self._ask.create_token(
             TokenWish(
                 **origin(call, request, request.request_id),
