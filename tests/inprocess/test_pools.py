@@ -171,7 +171,7 @@ async def test_a_node_pages_through_its_allocations(installation: Installation) 
 async def test_a_page_token_that_no_listing_gave_is_refused(installation: Installation) -> None:
     await installation.studio()
     node = await installation.node()
-    request = licensing_pb2.ListAllocationsRequest(page_token="second")  # noqa: S106
+    request = licensing_pb2.ListAllocationsRequest(page_token="second")  # noqa: S106  # a page token
     call = answer(node.stub.ListAllocations(request, metadata=node.metadata))
     assert await reason_of(call) == "INVALID_FIELD"
 

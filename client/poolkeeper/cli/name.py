@@ -94,7 +94,7 @@ def pool_in(estate_name: str, text: str) -> str:
 def estate_or_pool(text: str) -> str:
     """The resource name of an estate or of a pool, whichever the text has the form of."""
     words = text.strip("/").split("/")
-    is_estate = len(words) == 1 or (len(words) == 2 and words[0] == "estates")  # noqa: PLR2004
+    is_estate = len(words) == 1 or (len(words) == 2 and words[0] == "estates")  # noqa: PLR2004  # estates/ACME
     return estate(text) if is_estate else pool(text)
 
 

@@ -18,7 +18,7 @@ from grpc_status import rpc_status
 
 from poolkeeper.v1 import admin_pb2, licensing_pb2
 
-TOKEN = "the-operators-token"  # noqa: S105
+TOKEN = "the-operators-token"  # noqa: S105  # good for nothing
 # The descriptors of both files must be in the pool before methods are looked up by name.
 _FILES = (admin_pb2.DESCRIPTOR, licensing_pb2.DESCRIPTOR)
 

@@ -199,7 +199,7 @@ def test_an_allocation_is_released_with_a_reason(poolkeeper: Command, daemon: Ca
 def test_a_tokens_secret_is_shown_once(poolkeeper: Command, daemon: CannedDaemon) -> None:
     daemon.answers["CreateToken"] = pb.CreateTokenResponse(
         token=pb.Token(name="tokens/t1", title="ci"),
-        secret="shown-once",  # noqa: S106
+        secret="shown-once",  # noqa: S106  # good for nothing
     )
     done = poolkeeper("token", "create", "ci", "--estate", "acme", "--lifetime", "90d")
     assert "shown-once" in done.out

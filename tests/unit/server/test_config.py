@@ -138,7 +138,7 @@ def test_plain_is_allowed_on_loopback_and_elsewhere_when_told() -> None:
     ("text", "loopback"),
     [("localhost:1", True), ("127.0.0.9:1", True), ("[::1]:1", True), ("[::]:1", False), ("example.com:1", False)],
 )
-def test_an_address_knows_whether_others_reach_it_and_prints_as_it_was_read(text: str, loopback: bool) -> None:  # noqa: FBT001
+def test_an_address_knows_whether_others_reach_it_and_prints_as_it_was_read(text: str, loopback: bool) -> None:  # noqa: FBT001  # a parameter
     address = Address.parse(text)
     assert address.is_loopback is loopback
     assert str(address) == text

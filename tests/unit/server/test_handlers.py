@@ -112,7 +112,7 @@ class TriedGate:
     heard: list[SessionIdentity] = field(default_factory=list)
 
     def verify_session(self, token: str) -> SessionIdentity:
-        if token != "node-token":  # noqa: S105
+        if token != "node-token":  # noqa: S105  # good for nothing
             raise InvalidToken("The session token was not made by this installation.")
         return NODE
 
@@ -124,7 +124,7 @@ class TriedGate:
         self.heard.append(identity)
 
     async def find_admin(self, token: str) -> AdminIdentity | None:
-        return AdminIdentity("t1") if token == "admin-token" else None  # noqa: S105
+        return AdminIdentity("t1") if token == "admin-token" else None  # noqa: S105  # good for nothing
 
 
 @pytest.fixture
