@@ -21,7 +21,7 @@ class Outcome:
     err: str
 
     @property
-    def json(self) -> Any:  # noqa: ANN401 - it is whatever the command printed
+    def json(self) -> Any:
         return json.loads(self.out)
 
 
