@@ -16,7 +16,7 @@ from poolkeeper._core.address import Address, parse_addresses
 from poolkeeper._core.requests import enrol_texts
 from poolkeeper._core.retry import Retry, RetryPolicy
 from poolkeeper._core.signing import enrolment_text, session_text
-from poolkeeper.errors import Draining, EnrolmentPending, PoolkeeperError, Unreachable, from_rpc
+from poolkeeper.errors import Draining, EnrolmentPending, NotEnrolled, PoolkeeperError, Unreachable, from_rpc
 from poolkeeper.identity import Identity, Record
 from poolkeeper.trust import Trust, establish, open_channel
 from poolkeeper.v1 import licensing_pb2 as pb
@@ -35,13 +35,21 @@ async def enrol_node(
     pin: str | None,
     trust_first_use: bool,
     identity: Identity,
+    domain: str = "",
 ) -> Record:
-    """Redeems a code for this node's key and stores what was learnt (CC-3)."""
+    """Redeems a code for this node's key and stores what was learnt (CC-3).
+
+    With a domain, a node that is enrolled keeps its key and its record: it gets a further binding (EV-8).
+    """
     addresses = parse_addresses(address)
     pool, digits = enrol_texts(pool, code)
     async with _Held(identity):
         # On disk before anything is sent: should the answer be lost, the same key asks again.
-        key = await asyncio.to_thread(identity.key_for_enrolment, pool, digits)
+        known = await asyncio.to_thread(_enrolled_already, identity) if domain else None
+        if known is None:
+            key = await asyncio.to_thread(identity.key_for_enrolment, pool, digits)
+        else:
+            key = await asyncio.to_thread(identity.key)
         request = pb.EnrolRequest(
             pool=pool,
             code=digits,
@@ -53,6 +61,9 @@ async def enrol_node(
         except EnrolmentPending as pending:
             pending.fingerprint = key.fingerprint
             raise
+        if known is not None:
+            await asyncio.to_thread(identity.store, dataclasses.replace(known, rolling_secret=answer.rolling_secret))
+            return dataclasses.replace(known, node=answer.node, pool=answer.pool, domain=answer.domain)
         record = Record(
             addresses=tuple(str(one) for one in addresses),
             node=answer.node,
@@ -65,6 +76,13 @@ async def enrol_node(
             attempt=key.attempt(pool, digits),
         )
         return await asyncio.to_thread(identity.enrolled, record, key)
+
+
+def _enrolled_already(identity: Identity) -> Record | None:
+    try:
+        return identity.load()
+    except NotEnrolled:
+        return None
 
 
 async def _redeem(

@@ -69,14 +69,17 @@ async def enrol(
     pin: str | None = None,
     trust_first_use: bool = False,
     identity: str | os.PathLike[str] | None = None,
+    domain: str | None = None,
 ) -> Record:
     """Enrols this node with an 8-digit code and gives the record that was stored (CC-3).
 
     `pool` is `acme/west` or the full name. `pin` is what came with the code; without it the daemon's
     certificate must be publicly trusted, or `trust_first_use` set. `identity` is a directory, see
-    `poolkeeper.identity`. Safe to repeat with the same code. Raises CodeNotAccepted,
-    EnrolmentPending (an admin must approve its `fingerprint`; then repeat), TooManyAttempts,
-    PinMismatch, NotTrusted, IdentityUnusable, InvalidRequest, Unreachable.
+    `poolkeeper.identity`. `domain` says that the code is for a domain of a node that is enrolled
+    already: it keeps its key, and `Client(domain=...)` draws from the domain's pool. Safe to repeat
+    with the same code. Raises CodeNotAccepted, EnrolmentPending (an admin must approve its
+    `fingerprint`; then repeat), TooManyAttempts, PinMismatch, NotTrusted, IdentityUnusable,
+    InvalidRequest, Unreachable.
     """
     return await enrol_node(
         address,
@@ -85,6 +88,7 @@ async def enrol(
         pin=pin,
         trust_first_use=trust_first_use,
         identity=Identity(identity),
+        domain=domain or "",
     )
 
 

@@ -56,6 +56,7 @@ def enrol(
     pin: str | None = None,
     trust_first_use: bool = False,
     identity: str | os.PathLike[str] | None = None,
+    domain: str | None = None,
 ) -> Record:
     """Enrols this node; see `poolkeeper.aio.enrol`."""
     return _Loop.shared().run(
@@ -66,6 +67,7 @@ def enrol(
             pin=pin,
             trust_first_use=trust_first_use,
             identity=identity,
+            domain=domain,
         )
     )
 

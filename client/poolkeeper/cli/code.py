@@ -1,5 +1,6 @@
 """`poolkeeper code`: the eight digits that enrol a node."""
 
+import shlex
 from typing import Annotated
 
 from cyclopts import App, Parameter
@@ -52,6 +53,7 @@ def issue(
         address = admin.endpoint.advertised
     printer = connection.printer
     line = f"poolkeeper enrol {address} --pool {name.short(parent)} --code {issued.digits}"
+    line += f" --domain {shlex.quote(domain)}" if domain else ""
     line += f" --pin {issued.pin}" if issued.pin else ""
     if printer.as_json:
         printer.json(output.document(issued) | {"enrol_command": line})

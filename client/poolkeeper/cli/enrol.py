@@ -31,6 +31,9 @@ def enrol(
     identity: Annotated[
         Path | None, Parameter(help="Directory for this node's key and record; else POOLKEEPER_IDENTITY.")
     ] = None,
+    domain: Annotated[
+        str | None, Parameter(help="The code is for this domain of the node, which keeps its key.")
+    ] = None,
     wait: Annotated[bool, Parameter(help="When an admin must approve this node: wait for that.")] = False,
     json: Annotated[bool, Parameter(help="Print JSON.")] = False,
 ) -> None:
@@ -45,6 +48,7 @@ def enrol(
             pin=pin,
             trust_first_use=trust_first_use,
             identity=identity,
+            domain=domain,
             wait=wait,
         )
     )
@@ -64,6 +68,7 @@ async def _enrol(
     pin: str | None,
     trust_first_use: bool,
     identity: Path | None,
+    domain: str | None,
     wait: bool,
 ) -> "Record":
     from poolkeeper import aio
@@ -73,7 +78,13 @@ async def _enrol(
     while True:
         try:
             return await aio.enrol(
-                address, code, pool=pool, pin=pin, trust_first_use=trust_first_use, identity=identity
+                address,
+                code,
+                pool=pool,
+                pin=pin,
+                trust_first_use=trust_first_use,
+                identity=identity,
+                domain=domain,
             )
         except EnrolmentPending as pending:
             if not wait:

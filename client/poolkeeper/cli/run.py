@@ -44,6 +44,7 @@ class Wanted:
     wait: timedelta | None
     on_lost: OnLost
     identity: Path | None
+    domain: str | None
 
 
 def run(
@@ -58,6 +59,7 @@ def run(
         Parameter(help="When the licence is lost: stop the program, pause it until the licence returns, or only warn."),
     ] = "stop",
     identity: Annotated[Path | None, Parameter(help="The node's identity; else POOLKEEPER_IDENTITY.")] = None,
+    domain: Annotated[str | None, Parameter(help="Draw from the pool of this domain of the node.")] = None,
 ) -> int:
     """Run a program under a licence, which is returned however the program ends.
 
@@ -81,6 +83,7 @@ def run(
         wait=duration.parse(wait, option="--wait") if wait else None,
         on_lost=on_lost,
         identity=identity,
+        domain=domain,
     )
     # Before gRPC starts its threads: see Program.
     program = Program.fork(command)
@@ -99,7 +102,7 @@ async def _supervise(program: Program, wanted: Wanted) -> int:
         os.environ.setdefault("GRPC_VERBOSITY", "NONE")
         from poolkeeper.aio import AsyncClient
 
-        client = AsyncClient(identity=wanted.identity)
+        client = AsyncClient(identity=wanted.identity, domain=wanted.domain)
         stack.push_async_callback(client.close)
         licence = Licence(client=client, wanted=wanted, inbox=inbox)
         stack.push_async_callback(licence.give_back)

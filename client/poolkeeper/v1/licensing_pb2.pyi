@@ -843,7 +843,7 @@ Global___HeartbeatResponse: typing_extensions.TypeAlias = HeartbeatResponse
 
 @typing.final
 class AllocationNotice(google.protobuf.message.Message):
-    """News of one allocation."""
+    """News of one allocation, or, with an empty name, of everything that the session holds."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -854,7 +854,7 @@ class AllocationNotice(google.protobuf.message.Message):
     FENCE_FIELD_NUMBER: builtins.int
     allocation: builtins.str
     reason: poolkeeper.v1.errors_pb2.Reason.ValueType
-    """REVOKED while it waits for Acknowledge, LEASE_EXPIRED or NOT_FOUND when it is gone, POOL_NOT_ACTIVE when the
+    """NODE_REVOKED or NODE_REBOUND when the session itself is over; REVOKED while it waits for Acknowledge, LEASE_EXPIRED or NOT_FOUND when it is gone, POOL_NOT_ACTIVE when the
     pool was closed and the promise will not be renewed.
     """
     message: builtins.str
