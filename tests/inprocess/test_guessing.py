@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import os
 import sqlite3
+import sys
 from collections.abc import AsyncIterator
 
 import pytest
@@ -357,6 +359,39 @@ async def test_strangers_do_not_lock_enrolled_nodes_out(installation: Installati
     await node.check_in(held.allocation.name)
     await node.open()
     assert (await node.check_out()).quantity == 1
+
+
+async def poolkeeper(installation: Installation, *words: str) -> str:
+    """What the command says, run against this daemon by its operator."""
+    program = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "poolkeeper.cli",
+        *words,
+        env={
+            **os.environ,
+            "POOLKEEPER_ADDRESS": f"plain://{installation.daemon.grpc.address}",
+            "POOLKEEPER_TOKEN": installation.daemon.operator_token,
+            "POOLKEEPER_IDENTITY": str(installation.data.with_name("identity")),
+            "COLUMNS": "200",
+        },
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    said, complaint = await asyncio.wait_for(program.communicate(), timeout=30)
+    assert program.returncode == 0, complaint.decode()
+    return said.decode()
+
+
+@pytest.mark.behaviour("CC-5")
+async def test_the_line_that_is_printed_for_a_code_names_the_pool_and_enrols(installation: Installation) -> None:
+    await installation.studio()
+    said = await poolkeeper(installation, "code", "issue", "acme/west", "--node", "studio-7")
+    (line,) = [line.split() for line in said.splitlines() if "poolkeeper enrol" in line]
+    assert line[line.index("--pool") + 1] == "acme/west"
+    await poolkeeper(installation, *line[line.index("enrol") :])
+    listed = await installation.admin.nodes.ListNodes(admin_pb2.ListNodesRequest(parent=WEST))
+    assert [node.name for node in listed.nodes] == ["estates/acme/nodes/studio-7"]
 
 
 # ---- over the installation -------------------------------------------------------------------------------------------
