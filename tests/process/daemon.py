@@ -61,7 +61,8 @@ class Processes:
         """A process whose errors go to the log, and its output too if it is not to be read from a pipe."""
         with log.open("a") as file:
             process = subprocess.Popen(
-                words,
+                # Should the test itself be killed, nothing that it started stays behind.
+                ["setpriv", "--pdeathsig", "KILL", "--", *words],
                 stdin=subprocess.PIPE if pipes else subprocess.DEVNULL,
                 stdout=subprocess.PIPE if pipes else file,
                 stderr=file,
@@ -316,6 +317,7 @@ class Caller:
     """A client process, spoken to in lines of JSON."""
 
     process: Any
+    heard: bytearray = field(default_factory=bytearray)
 
     @classmethod
     async def start(cls, processes: Processes, module: str, *, log: Path, **environment: str) -> Caller:
@@ -341,8 +343,22 @@ class Caller:
 
     async def hear(self, *, within: float = PATIENCE) -> Any:
         """What it says next."""
-        line = await asyncio.wait_for(asyncio.to_thread(self.process.stdout.readline), within)
-        assert line, "the client process has ended"
+        # Not in a thread: one that is never answered would keep the event loop from closing.
+        output = self.process.stdout.fileno()
+        readable = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        loop.add_reader(output, readable.set)
+        try:
+            async with asyncio.timeout(within):
+                while b"\n" not in self.heard:
+                    await readable.wait()
+                    readable.clear()
+                    part = os.read(output, 1 << 16)
+                    assert part, "the client process has ended"
+                    self.heard += part
+        finally:
+            loop.remove_reader(output)
+        line, _, self.heard = self.heard.partition(b"\n")
         return json.loads(line)
 
     async def ask(self, do: str, *, within: float = PATIENCE, **fields: object) -> Any:
