@@ -69,6 +69,13 @@ def copy_sources(tree: Path) -> None:
             shutil.copy2(source, tree / name)
 
 
+def carriers(identity: str, tree: Path) -> list[str]:
+    """The test modules that carry the id, those with processes of their own last."""
+    marker = f'behaviour("{identity}")'
+    found = [path for path in (tree / "tests").rglob("test_*.py") if marker in path.read_text(encoding="utf-8")]
+    return [str(path) for path in sorted(found, key=lambda path: ("process" in path.parts, path))] or ["tests/unit"]
+
+
 def attempt(behaviour: Behaviour, sabotage: Sabotage) -> Outcome:
     """Runs the tests of the behaviour against a copy with the sabotage in it."""
     with tempfile.TemporaryDirectory(prefix="poolkeeper-sabotage-") as folder:
@@ -81,7 +88,9 @@ def attempt(behaviour: Behaviour, sabotage: Sabotage) -> Outcome:
         # Ahead of the editable install on the path, in the tests and in every process that they start.
         sources = os.pathsep.join(str(tree / name) for name in ("client", "server"))
         command = [sys.executable, "-m", "pytest", "--quiet", "--behaviour", behaviour.id]
-        command += ["-p", "no:cacheprovider", "--rootdir", folder, "tests"]
+        # One failure is enough, and the quick tests are asked first.
+        command += ["--exitfirst", "-p", "no:randomly", "-p", "no:cacheprovider", "--rootdir", folder]
+        command += carriers(behaviour.id, tree)
         try:
             run = subprocess.run(
                 command,
