@@ -313,7 +313,7 @@ async def on_a_stream(node: NodeClient) -> None:
     async with node.stream() as stream:
         heard = licensing_pb2.ConnectRequest(id=1, heartbeat=licensing_pb2.HeartbeatRequest())
         with contextlib.suppress(asyncio.InvalidStateError):  # It was refused before this was said.
-            await stream.write(heard)
+            await answer(stream.write(heard))
         assert (await answer(stream.read())).id == 1
 
 
@@ -354,7 +354,7 @@ async def test_every_message_on_a_stream_moves_the_last_seen_time(installation: 
         for number in (1, 2):
             await installation.pass_by(1)
             heard = licensing_pb2.ConnectRequest(id=number, heartbeat=licensing_pb2.HeartbeatRequest())
-            await stream.write(heard)
+            await answer(stream.write(heard))
             await stream.read()
             assert await last_seen(installation) == installation.time.civil()
 

@@ -764,7 +764,7 @@ def _ignore(answer: object) -> None:
     del answer
 
 
-def _must(holds: bool, found: object) -> None:  # noqa: FBT001
+def _must(holds: bool, found: object) -> None:  # noqa: FBT001  # the word is the sentence
     assert holds, found
 
 

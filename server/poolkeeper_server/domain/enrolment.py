@@ -247,6 +247,8 @@ def _honey(state: State, estate: Estate, command: Enrol, now: Moment, ids: Itera
 
 
 def _wait_for_admin(state: State, code: Code, command: Enrol, now: Moment) -> None:
+    if state.get(PendingEnrolment, code.estate_id, code.node_id) is not None:
+        return  # one key waits for this name; another one must not take its place unseen
     state.put(replace(code, state=CodeState.PENDING, redeemed_at=now.civil, redeemed_key=command.public_key))
     state.put(
         PendingEnrolment(

@@ -301,6 +301,7 @@ def _of_code(needs: Needs, state: State, command: c.Enrol) -> None:
         needs.add(r.Node, code.estate_id, code.node_id)
         needs.bindings_of.add((code.estate_id, code.node_id))
         needs.node_sessions.add((code.estate_id, code.node_id))
+        needs.add(r.PendingEnrolment, code.estate_id, code.node_id)
 
 
 def _of_pending(needs: Needs, state: State, command: c.ApproveNode | c.RejectNode) -> None:

@@ -76,10 +76,15 @@ def open_session_of(state: State, estate_id: str, session_id: str) -> Session:
     """
     session = state.get(Session, estate_id, session_id)
     if session is None:
-        raise Refusal(Reason.LEASE_EXPIRED, "This session is not known any more.", hint="Open a new session.")
+        raise gone_refusal()
     if session.state is SessionState.OPEN:
         return session
     raise ended_refusal(session)
+
+
+def gone_refusal() -> Refusal:
+    """What a session is told that ended so long ago that nothing is kept of it."""
+    return Refusal(Reason.LEASE_EXPIRED, "This session is not known any more.", hint="Open a new session.")
 
 
 def ended_refusal(session: Session) -> Refusal:

@@ -15,8 +15,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from poolkeeper_server.domain import commands as c
 from poolkeeper_server.domain.moment import HOUR
-from poolkeeper_server.domain.records import Allocation, Key, Kind, Licence, Node, Use, Waiter
+from poolkeeper_server.domain.records import Allocation, Key, Kind, Licence, Node, Session, SessionState, Use, Waiter
 from poolkeeper_server.domain.refusal import Reason, Refusal
+from poolkeeper_server.domain.sessions import ended_refusal, gone_refusal
 from poolkeeper_server.domain.uses import allocation_name
 from poolkeeper_server.services import metrics
 from poolkeeper_server.services.clock import Clock
@@ -354,6 +355,9 @@ class LeasingService:
 
     async def node_allocations(self, identity: SessionIdentity, page: PageRequest) -> Page[AllocationView]:
         """The allocations of the caller's node that take seats, and its own quarantined ones."""
+        session = await self._reader.get(Session, identity.estate, identity.session)
+        if session is None or session.state is SessionState.ENDED:
+            raise gone_refusal() if session is None else ended_refusal(session)
         return await allocation_page(self._reader, page, estate_id=identity.estate, node_id=identity.node)
 
 

@@ -23,6 +23,9 @@ _OPTIONS = (
     # Two daemons on one port would share its calls by chance; a port in use must be found instead.
     ("grpc.so_reuseport", 0),
     ("grpc.max_receive_message_length", LARGEST_MESSAGE),
+    # gRPC drops what exceeds its own backlog without a reason, check-ins too; ours refuses check-outs only (CC-31).
+    ("grpc.server.max_pending_requests", 100_000),
+    ("grpc.server.max_pending_requests_hard_limit", 100_000),
     # Clients may ping to keep idle connections through firewalls, down to every five seconds.
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
