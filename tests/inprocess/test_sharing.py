@@ -124,6 +124,19 @@ async def test_a_session_that_ends_half_way_through_a_batch_loses_all_its_seats(
     assert await counts(installation) == (4, 3, 0, 1)
 
 
+@pytest.mark.behaviour("CC-30")
+async def test_a_sharer_that_takes_over_a_smaller_use_keeps_what_it_needs_itself(installation: Installation) -> None:
+    await installation.studio()
+    node = await installation.node()
+    second = await twin(node)
+    await node.check_out(consumer="ann", quantity=3)
+    await second.check_out(consumer="ann", request_id="theirs")
+    taken = await node.check_out(consumer="ann", request_id="theirs")
+    assert (taken.quantity, (await counts(installation))[1]) == (3, 3)
+    assert (await node.heartbeat(taken)).reconcile == 0
+    assert (await second.heartbeat()).reconcile == 0
+
+
 async def test_a_pool_that_counts_users_gives_a_user_one_seat(installation: Installation) -> None:
     await installation.studio(counting="COUNTING_USER")
     node = await installation.node()

@@ -315,14 +315,32 @@ def _use(ask: _Ask, allocation: Allocation) -> Granted:
 def _granted(state: State, allocation: Allocation, use: Use, now: Moment) -> Granted:
     session = open_session_of(state, use.estate_id, use.session_id)
     pool = pool_of_session(state, session)
-    leased = allocation.kind is Kind.LEASED
+    remaining = None
+    if allocation.kind is Kind.LEASED:
+        remaining = min([promise(session, now), *_last_promises(state, session, pool, now)])
     return Granted(
         allocation=allocation,
         use=use,
-        remaining=promise(session, now) if leased else None,
+        remaining=remaining,
         heartbeat_interval=pool.heartbeat_interval,
         epoch=now.epoch,
     )
+
+
+def _last_promises(state: State, session: Session, pool: Pool, now: Moment) -> list[int]:
+    """How long the session's revoked allocations are still kept for it.
+
+    A client that has not heard of a revocation takes what it is promised now for all that it holds; until it has
+    acknowledged, it is promised no more than that (CC-16, CC-23).
+    """
+    if not session.dirty:
+        return []
+    used = {key[:2] for key in state.session_uses[(session.estate_id, session.session_id)]}
+    return [
+        max(0, found.deadline_lease - pool.margin - now.lease)
+        for found in state.many(Allocation, used)
+        if found.state is AllocationState.REVOKED and found.deadline_lease is not None
+    ]
 
 
 def _repeat(state: State, command: CheckOut, session: Session, allocation_id: str, now: Moment) -> Granted:
@@ -374,6 +392,10 @@ def _move_use(state: State, session: Session, allocation: Allocation, use: Use) 
             promised_lease=max(session.promised_lease, earlier.promised_lease),
             expires_lease=max(session.expires_lease, earlier.expires_lease),
         )
+    own = state.get(Use, use.estate_id, use.allocation_id, uses.holder_of(allocation, session))
+    if own is not None and own.quantity > use.quantity:
+        # It shares the seat already, and goes on needing what it asked for by itself.
+        use = replace(use, quantity=own.quantity, demand=own.demand)
     _, moved = uses.set_use(state, allocation, session, use.quantity, use.demand, use.request_id)
     return moved
 
