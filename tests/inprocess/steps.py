@@ -96,6 +96,14 @@ async def queued(installation: Installation, count: int, pool: str = WEST) -> No
     raise AssertionError(f"never were there {count} waiters")
 
 
+async def taken(installation: Installation, count: int) -> None:
+    """Returns when so many seats of the pool are taken."""
+    for _ in range(1000):
+        if (await counts(installation))[1] == count:
+            return
+    raise AssertionError(f"never were {count} seats taken")
+
+
 async def unticked(installation: Installation, witness: NodeClient, seconds: int) -> None:
     """Lets time pass in which a witness keeps the store busy, but nothing that is due is ended by a tick."""
     for _ in range(seconds):

@@ -9,7 +9,7 @@ import pytest
 
 from poolkeeper.v1 import admin_pb2, errors_pb2
 from tests.inprocess.installation import BEGINNING, Installation, NodeClient, Refused
-from tests.inprocess.steps import WEST, move, reason_of
+from tests.inprocess.steps import WEST, move, queued, reason_of
 
 
 async def denied(node: NodeClient, **fields: Any) -> Refused:
@@ -175,8 +175,7 @@ async def test_a_denial_after_waiting_explains_as_much_as_one_without(installati
     await node.check_out()
     await node.check_in((await node.check_out()).allocation.name)
     waiting = asyncio.create_task(denied(other, wait={"seconds": 5}, demand={"units": {"cameras": 8}}))
-    while not (await installation.pool()).waiting:
-        pass
+    await queued(installation, 1)
     await installation.pass_by(5)
     denial = (await waiting).denial
     assert (denial.reason, denial.needed, denial.place) == (errors_pb2.REASON_WAIT_EXPIRED, 2, 1)

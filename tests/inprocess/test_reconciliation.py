@@ -6,7 +6,7 @@ import pytest
 
 from poolkeeper.v1 import errors_pb2, licensing_pb2
 from tests.inprocess.installation import Installation, NodeClient
-from tests.inprocess.steps import counts, reason_of, register, release, talking, twin
+from tests.inprocess.steps import counts, reason_of, register, release, taken, talking, twin
 
 
 async def lose(installation: Installation, node: NodeClient, request_id: str) -> None:
@@ -14,8 +14,7 @@ async def lose(installation: Installation, node: NodeClient, request_id: str) ->
     before = (await counts(installation))[1]
     async with talking(node) as talk:
         await talk.send(check_out=licensing_pb2.CheckOutRequest(product="encoder", request_id=request_id))
-        while (await counts(installation))[1] == before:
-            pass
+        await taken(installation, before + 1)
 
 
 def knowing(as_of: int, *held: licensing_pb2.Granted, pending: tuple[str, ...] = ()) -> dict[str, object]:

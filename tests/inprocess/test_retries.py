@@ -8,7 +8,7 @@ import pytest
 
 from poolkeeper.v1 import licensing_pb2
 from tests.inprocess.installation import Installation, Refused
-from tests.inprocess.steps import SHORT, counts, reason_of, refusal, release, talking, twin
+from tests.inprocess.steps import SHORT, counts, reason_of, refusal, release, taken, talking, twin
 
 
 @pytest.mark.behaviour("CC-13")
@@ -36,8 +36,7 @@ async def test_a_retry_after_a_lost_reply_finds_the_seat_that_was_given(installa
     async with talking(node) as talk:
         asked = licensing_pb2.CheckOutRequest(product="encoder", request_id="lost")
         await talk.send(check_out=asked)
-        while (await counts(installation))[1] == 0:
-            pass
+        await taken(installation, 1)
     async with talking(node) as talk:
         found = (await talk.ask(check_out=asked)).check_out.granted
     assert [one.name for one in await node.allocations()] == [found.allocation.name]
