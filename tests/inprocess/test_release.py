@@ -247,3 +247,17 @@ async def test_a_reason_that_is_none_is_refused(installation: Installation) -> N
     request = licensing_pb2.CheckInRequest(request_id="c1", allocation=held.allocation.name)
     request.MergeFromString(b"\x18\x63")  # Field 3, the reason, as 99.
     assert await reason_of(answer(node.stub.CheckIn(request, metadata=node.metadata))) == "INVALID_FIELD"
+
+
+@pytest.mark.behaviour("CC-16")
+@pytest.mark.behaviour("CC-23")
+async def test_who_has_not_acknowledged_a_release_is_promised_nothing_beyond_it(installation: Installation) -> None:
+    await installation.studio(seats=2)
+    node = await installation.node()
+    taken = await node.check_out(consumer="a")
+    await release(installation, taken)
+    await installation.pass_by(50)
+    await node.heartbeat(taken)  # and its answer is lost
+    more = await node.check_out(consumer="b")
+    assert more.remaining.ToMicroseconds() <= 70_000_000
+    assert (await node.check_out(consumer="b", request_id="again")).remaining.ToMicroseconds() <= 70_000_000

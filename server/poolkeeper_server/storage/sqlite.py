@@ -352,7 +352,8 @@ class SqliteStore:
                 [
                     (session.estate_id, session.session_id)
                     for session in state.all(r.Session)
-                    if session.state is not r.SessionState.ENDED and session.expires_lease <= now.lease
+                    if session.state is not r.SessionState.ENDED
+                    and (session.dirty or session.expires_lease <= now.lease)
                 ],
             )
             allocations = {
