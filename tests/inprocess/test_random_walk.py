@@ -62,10 +62,17 @@ class Walk:
 
     async def _bind(self, node: NodeClient) -> None:
         try:
-            await node.open()
+            await self._open(node)
         except Refused:
             self.sessions.remove(node)
             await self._rebound(node)
+
+    async def _open(self, node: NodeClient) -> None:
+        """The sessions of a node share its identity, and with it the newest rolling secret."""
+        await node.open()
+        for other in self.sessions:
+            if other.public_key == node.public_key:
+                other.rolling_secret = node.rolling_secret
 
     async def _take(self, node: NodeClient) -> None:
         size: dict[str, Any] = {"quantity": self.choose.randint(1, 3)}
@@ -105,7 +112,7 @@ class Walk:
 
     async def _close(self, node: NodeClient) -> None:
         await node.close()
-        await node.open()
+        await self._open(node)
 
     async def _move(self, node: NodeClient) -> None:
         del node
