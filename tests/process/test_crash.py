@@ -69,7 +69,7 @@ async def test_twenty_kills_in_the_middle_of_traffic_undo_no_answer_and_seat_nob
     await daemon.start()
     saw = {}
     for name, caller in zip(NODES, callers, strict=True):
-        saw[name] = await caller.ask("finish")
+        saw[name] = await caller.ask("finish", within=STARTING)
     await compare(daemon, saw)
 
 
