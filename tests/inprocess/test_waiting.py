@@ -346,6 +346,21 @@ async def test_a_waiter_whose_session_has_run_out_is_told_and_gets_no_seat(insta
 
 
 @pytest.mark.behaviour("CC-18")
+async def test_queueing_up_keeps_account_of_what_the_session_has_just_lost(installation: Installation) -> None:
+    await installation.studio(seats=2, **SHORT)
+    node, other = await installation.node("a"), await installation.node("b")
+    lost, kept = await node.check_out(), await other.check_out()
+    await release(installation, lost.allocation.name)
+    await unticked(installation, other, 4)
+    await node.heartbeat(lost)
+    await unticked(installation, other, 5)
+    async with talking(node) as talk:
+        await talk.wait_for(60, quantity=2)
+        assert (await node.heartbeat()).reconcile == 0
+    assert (await other.heartbeat(kept)).reconcile == 0
+
+
+@pytest.mark.behaviour("CC-18")
 async def test_seats_moved_into_the_pool_go_to_who_waits(installation: Installation) -> None:
     await installation.studio(seats=1)
     node = await installation.node()

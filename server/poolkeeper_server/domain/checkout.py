@@ -413,7 +413,9 @@ def _deny_or_wait(ask: _Ask) -> Waiting:
             f"This session waits {MOST_WAITING} times already.",
             hint="Give waits up that nobody needs, or open another session.",
         )
-    state.put(replace(ask.session, waiting=ask.session.waiting + 1))
+    # The session is read again: what was due may have been one of its own allocations.
+    session = open_session_of(state, ask.session.estate_id, ask.session.session_id)
+    state.put(replace(session, waiting=session.waiting + 1))
     queue = replace(queue, length=queue.length + 1, sequence=queue.sequence + 1)
     waiter = Waiter(
         estate_id=queue.estate_id,
