@@ -220,7 +220,7 @@ def _share(ask: _Ask, held: Allocation) -> Granted | None:
         held = allocations.confirm(state, held)
     if more:
         held = allocations.grow(state, now, held, more)
-    elif size < held.quantity and held.state is AllocationState.ACTIVE:
+    elif size < held.quantity:
         held = allocations.shrink(state, now, held, size, next(ask.ids), reason=CheckInReason.UNIT_REMOVED.value)
     if held.kind is Kind.INSTALLED:
         held = replace(held, seen_at=now.civil)

@@ -94,7 +94,7 @@ def end_use(
             return end_revoked(state, now, allocation)
         return allocations.end(state, now, allocation, event=event, reason=reason)
     largest = max(other.quantity for other in rest)
-    if largest < allocation.quantity and allocation.state is AllocationState.ACTIVE:
+    if largest < allocation.quantity and allocation.state is not AllocationState.REVOKED:
         return allocations.shrink(state, now, allocation, largest, spare_id, reason=reason)
     return allocation
 
