@@ -394,6 +394,9 @@ class DomainMachine(RuleBasedStateMachine):
         caller = self.caller(index)
         if caller is None:
             return
+        if known:
+            # What is checked in by it must not be what a request of the same batch brings.
+            self.commit()
         sent = self.lease
         session = self.get(Session, ESTATE, caller.session_id)
         names = frozenset(
@@ -414,9 +417,6 @@ class DomainMachine(RuleBasedStateMachine):
                 self.noticed(caller, notice)
             self.believe(caller, sent, answer.remaining)
 
-        # What is checked in by it must not be what a request of the same batch brings.
-        if known:
-            self.commit()
         self.send(command, heard)
         if known or not more:
             self.commit()
@@ -696,7 +696,7 @@ class DomainMachine(RuleBasedStateMachine):
     @invariant()
     def one_live_allocation_for_a_counting_key(self) -> None:
         live = Counter(
-            (found.product_id, found.counting_key)
+            (found.pool_id, found.product_id, found.counting_key)
             for found in self.all(Allocation)
             if found.shared and found.state in SEATED and found.kind is Kind.LEASED
         )
