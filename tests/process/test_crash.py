@@ -10,8 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.inprocess.installation import NodeClient
-from tests.process.daemon import PATIENCE, POOL, SHORTEST, STARTING, Caller, Daemon, Office, Processes, now
+from tests.process.daemon import PATIENCE, POOL, SHORTEST, STARTING, Caller, Daemon, Office, Processes, ask_all, now
 from tests.process.history import Answer, Belief, Return, Step, problems
 
 SEATS = 7
@@ -20,22 +19,22 @@ KILLS = [*POINTS * 5, *["any moment"] * 5]
 NODES = ("studio-1", "studio-2", "studio-3")
 
 
-async def enrolled(office: Office) -> dict[str, NodeClient]:
-    """Three nodes, each with an open session."""
-    return {name: await office.node(name) for name in NODES}
-
-
-async def begin(processes: Processes, daemon: Daemon, nodes: dict[str, NodeClient], directory: Path) -> list[Caller]:
+async def begin(processes: Processes, daemon: Daemon, office: Office, directory: Path) -> list[Caller]:
     """A client process for each node, with traffic from now on."""
-    return [
+    callers = [
         await Caller.start(
             processes,
             "traffic",
             log=directory / f"{name}.log",
-            TRAFFIC=json.dumps({"data": str(daemon.data), "port": daemon.port, "token": node.token, "name": name}),
+            TRAFFIC=json.dumps({"data": str(daemon.data), "port": daemon.port, "name": name}),
         )
-        for name, node in nodes.items()
+        for name in NODES
     ]
+    for name, caller in zip(NODES, callers, strict=True):
+        # Only now, since a session lasts for seconds.
+        node = await office.node(name)
+        assert await caller.ask("begin", token=node.token) == "begun"
+    return callers
 
 
 async def answered(callers: list[Caller]) -> int:
@@ -53,7 +52,7 @@ async def test_twenty_kills_in_the_middle_of_traffic_undo_no_answer_and_seat_nob
     chance = random.Random(14)
     async with Office(daemon) as office:
         await office.studio(SEATS, **SHORTEST)
-        callers = await begin(processes, daemon, await enrolled(office), tmp_path)
+        callers = await begin(processes, daemon, office, tmp_path)
     await daemon.kill()
     for point in chance.sample(KILLS, len(KILLS)):
         if point == "any moment":
@@ -67,10 +66,8 @@ async def test_twenty_kills_in_the_middle_of_traffic_undo_no_answer_and_seat_nob
             daemon.launch(POOLKEEPER_FAILPOINT=f"{point}:{chance.randrange(20, 100)}")
             assert await daemon.ended(within=STARTING) == -signal.SIGKILL
     await daemon.start()
-    saw = {}
-    for name, caller in zip(NODES, callers, strict=True):
-        saw[name] = await caller.ask("finish", within=STARTING)
-    await compare(daemon, saw)
+    saw = await ask_all(callers, "finish", within=2 * PATIENCE)
+    await compare(daemon, dict(zip(NODES, saw, strict=True)))
 
 
 async def compare(daemon: Daemon, saw: dict[str, Any]) -> None:

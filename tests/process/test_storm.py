@@ -15,6 +15,7 @@ from tests.process.daemon import Caller, Daemon, Office, Processes, now
 PACE = {"lease_duration": 60.0, "heartbeat_interval": 10.0}
 SEATS = 500
 AT_ONCE = 5
+INTERVAL = 2.0
 COUNT = 3_000
 
 

@@ -1,8 +1,8 @@
 """A client process that speaks gRPC itself and keeps on: check-outs, heartbeats, check-ins, each until it is answered.
 
 Whatever is not answered, or answered UNAVAILABLE, is sent again under the same request id. It is started with the
-session's credential in TRAFFIC (JSON), begins at once, and at "finish" lets every caller come to its end, keeps one
-seat, and says what it saw. Instants are of `tests.process.daemon.now`.
+daemon's place in TRAFFIC (JSON), begins at "begin" with a session's credential, and at "finish" lets every caller come
+to its end, keeps one seat, and says what it saw. Instants are of `tests.process.daemon.now`.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class Traffic:
         while not self.finishing.is_set():
             sent, answer = await self.insist("Heartbeat", pb.HeartbeatRequest())
             if isinstance(answer, str):
-                self.refusals.append(answer)
+                self.refusals.append(f"heartbeat: {answer}")
                 return
             self.renewals += 1
             self.deadline = sent + answer.remaining.ToMicroseconds() / 1e6
@@ -92,7 +92,8 @@ class Traffic:
             self.answers[-1]["allocation"] = allocation
             if isinstance(answer, str):
                 if answer != "NO_SEAT_AVAILABLE":
-                    self.refusals.append(answer)
+                    self.refusals.append(f"{request_id}: {answer}")
+                    return
                 await asyncio.sleep(0.02 + 0.03 * self.chance.random())
                 continue
             self.deadline = max(self.deadline, sent + answer.granted.remaining.ToMicroseconds() / 1e6)
@@ -106,7 +107,7 @@ class Traffic:
                 "CheckIn", pb.CheckInRequest(request_id=f"{request_id}-in", allocation=allocation)
             )
             if isinstance(back, str):
-                self.refusals.append(back)
+                self.refusals.append(f"{request_id}-in: {back}")
             else:
                 self.returns.append({"allocation": allocation, "sent_at": left, "told_at": now()})
 
@@ -116,6 +117,18 @@ class Traffic:
             tasks.create_task(self.beat())
             for number in range(CALLERS):
                 tasks.create_task(self.call(number))
+
+    @property
+    def saw(self) -> Told:
+        """All that it was told and believed."""
+        return {
+            "answers": self.answers,
+            "beliefs": self.beliefs,
+            "returns": self.returns,
+            "refusals": self.refusals,
+            "repeats": self.repeats,
+            "renewals": self.renewals,
+        }
 
 
 def reason_of(error: grpc.aio.AioRpcError) -> str:
@@ -129,31 +142,25 @@ def reason_of(error: grpc.aio.AioRpcError) -> str:
 
 
 async def main() -> None:
-    """Begins at once; ends when it has said what it saw."""
+    """Begins and ends as it is told."""
     given = json.loads(os.environ["TRAFFIC"])
+    name = given["name"]
     daemon = Daemon(Path(given["data"]), Processes(), port=given["port"])
-    async with daemon.channel() as channel:
-        traffic = Traffic(
-            rpc.LicensingServiceStub(channel), given["token"], given["name"], random.Random(given["name"])
-        )
-        running = asyncio.create_task(traffic.run())
+    async with daemon.channel() as channel, asyncio.TaskGroup() as tasks:
+        traffic = Traffic(rpc.LicensingServiceStub(channel), "", name, random.Random(name))
+        running: asyncio.Task[None] | None = None
         say("ready")
         async for told in commands():
-            if told["do"] == "finish":
+            if told["do"] == "begin":
+                traffic.token = told["token"]
+                running = tasks.create_task(traffic.run())
+                say("begun")
+            elif told["do"] == "finish" and running is not None:
                 traffic.finishing.set()
                 await running
-                say(
-                    {
-                        "answers": traffic.answers,
-                        "beliefs": traffic.beliefs,
-                        "returns": traffic.returns,
-                        "refusals": traffic.refusals,
-                        "repeats": traffic.repeats,
-                        "renewals": traffic.renewals,
-                    }
-                )
+                say(traffic.saw)
             else:
-                say({"answers": len(traffic.answers), "renewals": traffic.renewals})
+                say({"answers": len(traffic.answers)})
 
 
 if __name__ == "__main__":
