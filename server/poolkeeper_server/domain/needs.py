@@ -26,6 +26,8 @@ from poolkeeper_server.domain.state import State
 
 #: What asks for seats: a check-out, or a waiter that did.
 _Ask = c.CheckOut | r.Waiter
+#: What draws on the seats of its session's pool.
+_InSession = c.CheckOut | c.CheckIn | c.CloseSession | c.Acknowledge | c.CancelWait
 #: How many due records of one pool, and quarantined seats of one node, a batch looks at.
 AT_ONCE = 256
 #: How many waiters of one queue a batch looks at; there is more to be known of each.
@@ -257,7 +259,7 @@ def implied(batch: Sequence[c.Command], state: State) -> Needs:
     return needs
 
 
-def _seats_of_session(needs: Needs, state: State, command: c.CloseSession | c.Acknowledge) -> None:
+def _seats_of_session(needs: Needs, state: State, command: _InSession) -> None:
     session = state.get(r.Session, command.estate_id, command.session_id)
     if session is not None:
         needs.seats_of.add((session.estate_id, session.pool_id))
@@ -267,18 +269,14 @@ def _asked_before(needs: Needs, state: State, command: c.CheckOut | c.CheckIn) -
     outcome = state.get(r.Outcome, command.estate_id, command.caller, command.request_id)
     if outcome is not None:
         needs.add(r.Allocation, command.estate_id, outcome.subject)
-    session = state.get(r.Session, command.estate_id, command.session_id)
-    if session is not None:
-        needs.seats_of.add((session.estate_id, session.pool_id))
+    _seats_of_session(needs, state, command)
 
 
 def _waited_for(needs: Needs, state: State, command: c.CancelWait) -> None:
     outcome = state.get(r.Outcome, command.estate_id, command.node_id, command.request_id)
     if outcome is not None:
         needs.add(r.Allocation, command.estate_id, outcome.subject)
-    session = state.get(r.Session, command.estate_id, command.session_id)
-    if session is not None:
-        needs.seats_of.add((session.estate_id, session.pool_id))
+    _seats_of_session(needs, state, command)
 
 
 def _of_heartbeat(needs: Needs, state: State, command: c.Heartbeat) -> None:
