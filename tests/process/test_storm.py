@@ -53,7 +53,7 @@ async def test_a_storm_of_check_outs_neither_delays_heartbeats_nor_drops_a_check
             returned += len(back)
         outcomes = sum((Counter(found) for found in await raging), Counter())
         assert outcomes.total() == len(storms) * COUNT
-        assert outcomes["OVERLOADED"] > COUNT
+        assert outcomes["OVERLOADED"], "the queue was never full"
         assert len(heartbeats) >= 10
         assert max(heartbeats) < PACE["heartbeat_interval"]
         assert (await office.pool()).counts.available == returned - outcomes["granted"]
