@@ -81,6 +81,8 @@ class Settings(BaseSettings):
     """Where gRPC listens."""
     http_listen: ListenAddress = Address("127.0.0.1", 7480)
     """Where health, readiness and metrics listen, in plain HTTP."""
+    database: str = ""
+    """A PostgreSQL database as postgresql://USER@HOST/NAME, for several daemons; else a file in the data directory."""
     secrets: FilePath = Field(default_factory=lambda known: known["data"] / "secrets.json")
     """The file of keys; shared by the daemons of a cluster."""
     tls: Literal["auto", "off", "off-anywhere"] = "auto"
@@ -123,6 +125,11 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _relations(self) -> Self:
+        if self.database and not self.database.startswith(("postgresql://", "postgres://")):
+            raise ConfigurationError(
+                f"database is {self.database}, which is not the address of a PostgreSQL database.",
+                hint="Write it as postgresql://USER@HOST/NAME, or leave it out for a file in the data directory.",
+            )
         if self.tls == "off" and not self.listen.is_loopback:
             raise ConfigurationError(
                 f"tls is off, and listen is {self.listen}, which other machines can reach.",

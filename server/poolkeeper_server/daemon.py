@@ -12,6 +12,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -22,7 +23,7 @@ from poolkeeper_server.domain.refusal import Refusal
 from poolkeeper_server.services import metrics
 from poolkeeper_server.services.administration import AdministrationService
 from poolkeeper_server.services.certificates import Authority, ServerCertificate, given_certificate, own_certificate
-from poolkeeper_server.services.clock import Clock, HostTime, TimeSource
+from poolkeeper_server.services.clock import Clock, HostClock, HostTime, TimeSource, first_mark
 from poolkeeper_server.services.committer import Committer
 from poolkeeper_server.services.configuration import ConfigurationError
 from poolkeeper_server.services.contract import ServerInfo
@@ -34,7 +35,9 @@ from poolkeeper_server.services.housekeeping import Housekeeping
 from poolkeeper_server.services.ids import new_id
 from poolkeeper_server.services.leasing import LeasingService
 from poolkeeper_server.services.nodes import Credentials, Sightings
+from poolkeeper_server.services.relay import Relay
 from poolkeeper_server.services.secrets import Secrets, open_secrets
+from poolkeeper_server.services.shared_clock import SharedClock
 from poolkeeper_server.services.tokens import (
     AdminIdentity,
     SessionIdentity,
@@ -43,15 +46,16 @@ from poolkeeper_server.services.tokens import (
     is_admin_secret,
     make_admin_secret,
 )
-from poolkeeper_server.storage.migration import migrate
+from poolkeeper_server.storage.embedded import EmbeddedDatabase
 from poolkeeper_server.storage.reader import Reader
-from poolkeeper_server.storage.sqlite import SqliteStore
-from poolkeeper_server.storage.start import read_mark, record_token, warn_of_library, write_first_mark
-from poolkeeper_server.storage.store import Mark, StoreUnusable
+from poolkeeper_server.storage.store import Committed, Database, Mark, Store, StoreUnusable
 from poolkeeper_server.transport.administration import admin_bindings
 from poolkeeper_server.transport.http import HttpServer, bind_http
 from poolkeeper_server.transport.licensing import licensing_binding
 from poolkeeper_server.transport.server import GrpcServer, bind_server
+
+if TYPE_CHECKING:
+    from poolkeeper_server.storage.postgres.database import PostgresDatabase
 
 _DATABASE = "poolkeeper.sqlite"
 _TOKEN = "operator.token"  # noqa: S105 - the name of a file
@@ -99,6 +103,9 @@ class Daemon:
     housekeeping: Housekeeping
     committer: Committer
     feed: Feed
+    leasing: LeasingService
+    credentials: Credentials
+    relay: Relay | None
     readiness: Readiness
     operator_token: str
     pin: str
@@ -163,6 +170,8 @@ async def serving(
                     )
                 ]
             await daemon.housekeeping.tick()
+            if daemon.relay is not None:
+                await daemon.relay.start(look_again=daemon.leasing.look_again, refresh=daemon.credentials.refresh)
             await daemon.grpc.start()
             _write_endpoint(data, daemon)
             daemon.readiness.reason = ""
@@ -193,21 +202,19 @@ async def _assemble(
 ) -> Daemon:
     """Everything that the daemon consists of, bound to its ports, not serving yet."""
     loop = asyncio.get_running_loop()
-    database = data / _DATABASE
-    try:
-        held, mark, operator_token = _open(settings, data, database, source)
-    except StoreUnusable as error:
-        raise ConfigurationError(error.message, hint=error.hint) from error
-    store = SqliteStore(database)
-    stack.push_async_callback(store.close)
-    reader = Reader(database)
-    stack.push_async_callback(reader.close)
-    feed, sightings = Feed(), Sightings()
-    clock = Clock(source, mark, on_freeze=lambda text: loop.call_soon_threadsafe(frozen.put_nowait, text))
-    committer = Committer(store, clock, bound=settings.queue_bound, on_commit=feed.publish)
+    parts = await _open(settings, data, source, stack, lambda text: loop.call_soon_threadsafe(frozen.put_nowait, text))
+    held, store, reader, clock, relay = parts.secrets, parts.store, parts.reader, parts.clock, parts.relay
+    feed, sightings = parts.feed, Sightings()
+
+    def on_commit(committed: Committed) -> None:
+        feed.publish(committed)
+        if relay is not None:
+            relay.publish(committed)
+
+    committer = Committer(store, bound=settings.queue_bound, on_commit=on_commit)
     certificate = _certificate(settings, held.authority)
     mint, signer = TokenMint(held), Signer(held)
-    credentials = Credentials(reader)
+    credentials = Credentials(reader) if relay is None else Credentials(reader, relay.node_changed)
     await credentials.load()
     pin = "" if certificate is None else certificate.pin
     authority = "" if certificate is None else certificate.authority
@@ -265,28 +272,80 @@ async def _assemble(
         ),
         committer=committer,
         feed=feed,
+        leasing=leasing,
+        credentials=credentials,
+        relay=relay,
         readiness=readiness,
-        operator_token=operator_token,
+        operator_token=parts.operator_token,
         pin=pin,
         authority=authority,
     )
 
 
-def _open(settings: Settings, data: Path, database: Path, source: TimeSource) -> tuple[Secrets, Mark, str]:
-    """The database at this release's schema, the secrets that belong to it, its newest mark, the operator's token."""
-    warning = warn_of_library()
-    if warning:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Opened:
+    """The database at this release's schema with what works on it, and the secrets that belong to it."""
+
+    secrets: Secrets
+    store: Store
+    reader: Reader
+    clock: Clock
+    feed: Feed
+    relay: Relay | None
+    operator_token: str
+
+
+async def _open(
+    settings: Settings, data: Path, source: TimeSource, stack: AsyncExitStack, on_freeze: Callable[[str], object]
+) -> _Opened:
+    feed = Feed()
+    try:
+        if settings.database:
+            postgres = _postgres(settings.database)
+            held, mark, token = await _begin(settings, data, postgres, source)
+            shared = SharedClock(source, mark, on_freeze=on_freeze)
+            store: Store = postgres.store(shared)
+            clock: Clock = shared
+            reader = postgres.reader()
+            relay = Relay(postgres.channel(), feed)
+        else:
+            embedded = EmbeddedDatabase(data / _DATABASE)
+            held, mark, token = await _begin(settings, data, embedded, source)
+            own = HostClock(source, mark, on_freeze=on_freeze)
+            store, clock, reader, relay = embedded.store(own), own, embedded.reader(), None
+    except StoreUnusable as error:
+        raise ConfigurationError(error.message, hint=error.hint) from error
+    stack.push_async_callback(store.close)
+    stack.push_async_callback(reader.close)
+    if relay is not None:
+        stack.push_async_callback(relay.close)
+    return _Opened(secrets=held, store=store, reader=reader, clock=clock, feed=feed, relay=relay, operator_token=token)
+
+
+def _postgres(url: str) -> PostgresDatabase:
+    try:
+        from poolkeeper_server.storage.postgres.database import PostgresDatabase  # noqa: PLC0415 - an extra
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(
+            f"{error.name} is not installed, and a PostgreSQL database needs it.",
+            hint='Run: pip install "poolkeeper[postgres]"',
+        ) from error
+    return PostgresDatabase(url)
+
+
+async def _begin(settings: Settings, data: Path, database: Database, source: TimeSource) -> tuple[Secrets, Mark, str]:
+    """The secrets that belong to the database, its newest mark, and the operator's token."""
+    for warning in await database.warnings():
         _log.warning(Event.STORE_UNSAFE, message=warning)
-    if migrate(database):
-        _log.info(Event.STORE_MIGRATED, path=str(database))
-    stored = read_mark(database)
-    held = open_secrets(settings.secrets, stored_check=None if stored is None else stored[1])
+    if await database.migrate():
+        _log.info(Event.STORE_MIGRATED, path=database.name)
+    stored = await database.read_mark()
     if stored is None:
-        mark = Clock.first_mark(source)
-        write_first_mark(database, mark, held.check_value())
-    else:
-        mark = stored[0]
-    return held, mark, _operator_token(data, database, mark.civil)
+        held = open_secrets(settings.secrets, stored_check=None)
+        stored = await database.write_first_mark(first_mark(source), held.check_value())
+    mark, check = stored
+    held = open_secrets(settings.secrets, stored_check=check)
+    return held, mark, await _operator_token(settings, data, database, mark.civil)
 
 
 async def _every(seconds: float, round_: Callable[[], Awaitable[None]]) -> None:
@@ -317,7 +376,7 @@ def _certificate(settings: Settings, authority: Authority) -> ServerCertificate 
     return own_certificate(authority, hosts=hosts)
 
 
-def _operator_token(data: Path, database: Path, now: int) -> str:
+async def _operator_token(settings: Settings, data: Path, database: Database, now: int) -> str:
     """The operator's token, kept in a file of the data directory that only its owner reads."""
     path = data / _TOKEN
     if path.exists():
@@ -327,17 +386,17 @@ def _operator_token(data: Path, database: Path, now: int) -> str:
         secret = make_admin_secret()
         text, digest = secret.text, secret.digest
         _write(path, text + "\n", mode=0o600)
-    record_token(
-        database,
+    await database.record_token(
         Token(
-            token_id="operator",  # noqa: S106 - the name of a token
+            # Each daemon of a database has a token, and a file, of its own.
+            token_id=f"operator-{digest[:4].hex()}" if settings.database else "operator",
             digest=digest,
             title="Operator, made by the daemon",
             estate_id="",
             created_at=now,
             expires_at=None,
             revoked_at=None,
-        ),
+        )
     )
     return text
 

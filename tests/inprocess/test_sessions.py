@@ -82,6 +82,16 @@ async def test_a_used_up_pool_ends_a_due_session_without_waiting_for_a_tick(inst
     assert (await other.check_out()).quantity == 1
 
 
+@pytest.mark.behaviour("CC-26")
+async def test_an_outage_ends_no_session_however_long_it_was(installation: Installation) -> None:
+    await installation.studio(seats=1, **SHORT)
+    node, other = await installation.node("a"), await installation.node("b")
+    granted = await node.check_out()
+    await installation.leap(3600)
+    assert await reason_of(other.check_out()) == "NO_SEAT_AVAILABLE"
+    assert (await node.heartbeat(granted)).remaining.ToMicroseconds() == 6_000_000
+
+
 @pytest.mark.behaviour("CC-16")
 async def test_a_seat_stays_with_a_silent_holder_until_promise_and_margin_are_over(installation: Installation) -> None:
     await installation.studio(seats=1, **SHORT)

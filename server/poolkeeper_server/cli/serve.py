@@ -17,6 +17,7 @@ def serve(
     http_listen: Annotated[str | None, Parameter(name="--http-listen")] = None,
     config: Annotated[Path | None, Parameter(name="--config")] = None,
     secrets: Annotated[Path | None, Parameter(name="--secrets")] = None,
+    database: Annotated[str | None, Parameter(name="--database")] = None,
     tls: Annotated[Literal["auto", "off", "off-anywhere"] | None, Parameter(name="--tls")] = None,
 ) -> int:
     """Run the daemon until it is told to stop (SIGTERM or Ctrl-C).
@@ -36,13 +37,22 @@ def serve(
     config
         The settings file. [default: poolkeeper.toml in the data directory]
     secrets
-        The file of keys. [default: secrets.json in the data directory]
+        The file of keys; the daemons of one database share it. [default: secrets.json in the data directory]
+    database
+        postgresql://USER@HOST/NAME, for several daemons on one database. [default: a file in the data directory]
     tls
         auto: TLS everywhere; off: plain, on loopback only; off-anywhere: plain, whoever can listen. [default: auto]
     """
     from poolkeeper_server.config import ConfigurationError, load_settings
 
-    given = {"data": data, "listen": listen, "http_listen": http_listen, "secrets": secrets, "tls": tls}
+    given = {
+        "data": data,
+        "listen": listen,
+        "http_listen": http_listen,
+        "secrets": secrets,
+        "database": database,
+        "tls": tls,
+    }
     try:
         settings = load_settings(given, file=config)
         # The daemon takes half a second to load; whoever mistyped an option is told sooner.

@@ -129,7 +129,7 @@ class AdministrationService:
         if not isinstance(answer, c.Done):
             raise TypeError(f"{type(command).__name__} was answered with {answer!r}")
         if isinstance(command, c.ApproveNode | c.RevokeNode):
-            await self._credentials.refresh(command.estate_id, command.node_id)
+            await self._credentials.changed(command.estate_id, command.node_id)
         return answer
 
     async def issue_code(self, command: c.IssueCode) -> IssuedCode:
@@ -560,7 +560,7 @@ class AdministrationService:
         now = self._clock.glance()
         return ClockView(
             civil=now.civil,
-            host=self._clock.host_civil(),
+            host=self._clock.reference(),
             lease=now.lease,
             frozen=now.frozen,
             explanation=self._clock.explanation,

@@ -57,8 +57,27 @@ class HostTime:
         return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
 
 
-class Clock:
-    """Lease time, which runs only while the service can commit, and civil time, as far as it can be trusted.
+class Clock(Protocol):
+    """What the services ask of the installation's clocks."""
+
+    def glance(self) -> Moment:
+        """Now, as far as this daemon can tell without the database; changes nothing."""
+
+    def accept(self) -> None:
+        """Has the next transaction take the reference's civil time for right, at an operator's word."""
+
+    @property
+    def explanation(self) -> str:
+        """Why civil time is frozen; empty while it is not."""
+
+    def reference(self) -> int:
+        """What the clock says from which civil time is taken, trusted or not."""
+
+
+class HostClock:
+    """The clocks of an installation with one daemon, from those of its host.
+
+    Lease time, which runs only while the service can commit, and civil time, as far as it can be trusted.
 
     Lease time advances from commit to commit by what the monotonic clock says, and by `LONGEST_STEP` at most: an
     outage of the daemon or its store, however long, takes no lease from anybody (CC-26). Civil time that falls behind
@@ -87,16 +106,11 @@ class Clock:
         explained = mark.civil + max(0, self._source.boot_time() - mark.boot_time) if same_boot else mark.civil
         self._civil = explained
         if host < mark.civil - JITTER:
-            self._froze(f"The host's clock is {_span(mark.civil - host)} behind the newest record.")
+            self._froze(f"The host's clock is {span(mark.civil - host)} behind the newest record.")
         elif host > explained + (FAR if same_boot else FAR_AFTER_BOOT):
-            self._froze(f"The host's clock is {_span(host - explained)} ahead of the time that has passed.")
+            self._froze(f"The host's clock is {span(host - explained)} ahead of the time that has passed.")
         else:
             self._civil = max(mark.civil, host)
-
-    @staticmethod
-    def first_mark(source: TimeSource) -> Mark:
-        """The mark of a new installation."""
-        return Mark(epoch=1, lease=0, civil=source.civil(), boot_id=source.boot_id(), boot_time=source.boot_time())
 
     def moment(self) -> Moment:
         """Now, for a transaction: one at a time, on whichever thread. Nothing has advanced until `committed`."""
@@ -134,9 +148,9 @@ class Clock:
             if expected - JITTER <= host <= expected + FAR:
                 self._frozen = ""
         elif host < self._civil - JITTER:
-            self._froze(f"The host's clock was set back by {_span(expected - host)}.")
+            self._froze(f"The host's clock was set back by {span(expected - host)}.")
         elif host > expected + FAR:
-            self._froze(f"The host's clock was set ahead by {_span(host - expected)}.")
+            self._froze(f"The host's clock was set ahead by {span(host - expected)}.")
 
     def mark(self, now: Moment) -> Mark:
         """What is written beside a batch decided at `now`."""
@@ -145,8 +159,10 @@ class Clock:
                 epoch=now.epoch,
                 lease=now.lease,
                 civil=now.civil,
+                reference=self._source.civil(),
                 boot_id=self._boot_id,
                 boot_time=self._began + self._boot_offset,
+                frozen=self._frozen,
             )
 
     def committed(self, now: Moment) -> None:
@@ -166,20 +182,40 @@ class Clock:
         """Why civil time is frozen; empty while it is not."""
         return self._frozen
 
-    def host_civil(self) -> int:
+    def reference(self) -> int:
         """What the host says, trusted or not."""
         return self._source.civil()
 
     def _froze(self, what: str) -> None:
-        self._frozen = (
-            f"{what} Licences with dates are not granted until it fits again, or until an operator has set it right or "
-            "run `poolkeeper clock accept`. Renewals go on."
-        )
+        self._frozen = frozen(what)
         if self._on_freeze is not None:
             self._on_freeze(self._frozen)
 
 
-def _span(microseconds: int) -> str:
+def first_mark(source: TimeSource) -> Mark:
+    """The mark of a new installation."""
+    civil = source.civil()
+    return Mark(
+        epoch=1,
+        lease=0,
+        civil=civil,
+        reference=civil,
+        boot_id=source.boot_id(),
+        boot_time=source.boot_time(),
+        frozen="",
+    )
+
+
+def frozen(what: str) -> str:
+    """Why civil time is frozen, and what that means."""
+    return (
+        f"{what} Licences with dates are not granted until it fits again, or until an operator has set it right or "
+        "run `poolkeeper clock accept`. Renewals go on."
+    )
+
+
+def span(microseconds: int) -> str:
+    """A span for people to read, in its largest unit."""
     seconds = abs(microseconds) // SECOND
     for name, size in (("days", 86_400), ("hours", 3_600), ("minutes", 60)):
         if seconds >= 2 * size:

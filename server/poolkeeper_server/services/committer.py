@@ -30,7 +30,6 @@ from poolkeeper_server.domain.commands import (
 from poolkeeper_server.domain.moment import SECOND
 from poolkeeper_server.domain.refusal import Reason, Refusal
 from poolkeeper_server.services import metrics
-from poolkeeper_server.services.clock import Clock
 from poolkeeper_server.services.events import Event, get_logger
 from poolkeeper_server.services.ids import new_ids
 from poolkeeper_server.storage.failpoint import failpoint
@@ -62,11 +61,8 @@ class Committer:
     `on_commit` is told of every committed transaction after its callers were answered.
     """
 
-    def __init__(
-        self, store: Store, clock: Clock, *, bound: int, on_commit: Callable[[Committed], None] | None = None
-    ) -> None:
+    def __init__(self, store: Store, *, bound: int, on_commit: Callable[[Committed], None] | None = None) -> None:
         self._store = store
-        self._clock = clock
         self._bound = bound
         self._on_commit = on_commit
         self._urgent: deque[_Waiting] = deque()
@@ -141,7 +137,7 @@ class Committer:
         started = stopwatch.perf_counter()
         commands = [waiting.command for waiting in batch]
         try:
-            committed = await self._store.transact(commands, self._clock, new_ids)
+            committed = await self._store.transact(commands, new_ids)
         except StoreUnavailable as error:
             _log.warning(
                 Event.COMMIT_UNKNOWN if error.unknown else Event.COMMIT_FAILED, error=str(error), batch=len(batch)

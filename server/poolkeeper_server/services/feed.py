@@ -31,6 +31,10 @@ class Feed:
 
         return end
 
+    def is_followed(self, session: Key) -> bool:
+        """Whether anybody here listens for the session."""
+        return session in self._listeners
+
     def push(self, session: Key, news: Push) -> None:
         """Tells whoever listens for the session."""
         for listener in list(self._listeners.get(session, ())):

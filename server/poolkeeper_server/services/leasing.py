@@ -15,7 +15,18 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from poolkeeper_server.domain import commands as c
 from poolkeeper_server.domain.moment import HOUR
-from poolkeeper_server.domain.records import Allocation, Key, Kind, Licence, Node, Session, SessionState, Use, Waiter
+from poolkeeper_server.domain.records import (
+    Allocation,
+    Key,
+    Kind,
+    Licence,
+    Node,
+    Outcome,
+    Session,
+    SessionState,
+    Use,
+    Waiter,
+)
 from poolkeeper_server.domain.refusal import Reason, Refusal
 from poolkeeper_server.domain.sessions import ended_refusal, gone_refusal
 from poolkeeper_server.domain.uses import allocation_name
@@ -53,6 +64,8 @@ ENROL_SECONDS: Final = 0.1
 TOKEN_LIFE: Final = 2 * HOUR
 #: Waiters whose place is looked up at one time.
 _PLACES: Final = 1000
+#: Why a question is asked again a little later.
+_PASSING: Final = (Reason.STORE_UNAVAILABLE, Reason.OVERLOADED, Reason.DRAINING)
 _KEY_BYTES: Final = 32
 _CODE_DIGITS: Final = 8
 
@@ -61,6 +74,7 @@ _log = get_logger()
 
 @dataclass(slots=True)
 class _Place:
+    command: c.CheckOut
     waiter: Key
     place: int
 
@@ -144,7 +158,7 @@ class LeasingService:
             raise answer
         if not isinstance(answer, c.Enrolled):
             raise TypeError(f"Enrol was answered with {answer!r}")
-        await self._credentials.refresh(estate_id, answer.node_id)
+        await self._credentials.changed(estate_id, answer.node_id)
         self._sightings.saw(estate_id, answer.node_id, self.civil_now())
         _log.info(Event.NODE_ENROLLED, node=f"{estate_id}/{answer.node_id}", pool=answer.pool_id)
         return Enrolment(
@@ -238,7 +252,7 @@ class LeasingService:
             self._waiting.inc()
             waiter = (command.estate_id, answer.pool_id, command.product_id, answer.sequence)
             waiting = self._places.setdefault((command.estate_id, command.session_id), {})
-            waiting[command.request_id] = _Place(waiter, answer.place)
+            waiting[command.request_id] = _Place(command, waiter, answer.place)
         elif isinstance(answer, Refusal):
             metrics.CHECK_OUTS.labels("denied", answer.reason.value).inc()
             _log.info(
@@ -267,7 +281,7 @@ class LeasingService:
                 )
                 waiter = await self._reader.get(Waiter, *known.waiter)
                 if waiter is None:
-                    waiting.pop(request_id, None)
+                    await self.look_again(session, request_id)
                     continue
                 place = await self._reader.count(Waiter, *in_queue, table.c.sequence <= sequence)
                 if place and place != known.place:
@@ -282,6 +296,28 @@ class LeasingService:
                     self._feed.push(session, Served(request_id, news))
             if not waiting:
                 self._places.pop(session, None)
+
+    async def look_again(self, session: Key, request_id: str) -> None:
+        """Tells a waiter what became of it that is in its queue no longer, whichever daemon has served it."""
+        known = self._places.get(session, {}).pop(request_id, None)
+        if known is None:
+            return
+        command = known.command
+        answer: c.Answer = Refusal(
+            Reason.WAIT_EXPIRED,
+            f"No seat for {command.product_id} came free in time.",
+            hint="Wait longer, or have an admin move seats into the pool.",
+        )
+        # Only what was granted leaves an outcome; asked again without one it would queue up anew.
+        if await self._reader.get(Outcome, command.estate_id, command.caller, request_id) is not None:
+            try:
+                answer = await self._committer.submit(command)
+            except Refusal as refusal:
+                answer = refusal
+        if isinstance(answer, Refusal) and answer.reason in _PASSING:
+            self._places.setdefault(session, {})[request_id] = known
+        elif isinstance(answer, c.Granted | Refusal):
+            self._feed.push(session, Served(request_id, answer))
 
     async def _estimate(self, waiter: Waiter, place: int) -> int | None:
         """When the seat for that place is expected to leave quarantine; None when nothing tells."""
@@ -356,7 +392,8 @@ class LeasingService:
     async def node_allocations(self, identity: SessionIdentity, page: PageRequest) -> Page[AllocationView]:
         """The allocations of the caller's node that take seats, and its own quarantined ones."""
         session = await self._reader.get(Session, identity.estate, identity.session)
-        if session is None or session.state is SessionState.ENDED:
+        if session is None or session.state is not SessionState.OPEN:
+            # Another daemon may have revoked the node a moment ago, and its word may be still on the way (CC-9).
             raise gone_refusal() if session is None else ended_refusal(session)
         return await allocation_page(self._reader, page, estate_id=identity.estate, node_id=identity.node)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from poolkeeper_server.domain.records import Key, Node, NodeState
 from poolkeeper_server.domain.refusal import Reason, Refusal
 from poolkeeper_server.services.tokens import SessionIdentity
@@ -10,10 +12,14 @@ from poolkeeper_server.storage.schema import TABLES
 
 
 class Credentials:
-    """Nodes that have had credentials end: older tokens of theirs are refused, reads too (CC-9)."""
+    """Nodes that have had credentials end: older tokens of theirs are refused, reads too (CC-9).
 
-    def __init__(self, reader: Reader) -> None:
+    `tell` is called with (estate, node) whenever this daemon has changed one, for the others to hear.
+    """
+
+    def __init__(self, reader: Reader, tell: Callable[[str, str], None] = lambda _estate, _node: None) -> None:
         self._reader = reader
+        self._tell = tell
         self._ended: dict[Key, tuple[int, Refusal]] = {}
 
     async def load(self) -> None:
@@ -22,8 +28,13 @@ class Credentials:
         for node in await self._reader.all(Node, table.c.generation > 1):
             self._take(node)
 
+    async def changed(self, estate_id: str, node_id: str) -> None:
+        """Reads one that was changed here, before the change is answered, and tells the other daemons."""
+        await self.refresh(estate_id, node_id)
+        self._tell(estate_id, node_id)
+
     async def refresh(self, estate_id: str, node_id: str) -> None:
-        """Reads one again, after it was changed and before the change is answered."""
+        """Reads one again."""
         node = await self._reader.get(Node, estate_id, node_id)
         if node is not None and node.generation > 1:
             self._take(node)

@@ -8,8 +8,7 @@ from typing import Any
 from pysqlite3 import dbapi2 as sqlite
 
 from poolkeeper_server.storage.schema import metadata
-from poolkeeper_server.storage.sqlite import connect
-from poolkeeper_server.storage.start import unusable
+from poolkeeper_server.storage.sqlite import connect, unusable
 from poolkeeper_server.storage.store import StoreUnusable
 
 #: The version that this release reads and writes: the newest module in `migrations/versions`.
@@ -33,10 +32,7 @@ def migrate(path: Path) -> bool:
             return False
         if present is not None and present > VERSION:
             connection.close()
-            raise StoreUnusable(
-                f"The database {path} was written by a newer release (schema {present}, this one knows {VERSION}).",
-                hint="Run the newer release, or restore a backup from before the upgrade.",
-            )
+            raise is_newer(str(path), present)
         _upgrade(connection)
         connection = connect(path)
         guide_planner(connection)
@@ -44,6 +40,14 @@ def migrate(path: Path) -> bool:
     except sqlite.Error as error:
         raise unusable(path, error) from error
     return True
+
+
+def is_newer(name: str, present: str) -> StoreUnusable:
+    """What is said of a database of a newer schema."""
+    return StoreUnusable(
+        f"The database {name} was written by a newer release (schema {present}, this one knows {VERSION}).",
+        hint="Run the newer release, or restore a backup from before the upgrade.",
+    )
 
 
 #: About how many rows share a value of these columns, in an installation as large as we reckon with.
@@ -82,24 +86,30 @@ def _version(connection: Any) -> str | None:  # noqa: ANN401 - the driver is not
     return None if row is None else str(row[0])
 
 
-def _upgrade(connection: Any) -> None:  # noqa: ANN401 - the driver is not typed
+def upgrade(bound: Any) -> None:  # noqa: ANN401 - SQLAlchemy is loaded when it is needed
+    """Applies the versions that are missing, on a connection that is in a transaction already."""
     # Half a second of imports that a start without an upgrade does not need.
     from alembic import command  # noqa: PLC0415 - see above
     from alembic.config import Config  # noqa: PLC0415 - see above
-    from sqlalchemy import create_engine  # noqa: PLC0415 - see above
+
+    config = Config()
+    config.set_main_option("script_location", str(_VERSIONS).replace("%", "%%"))
+    config.attributes["connection"] = bound
+    command.upgrade(config, "head")
+
+
+def _upgrade(connection: Any) -> None:  # noqa: ANN401 - the driver is not typed
+    from sqlalchemy import create_engine  # noqa: PLC0415 - as in `upgrade`
     from sqlalchemy.exc import DBAPIError  # noqa: PLC0415 - see above
     from sqlalchemy.pool import StaticPool  # noqa: PLC0415 - see above
 
     engine = create_engine("sqlite://", module=sqlite, creator=lambda: connection, poolclass=StaticPool)
-    config = Config()
-    config.set_main_option("script_location", str(_VERSIONS).replace("%", "%%"))
     try:
         with engine.connect() as bound:
             # One transaction for all versions, which Alembic commits at the end: a daemon that dies before that leaves
             # the older schema whole.
             connection.execute("BEGIN EXCLUSIVE")
-            config.attributes["connection"] = bound
-            command.upgrade(config, "head")
+            upgrade(bound)
     except DBAPIError as error:
         # Our callers know what SQLite says, not what SQLAlchemy makes of it.
         raise (error.orig or error) from error

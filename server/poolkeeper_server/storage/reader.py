@@ -3,71 +3,28 @@
 from __future__ import annotations
 
 import json
-import types
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any, TypeVar
 
-import aiosqlite
-from pysqlite3 import dbapi2 as pysqlite
-from sqlalchemy import ColumnElement, Select, func, select, tuple_, union
-from sqlalchemy.dialects.sqlite.aiosqlite import AsyncAdapt_aiosqlite_dbapi
-from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
-from sqlalchemy.pool import AsyncAdaptedQueuePool
+from sqlalchemy import Column, ColumnElement, Select, Text, exc, func, select, tuple_, union
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from poolkeeper_server.domain import records as r
 from poolkeeper_server.domain.refusal import Reason, Refusal, invalid
 from poolkeeper_server.storage.schema import MARKS, ROWS, SIGHTINGS, TABLES
-from poolkeeper_server.storage.sqlite import connect
 
 R = TypeVar("R")
 
-_CONNECTIONS = 4
-_EXCEPTIONS = (
-    "Warning",
-    "Error",
-    "InterfaceError",
-    "DatabaseError",
-    "DataError",
-    "OperationalError",
-    "IntegrityError",
-    "InternalError",
-    "ProgrammingError",
-    "NotSupportedError",
-)
-
-
-def _driver() -> Any:  # noqa: ANN401 - a driver module, as SQLAlchemy takes it
-    """The driver: aiosqlite over the SQLite that we ship, with its exception classes."""
-    module = types.ModuleType("aiosqlite_over_pysqlite3")
-    module.__dict__.update(vars(aiosqlite))
-    for name in _EXCEPTIONS:
-        setattr(module, name, getattr(pysqlite, name))
-    return AsyncAdapt_aiosqlite_dbapi(module, pysqlite)
+#: What is wrong with a statement or its values, and will be wrong the next time too.
+_FAULTS = (exc.ProgrammingError, exc.DataError, exc.IntegrityError, exc.NotSupportedError)
 
 
 class Reader:
-    """Records by key, and pages of them, as they were at one moment not long ago.
+    """Records by key, and pages of them, as they were at one moment not long ago."""
 
-    `sighted` answers with what the newest requests said, before it is stored.
-    """
-
-    def __init__(self, path: Path) -> None:
-        async def creator() -> aiosqlite.Connection:
-            connection = aiosqlite.Connection(lambda: connect(path, read_only=True), iter_chunk_size=256)
-            # A reader that nobody closed must not keep the process alive.
-            connection._thread.daemon = True  # noqa: SLF001 - aiosqlite has no public way to say so
-            return await connection
-
-        self._engine = create_async_engine(
-            "sqlite+aiosqlite://",
-            module=_driver(),
-            async_creator=creator,
-            pool_size=_CONNECTIONS,
-            max_overflow=0,
-            poolclass=AsyncAdaptedQueuePool,
-        )
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
 
     async def close(self) -> None:
         """Closes the connections."""
@@ -78,7 +35,9 @@ class Reader:
         try:
             async with self._engine.connect() as connection:
                 yield connection
-        except (pysqlite.Error, TimeoutError) as error:
+        except _FAULTS:
+            raise
+        except (exc.DBAPIError, exc.TimeoutError, OSError, TimeoutError) as error:
             raise Refusal(
                 Reason.STORE_UNAVAILABLE, "The store cannot be read at the moment.", retry_after=1_000_000
             ) from error
@@ -122,7 +81,7 @@ class Reader:
         columns = [table.c[name] for name in names]
         query = select(table).where(*conditions)
         if token:
-            after = _read_token(token, len(names))
+            after = _read_token(token, columns)
             place = tuple_(*columns)
             query = query.where(place < tuple_(*after) if descending else place > tuple_(*after))
         query = query.order_by(*(column.desc() if descending else column for column in columns)).limit(size + 1)
@@ -215,11 +174,17 @@ def of_node(estate_id: str, node_id: str) -> ColumnElement[bool]:
     return TABLES[r.Allocation].c.allocation_id.in_(union(used, left))
 
 
-def _read_token(token: str, size: int) -> list[Any]:
+def _read_token(token: str, columns: Sequence[Column[Any]]) -> list[Any]:
     try:
         place = json.loads(token)
     except ValueError:
         place = None
-    if not isinstance(place, list) or len(place) != size or not all(isinstance(part, str | int) for part in place):
+    if not isinstance(place, list) or len(place) != len(columns) or not all(map(_fits, place, columns)):
         raise invalid("page_token", "This page token was not given by a listing.", hint="Start without one.")
     return place
+
+
+def _fits(part: object, column: Column[Any]) -> bool:
+    if isinstance(column.type, Text):
+        return isinstance(part, str) and "\0" not in part
+    return type(part) is int and -(2**63) <= part < 2**63

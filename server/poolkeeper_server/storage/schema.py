@@ -14,10 +14,14 @@ from enum import StrEnum
 from typing import Any, Final, get_args, get_origin, get_type_hints
 
 from sqlalchemy import BigInteger, Boolean, Column, Index, LargeBinary, MetaData, Table, Text, text
+from sqlalchemy.dialects.postgresql import TEXT
 
 from poolkeeper_server.domain import records as r
 
 metadata = MetaData()
+
+#: Text in the order of its bytes, in both databases.
+TEXT_TYPE: Final = Text().with_variant(TEXT(collation="C"), "postgresql")
 
 NAMES: Final[dict[type, str]] = {
     r.Estate: "estates",
@@ -57,7 +61,7 @@ def _column_type(hint: object) -> tuple[Any, bool]:
         return BigInteger(), False
     if hint is bytes:
         return LargeBinary(), False
-    return Text(), False
+    return TEXT_TYPE, False
 
 
 def _table(kind: type) -> Table:
@@ -87,17 +91,19 @@ MARKS: Final = Table(
     Column("epoch", BigInteger, nullable=False),
     Column("lease", BigInteger, nullable=False),
     Column("civil", BigInteger, nullable=False),
-    Column("boot_id", Text, nullable=False),
+    Column("reference", BigInteger, nullable=False),
+    Column("boot_id", TEXT_TYPE, nullable=False),
     Column("boot_time", BigInteger, nullable=False),
-    Column("secrets_check", Text, nullable=False),
+    Column("frozen", TEXT_TYPE, nullable=False),
+    Column("secrets_check", TEXT_TYPE, nullable=False),
 )
 
 #: When each node was last seen; written apart from the committer's records, by its newest requests together.
 SIGHTINGS: Final = Table(
     "sightings",
     metadata,
-    Column("estate_id", Text, primary_key=True),
-    Column("node_id", Text, primary_key=True),
+    Column("estate_id", TEXT_TYPE, primary_key=True),
+    Column("node_id", TEXT_TYPE, primary_key=True),
     Column("seen_at", BigInteger, nullable=False),
     sqlite_with_rowid=False,
 )

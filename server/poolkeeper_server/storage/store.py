@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, fields
+from typing import Final, Protocol
 
 from poolkeeper_server.domain.commands import Answer, Command
 from poolkeeper_server.domain.moment import Moment
-from poolkeeper_server.domain.records import Alert, Key, Waiter
+from poolkeeper_server.domain.records import Alert, Key, Token, Waiter
+from poolkeeper_server.domain.state import State
 
 
 class StoreUnavailable(Exception):
@@ -30,13 +31,24 @@ class StoreUnusable(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mark:
-    """How far the clocks had come at a commit: lease and civil time, and the host's boot with the time since it."""
+    """How far the clocks had come at a commit.
+
+    `lease` and `civil` are the installation's; `reference` is what the clock said from which civil time is taken (the
+    host's, or the database server's when several daemons share it); `boot_id` and `boot_time` are of the host that
+    committed. `frozen` says why civil time is not to be trusted, and is empty while it is.
+    """
 
     epoch: int
     lease: int
     civil: int
+    reference: int
     boot_id: str
     boot_time: int
+    frozen: str
+
+
+#: The fields of a mark, as the columns of its table.
+MARK_FIELDS: Final = tuple(field.name for field in fields(Mark))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +69,19 @@ class Committed:
     now: Moment
 
 
+def committed(state: State, answers: Sequence[Answer], more: tuple[Key, ...], now: Moment) -> Committed:
+    """What a transaction gave that left the state like this."""
+    return Committed(
+        answers=tuple(answers),
+        told=tuple(state.told.items()),
+        served=tuple(state.served),
+        more=more,
+        faults=tuple(state.faults),
+        alerts=tuple(state.all(Alert)),
+        now=now,
+    )
+
+
 class Time(Protocol):
     """The clock as a transaction needs it."""
 
@@ -70,6 +95,58 @@ class Time(Protocol):
         """Told after the commit: lease time has come so far."""
 
 
+class SharedTime(Protocol):
+    """The clock as a transaction needs it that shares its database with other daemons."""
+
+    def moment(self, stored: Mark, reference: int) -> Moment:
+        """The instant at which the batch is decided, from the newest mark and what the database's clock says now."""
+
+    def mark(self, now: Moment) -> Mark:
+        """What is written beside the batch."""
+
+    def committed(self, now: Moment) -> None:
+        """Told after the commit: lease time has come so far."""
+
+
+class Database(Protocol):
+    """A database at the start of a daemon, and what works on it afterwards.
+
+    Each of the asynchronous methods raises StoreUnusable when it cannot do what it says, with what to do about it.
+    """
+
+    @property
+    def name(self) -> str:
+        """Where it is, for people to read."""
+
+    async def warnings(self) -> list[str]:
+        """What makes it less safe than it should be."""
+
+    async def migrate(self) -> bool:
+        """Brings it to the schema of this release; True when there was something to do."""
+
+    async def read_mark(self) -> tuple[Mark, str] | None:
+        """The newest mark and the check value of the secrets; None for a new database."""
+
+    async def write_first_mark(self, mark: Mark, secrets_check: str) -> tuple[Mark, str]:
+        """Makes a new database the one of these secrets, unless another daemon was first; gives what it is now."""
+
+    async def record_token(self, token: Token) -> None:
+        """Keeps a token as its file has it."""
+
+
+class Channel(Protocol):
+    """News between the daemons of one database. It may be lost; whoever listens looks for itself now and then."""
+
+    async def send(self, news: Sequence[str]) -> None:
+        """Tells the other daemons, and this one."""
+
+    async def listen(self, hear: Callable[[str], None]) -> None:
+        """Has `hear` called, in the loop, with what is told from now on."""
+
+    async def close(self) -> None:
+        """Lets go of the database."""
+
+
 class Store(Protocol):
     """Transactions of the committer.
 
@@ -78,7 +155,7 @@ class Store(Protocol):
     and nothing of the batch has happened.
     """
 
-    async def transact(self, batch: Sequence[Command], time: Time, ids: Callable[[], Iterator[str]]) -> Committed:
+    async def transact(self, batch: Sequence[Command], ids: Callable[[], Iterator[str]]) -> Committed:
         """Loads, decides, writes, commits."""
 
     async def sight(self, seen: Sequence[tuple[str, str, int]]) -> None:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from poolkeeper_server.services.clock import FAR, LONGEST_STEP, Clock
+from poolkeeper_server.services.clock import FAR, LONGEST_STEP, HostClock, first_mark
 from poolkeeper_server.storage.store import Mark
 from tests.inprocess.installation import DrivenTime
 
@@ -26,18 +26,18 @@ def frozen() -> list[str]:
 
 
 @pytest.fixture
-def clock(host: DrivenTime, frozen: list[str]) -> Clock:
-    return Clock(host, Clock.first_mark(host), on_freeze=frozen.append)
+def clock(host: DrivenTime, frozen: list[str]) -> HostClock:
+    return HostClock(host, first_mark(host), on_freeze=frozen.append)
 
 
-def commit(clock: Clock) -> Mark:
+def commit(clock: HostClock) -> Mark:
     now = clock.moment()
     mark = clock.mark(now)
     clock.committed(now)
     return mark
 
 
-def test_lease_time_passes_from_commit_to_commit_without_loss(host: DrivenTime, clock: Clock) -> None:
+def test_lease_time_passes_from_commit_to_commit_without_loss(host: DrivenTime, clock: HostClock) -> None:
     for _ in range(100):
         host.pass_by(0.7)
         now = clock.moment()
@@ -48,7 +48,7 @@ def test_lease_time_passes_from_commit_to_commit_without_loss(host: DrivenTime, 
     assert clock.moment().lease == 101 * SECOND
 
 
-def test_lease_time_stands_still_while_nothing_can_be_committed(host: DrivenTime, clock: Clock) -> None:
+def test_lease_time_stands_still_while_nothing_can_be_committed(host: DrivenTime, clock: HostClock) -> None:
     commit(clock)
     before = clock.glance().lease
     for _ in range(600):
@@ -57,7 +57,7 @@ def test_lease_time_stands_still_while_nothing_can_be_committed(host: DrivenTime
     assert clock.glance().lease == before + LONGEST_STEP
 
 
-def test_lease_time_does_not_know_civil_time(host: DrivenTime, clock: Clock) -> None:
+def test_lease_time_does_not_know_civil_time(host: DrivenTime, clock: HostClock) -> None:
     host.civil_now += YEAR
     host.monotonic_now += SECOND
     assert clock.moment().lease == SECOND
@@ -65,7 +65,7 @@ def test_lease_time_does_not_know_civil_time(host: DrivenTime, clock: Clock) -> 
 
 @pytest.mark.parametrize("step", [-HOUR, HOUR, -10 * YEAR, 10 * YEAR])
 def test_a_step_freezes_civil_time_which_then_goes_by_the_monotonic_clock(
-    host: DrivenTime, clock: Clock, frozen: list[str], step: int
+    host: DrivenTime, clock: HostClock, frozen: list[str], step: int
 ) -> None:
     commit(clock)
     before = host.civil_now
@@ -83,7 +83,7 @@ def test_a_step_freezes_civil_time_which_then_goes_by_the_monotonic_clock(
     assert clock.moment().civil == before + 2 * SECOND
 
 
-def test_an_operator_may_accept_the_new_time(host: DrivenTime, clock: Clock) -> None:
+def test_an_operator_may_accept_the_new_time(host: DrivenTime, clock: HostClock) -> None:
     commit(clock)
     host.civil_now -= HOUR
     assert clock.moment().frozen
@@ -95,7 +95,7 @@ def test_an_operator_may_accept_the_new_time(host: DrivenTime, clock: Clock) -> 
     assert not clock.moment().frozen
 
 
-def test_small_corrections_are_no_step_and_civil_time_does_not_go_back(host: DrivenTime, clock: Clock) -> None:
+def test_small_corrections_are_no_step_and_civil_time_does_not_go_back(host: DrivenTime, clock: HostClock) -> None:
     commit(clock)
     before = clock.glance().civil
     host.civil_now -= SECOND // 2
@@ -105,32 +105,32 @@ def test_small_corrections_are_no_step_and_civil_time_does_not_go_back(host: Dri
     assert not clock.moment().frozen
 
 
-def test_a_start_goes_on_where_the_last_commit_was(host: DrivenTime, clock: Clock) -> None:
+def test_a_start_goes_on_where_the_last_commit_was(host: DrivenTime, clock: HostClock) -> None:
     for _ in range(9):
         host.pass_by(1)
         commit(clock)
     host.pass_by(1)
     mark = commit(clock)
     host.pass_by(3 * 24 * 3600)
-    again = Clock(host, mark)
+    again = HostClock(host, mark)
     assert again.glance().lease == 10 * SECOND
     assert (again.glance().frozen, again.glance().civil) == (False, host.civil_now)
 
 
 @pytest.mark.parametrize("step", [-2 * HOUR, 2 * HOUR, 10 * YEAR, -10 * YEAR])
-def test_a_step_between_two_runs_freezes_the_start(host: DrivenTime, clock: Clock, step: int) -> None:
+def test_a_step_between_two_runs_freezes_the_start(host: DrivenTime, clock: HostClock, step: int) -> None:
     mark = commit(clock)
     host.pass_by(3600)
     true = host.civil_now
     host.civil_now += step
-    again = Clock(host, mark)
+    again = HostClock(host, mark)
     assert again.moment().frozen
     assert again.moment().civil == true
 
 
-def test_after_a_boot_a_time_before_the_record_or_far_beyond_it_freezes(host: DrivenTime, clock: Clock) -> None:
+def test_after_a_boot_a_time_before_the_record_or_far_beyond_it_freezes(host: DrivenTime, clock: HostClock) -> None:
     mark = replace(commit(clock), boot_id="an earlier boot")
     true = host.civil_now
     for step, frozen in ((6 * 24 * HOUR, False), (8 * 24 * HOUR, True), (10 * YEAR, True), (-HOUR, True)):
         host.civil_now = true + step
-        assert Clock(host, mark).moment().frozen is frozen
+        assert HostClock(host, mark).moment().frozen is frozen

@@ -11,9 +11,9 @@ import pytest
 from poolkeeper_server.domain.commands import CancelWait, CheckIn, CheckOut, Command, Done, Heartbeat
 from poolkeeper_server.domain.records import CheckInReason
 from poolkeeper_server.domain.refusal import Reason, Refusal
-from poolkeeper_server.services.clock import Clock
+from poolkeeper_server.services.clock import HostClock, first_mark
 from poolkeeper_server.services.committer import LARGEST_BATCH, Committer
-from poolkeeper_server.storage.store import Committed, StoreUnavailable, Time
+from poolkeeper_server.storage.store import Committed, StoreUnavailable
 from tests.inprocess.installation import DrivenTime
 
 
@@ -21,13 +21,15 @@ class ScriptedStore:
     """A store of the contract that keeps nothing: it notes its batches and does what the test says."""
 
     def __init__(self) -> None:
+        host = DrivenTime()
+        self.time = HostClock(host, first_mark(host))
         self.batches: list[list[Command]] = []
         self.open = asyncio.Event()
         self.open.set()
         self.begun = asyncio.Event()
         self.failure: Callable[[Sequence[Command]], Exception | None] = lambda _: None
 
-    async def transact(self, batch: Sequence[Command], time: Time, ids: Callable[[], Iterator[str]]) -> Committed:
+    async def transact(self, batch: Sequence[Command], ids: Callable[[], Iterator[str]]) -> Committed:
         del ids
         self.batches.append(list(batch))
         self.begun.set()
@@ -35,8 +37,8 @@ class ScriptedStore:
         failure = self.failure(batch)
         if failure is not None:
             raise failure
-        now = time.moment()
-        time.committed(now)
+        now = self.time.moment()
+        self.time.committed(now)
         return Committed(
             answers=tuple(Done(subject="x") for _ in batch), told=(), served=(), more=(), faults=(), alerts=(), now=now
         )
@@ -53,8 +55,7 @@ class ScriptedStore:
 
 @asynccontextmanager
 async def running(store: ScriptedStore, bound: int = 100) -> AsyncIterator[Committer]:
-    host = DrivenTime()
-    committer = Committer(store, Clock(host, Clock.first_mark(host)), bound=bound)
+    committer = Committer(store, bound=bound)
     task = asyncio.create_task(committer.run())
     yield committer
     committer.close()

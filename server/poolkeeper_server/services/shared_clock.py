@@ -1,0 +1,117 @@
+"""The clocks of an installation whose daemons share one database (architecture section 3a)."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+from poolkeeper_server.domain.moment import Moment
+from poolkeeper_server.services.clock import FAR, FAR_AFTER_BOOT, JITTER, LONGEST_STEP, TimeSource, frozen, span
+from poolkeeper_server.storage.store import Mark
+
+
+class SharedClock:
+    """Both clocks, from the mark in the database and the clock of the database's server.
+
+    No daemon's host says what time it is: one that is an hour ahead changes nothing. Lease time advances from one
+    commit to the next, whichever daemon makes it, by what the server's clock says, and by `LONGEST_STEP` at most: an
+    outage takes no lease from anybody, and neither does a clock that was set (CC-26, CC-27). Civil time freezes as it
+    does on one host, with this daemon's own clocks for a witness of how much time has passed.
+    """
+
+    def __init__(self, source: TimeSource, mark: Mark, *, on_freeze: Callable[[str], object] | None = None) -> None:
+        self._source = source
+        self._lock = threading.Lock()
+        self._last = self._next = mark
+        self._monotonic = self._began = source.monotonic()
+        self._boot_id = source.boot_id()
+        self._has_committed = False
+        self._accepted = self._accepting = False
+        self._on_freeze = on_freeze
+
+    def moment(self, stored: Mark, reference: int) -> Moment:
+        """Now, for a transaction that has read the newest mark and then the server's clock."""
+        with self._lock:
+            self._began = self._source.monotonic()
+            self._accepting = self._accepted
+            step = min(max(reference - stored.reference, 0), LONGEST_STEP)
+            why = "" if self._accepting else self._judge(stored, reference, step)
+            if self._accepting:
+                civil = reference
+            elif why:
+                civil = stored.civil + step
+            else:
+                civil = max(stored.civil, reference)
+            self._next = Mark(
+                epoch=stored.epoch,
+                lease=stored.lease + step,
+                civil=civil,
+                reference=reference,
+                boot_id=self._boot_id,
+                boot_time=self._source.boot_time(),
+                frozen=why,
+            )
+            return Moment(lease=self._next.lease, civil=civil, frozen=bool(why), epoch=stored.epoch)
+
+    def _judge(self, stored: Mark, reference: int, step: int) -> str:
+        """Why civil time is not to be trusted now; empty when it is."""
+        if stored.frozen:
+            expected = stored.civil + step
+            return "" if expected - JITTER <= reference <= expected + FAR else stored.frozen
+        if reference < stored.civil - JITTER:
+            return frozen(f"The clock of the database server was set back by {span(stored.civil - reference)}.")
+        elapsed = reference - stored.reference
+        if self._has_committed:
+            # At least what has passed since the mark, which is of that commit or of a later one.
+            bound = self._began - self._monotonic + FAR
+        elif stored.boot_id == self._boot_id:
+            bound = max(0, self._source.boot_time() - stored.boot_time) + FAR
+        else:
+            bound = FAR_AFTER_BOOT
+        if elapsed > bound:
+            return frozen(f"The clock of the database server is {span(elapsed)} ahead of the newest record.")
+        return ""
+
+    def mark(self, now: Moment) -> Mark:
+        """What is written beside the batch that is decided at `now`."""
+        del now
+        return self._next
+
+    def committed(self, now: Moment) -> None:
+        """The batch is on disk."""
+        del now
+        with self._lock:
+            newly = self._next.frozen if not self._last.frozen else ""
+            self._last = self._next
+            self._monotonic = self._began
+            self._has_committed = True
+            if self._accepting:
+                self._accepted = self._accepting = False
+        if newly and self._on_freeze is not None:
+            self._on_freeze(newly)
+
+    def glance(self) -> Moment:
+        """Now, reckoned from this daemon's last commit by its monotonic clock."""
+        with self._lock:
+            elapsed = self._source.monotonic() - self._monotonic
+            return Moment(
+                lease=self._last.lease + min(elapsed, LONGEST_STEP),
+                civil=self._last.civil + elapsed,
+                frozen=bool(self._last.frozen),
+                epoch=self._last.epoch,
+            )
+
+    def accept(self) -> None:
+        """Has the next transaction take the server's civil time for right, at an operator's word."""
+        with self._lock:
+            self._accepted = True
+
+    @property
+    def explanation(self) -> str:
+        """Why civil time is frozen; empty while it is not."""
+        return self._last.frozen
+
+    def reference(self) -> int:
+        """What the database server's clock says, reckoned as `glance` does."""
+        with self._lock:
+            return self._last.reference + self._source.monotonic() - self._monotonic

@@ -1,0 +1,130 @@
+"""The embedded database from the start of a daemon: its schema, its first records, and the parts that work on it."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from pysqlite3 import dbapi2 as sqlite
+
+from poolkeeper_server.domain.records import Token
+from poolkeeper_server.storage.migration import migrate
+from poolkeeper_server.storage.reader import Reader
+from poolkeeper_server.storage.schema import ROWS
+from poolkeeper_server.storage.sqlite import SqliteStore, connect, unusable, upsert
+from poolkeeper_server.storage.store import MARK_FIELDS, Mark, Time
+
+#: SQLite before this has a race that can corrupt a database in WAL mode (fixed in 3.51.3).
+_SAFE: Final = (3, 51, 3)
+_READERS: Final = 4
+_EXCEPTIONS: Final = (
+    "Warning",
+    "Error",
+    "InterfaceError",
+    "DatabaseError",
+    "DataError",
+    "OperationalError",
+    "IntegrityError",
+    "InternalError",
+    "ProgrammingError",
+    "NotSupportedError",
+)
+
+
+class EmbeddedDatabase:
+    """One SQLite file, which one daemon has for itself.
+
+    Every method raises StoreUnusable when the file cannot be read or written, or is no database.
+    """
+
+    shared = False
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.name = str(path)
+
+    async def warnings(self) -> list[str]:
+        """What makes the database less safe than it should be."""
+        if sqlite.sqlite_version_info >= _SAFE:
+            return []
+        advice = "install the pysqlite3 wheel that this release is tested with"
+        return [f"SQLite {sqlite.sqlite_version} can corrupt a database in WAL mode; {advice}."]
+
+    async def migrate(self) -> bool:
+        """Makes or upgrades the file; True when there was something to do."""
+        return migrate(self._path)
+
+    @contextmanager
+    def _connection(self) -> Iterator[Any]:
+        try:
+            connection = connect(self._path)
+            yield connection
+            connection.close()
+        except sqlite.Error as error:
+            raise unusable(self._path, error) from error
+
+    async def read_mark(self) -> tuple[Mark, str] | None:
+        """The newest mark and the check value of the secrets; None for a new database."""
+        with self._connection() as connection:
+            row = connection.execute(
+                f"SELECT {', '.join(MARK_FIELDS)}, secrets_check FROM marks WHERE id = 1"
+            ).fetchone()
+        return None if row is None else (Mark(**dict(zip(MARK_FIELDS, row[:-1], strict=True))), row[-1])
+
+    async def write_first_mark(self, mark: Mark, secrets_check: str) -> tuple[Mark, str]:
+        """Makes a new database the one of these secrets; gives what it is now."""
+        with self._connection() as connection:
+            connection.execute(
+                f"INSERT INTO marks (id, {', '.join(MARK_FIELDS)}, secrets_check) "
+                f"VALUES (1, {', '.join('?' * len(MARK_FIELDS))}, ?)",
+                (*(getattr(mark, name) for name in MARK_FIELDS), secrets_check),
+            )
+        return mark, secrets_check
+
+    async def record_token(self, token: Token) -> None:
+        """Keeps a token as its file has it, unless it is known."""
+        with self._connection() as connection:
+            known = connection.execute(
+                "SELECT 1 FROM tokens WHERE token_id = ? AND digest = ?", (token.token_id, token.digest)
+            ).fetchone()
+            if known is None:
+                connection.execute(upsert(Token), ROWS[Token].write(token))
+
+    def store(self, time: Time) -> SqliteStore:
+        """The committer's store."""
+        return SqliteStore(self._path, time)
+
+    def reader(self) -> Reader:
+        """Read-only queries."""
+        return Reader(_engine(self._path))
+
+
+def _engine(path: Path) -> Any:  # noqa: ANN401 - SQLAlchemy is loaded when it is needed
+    import aiosqlite  # noqa: PLC0415 - see above
+    from sqlalchemy.dialects.sqlite.aiosqlite import AsyncAdapt_aiosqlite_dbapi  # noqa: PLC0415 - see above
+    from sqlalchemy.ext.asyncio import create_async_engine  # noqa: PLC0415 - see above
+    from sqlalchemy.pool import AsyncAdaptedQueuePool  # noqa: PLC0415 - see above
+
+    # aiosqlite over the SQLite that we ship, with its exception classes.
+    module = types.ModuleType("aiosqlite_over_pysqlite3")
+    module.__dict__.update(vars(aiosqlite))
+    for name in _EXCEPTIONS:
+        setattr(module, name, getattr(sqlite, name))
+
+    async def creator() -> aiosqlite.Connection:
+        connection = aiosqlite.Connection(lambda: connect(path, read_only=True), iter_chunk_size=256)
+        # A reader that nobody closed must not keep the process alive.
+        connection._thread.daemon = True  # noqa: SLF001 - aiosqlite has no public way to say so
+        return await connection
+
+    return create_async_engine(
+        "sqlite+aiosqlite://",
+        module=AsyncAdapt_aiosqlite_dbapi(module, sqlite),
+        async_creator=creator,
+        pool_size=_READERS,
+        max_overflow=0,
+        poolclass=AsyncAdaptedQueuePool,
+    )

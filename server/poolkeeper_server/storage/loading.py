@@ -1,0 +1,274 @@
+"""What a batch needs, as questions to a database; which database it is does not matter here.
+
+`load` is a generator: it yields a statement with its parameters, is sent the rows, and ends with the state. Each store
+has the statements in its own words, and asks them in its own way: one on a thread, the other one in the event loop.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Generator, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from poolkeeper_server.domain import records as r
+from poolkeeper_server.domain.commands import Command
+from poolkeeper_server.domain.moment import Moment
+from poolkeeper_server.domain.needs import AT_ONCE, WAITERS_AT_ONCE, Needs, contended, implied, named
+from poolkeeper_server.domain.records import KEY_FIELDS, Key
+from poolkeeper_server.domain.state import State
+from poolkeeper_server.storage.schema import NAMES, ROWS
+
+Rows = Sequence[Sequence[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class ByKeys:
+    """Rows of a kind whose columns equal one of many keys; the parameter is the list of keys."""
+
+    kind: type
+    columns: tuple[str, ...]
+    where: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """A query in words that both databases have, with ? for each parameter."""
+
+    text: str
+
+
+Statement = ByKeys | Query
+Loading = Generator[tuple[Statement, Sequence[Any]], Rows, Any]
+
+
+def select(kind: type, alias: str = "t") -> str:
+    """The columns of a kind, in the order of its fields; quoted, since one of them is called user."""
+    return ", ".join(f'{alias}."{column}"' for column in ROWS[kind].columns)
+
+
+def _one(kind: type, where: str) -> Query:
+    return Query(f"SELECT {select(kind)} FROM {NAMES[kind]} AS t WHERE {where}")
+
+
+_GET = {kind: ByKeys(kind, KEY_FIELDS[kind]) for kind in NAMES}
+
+_LIVE_SESSION = "t.state <> 'ENDED'"
+_BINDINGS = ByKeys(r.Binding, ("estate_id", "node_id"))
+_NODE_SESSIONS = ByKeys(r.Session, ("estate_id", "node_id"), _LIVE_SESSION)
+_POOL_SESSIONS = ByKeys(r.Session, ("estate_id", "pool_id"), _LIVE_SESSION)
+_INSTALLED = ByKeys(
+    r.Allocation, ("estate_id", "node_id"), "t.state <> 'ENDED' AND t.state = 'ACTIVE' AND t.kind = 'INSTALLED'"
+)
+_REQUEST_WAITERS = ByKeys(r.Waiter, ("estate_id", "node_id", "request_id"))
+_SESSION_WAITERS = ByKeys(r.Waiter, ("estate_id", "session_id"))
+_HOLDINGS = ByKeys(r.Holding, ("estate_id", "pool_id"))
+_LICENCES = ByKeys(r.Licence, ("estate_id", "licence_id"))
+_QUEUES = ByKeys(r.Queue, ("estate_id", "pool_id"))
+_SHARED = ByKeys(
+    r.Allocation, ("estate_id", "product_id", "counting_key"), "t.shared AND t.state NOT IN ('ENDED', 'QUARANTINED')"
+)
+_SHARED_QUARANTINED = ByKeys(r.Allocation, ("estate_id", "product_id", "counting_key"), "t.state = 'QUARANTINED'")
+_USES = ByKeys(r.Use, ("estate_id", "allocation_id"))
+_SESSION_USES = ByKeys(r.Use, ("estate_id", "session_id"))
+_CODES = ByKeys(r.Code, ("estate_id", "digest"))
+
+_PLACE = Query("SELECT COUNT(*) FROM waiters WHERE estate_id = ? AND pool_id = ? AND product_id = ? AND sequence <= ?")
+_FIRST_WAITERS = _one(r.Waiter, "t.estate_id = ? AND t.pool_id = ? AND t.product_id = ? ORDER BY t.sequence LIMIT ?")
+_SINGLE_QUARANTINED = _one(
+    r.Allocation,
+    "t.estate_id = ? AND t.product_id = ? AND t.counting_key = ? AND t.state = 'QUARANTINED' "
+    "ORDER BY t.quarantine_until LIMIT ?",
+)
+_DUE_QUARANTINES_IN = _one(
+    r.Allocation,
+    "t.estate_id = ? AND t.pool_id = ? AND t.state = 'QUARANTINED' AND t.quarantine_until <= ? LIMIT ?",
+)
+_DUE_SESSIONS_IN = _one(
+    r.Session, "t.estate_id = ? AND t.pool_id = ? AND t.state <> 'ENDED' AND t.expires_lease <= ? LIMIT ?"
+)
+_DUE_DEADLINES = _one(
+    r.Allocation, "t.deadline_lease IS NOT NULL AND t.deadline_lease <= ? ORDER BY t.deadline_lease LIMIT ?"
+)
+_DUE_QUARANTINES = _one(
+    r.Allocation, "t.state = 'QUARANTINED' AND t.quarantine_until <= ? ORDER BY t.quarantine_until LIMIT ?"
+)
+_DUE_SESSIONS = _one(r.Session, "t.state <> 'ENDED' AND t.expires_lease <= ? ORDER BY t.expires_lease LIMIT ?")
+_DUE_WAITERS = _one(r.Waiter, "t.deadline_lease <= ? ORDER BY t.deadline_lease LIMIT ?")
+# SQLite keeps to the order of a CROSS JOIN; elsewhere it is a JOIN as any other.
+_UNSEEN = Query(
+    f"SELECT {select(r.Allocation)} FROM pools AS p CROSS JOIN allocations AS t "
+    "ON t.estate_id = p.estate_id AND t.pool_id = p.pool_id AND t.kind = 'INSTALLED' AND t.state = 'ACTIVE' "
+    "AND t.seen_at <= ? - p.reclaim_after WHERE p.reclaim_after IS NOT NULL LIMIT ?"
+)
+_QUARANTINE_ENDS = Query(
+    "SELECT quarantine_until, lines FROM allocations WHERE estate_id = ? AND pool_id = ? "
+    "AND state = 'QUARANTINED' AND quarantine_until > ? ORDER BY quarantine_until LIMIT 64"
+)
+
+#: Every statement of the loading, for stores to put into their own words once, and for tests of their plans.
+STATEMENTS: tuple[Statement, ...] = (
+    *_GET.values(),
+    _BINDINGS,
+    _NODE_SESSIONS,
+    _POOL_SESSIONS,
+    _INSTALLED,
+    _REQUEST_WAITERS,
+    _SESSION_WAITERS,
+    _HOLDINGS,
+    _LICENCES,
+    _QUEUES,
+    _SHARED,
+    _SHARED_QUARANTINED,
+    _USES,
+    _SESSION_USES,
+    _CODES,
+    _PLACE,
+    _FIRST_WAITERS,
+    _SINGLE_QUARANTINED,
+    _DUE_QUARANTINES_IN,
+    _DUE_SESSIONS_IN,
+    _DUE_DEADLINES,
+    _DUE_QUARANTINES,
+    _DUE_SESSIONS,
+    _DUE_WAITERS,
+    _UNSEEN,
+    _QUARANTINE_ENDS,
+)
+
+
+def load(batch: Sequence[Command], now: Moment) -> Loading:
+    """Yields what must be asked, and ends with the state that the batch can be decided on."""
+    state = State()
+    yield from _load_needs(state, named(batch), now)
+    yield from _load_needs(state, implied(batch, state), now)
+    yield from _complete(state, now)
+    known = -1
+    # Pools bring waiters along, and due sessions allocations of other pools, whose own keys are needed too.
+    while known != (known := state.size()):
+        yield from _load_needs(state, contended(batch, state, now), now)
+        yield from _complete(state, now)
+    return state
+
+
+def _fetch(state: State, kind: type, statement: Statement, parameters: Sequence[Any]) -> Loading:
+    read = ROWS[kind].read
+    found = [read(tuple(row)) for row in (yield statement, parameters)]
+    state.load(found)
+    return found
+
+
+def _fetch_keys(state: State, statement: ByKeys, keys: Iterable[Key]) -> Loading:
+    wanted = list(keys)
+    return (yield from _fetch(state, statement.kind, statement, wanted)) if wanted else []
+
+
+def _fetch_missing(state: State, kind: type, keys: Iterable[Key]) -> Loading:
+    yield from _fetch_keys(state, _GET[kind], [key for key in keys if state.get(kind, *key) is None])
+
+
+def _count_places(state: State, waiters: list[r.Waiter]) -> Loading:
+    """The places of waiters that are told theirs now; a queue is loaded from its head, not up to them."""
+    for waiter in waiters:
+        key = (waiter.estate_id, waiter.pool_id, waiter.product_id, waiter.sequence)
+        rows = yield _PLACE, key
+        state.places[key] = rows[0][0]
+
+
+def _load_needs(state: State, needs: Needs, now: Moment) -> Loading:
+    for kind, keys in needs.records.items():
+        yield from _fetch_missing(state, kind, keys)
+    yield from _fetch_keys(state, _BINDINGS, needs.bindings_of)
+    yield from _fetch_keys(state, _NODE_SESSIONS, needs.node_sessions)
+    yield from _fetch_keys(state, _POOL_SESSIONS, needs.sessions_of)
+    yield from _fetch_keys(state, _INSTALLED, needs.installed_of)
+    yield from _count_places(state, (yield from _fetch_keys(state, _REQUEST_WAITERS, needs.request_waiters)))
+    yield from _fetch_keys(state, _CODES, needs.digests)
+    yield from _load_seats(state, needs.seats_of)
+    yield from _fetch_keys(state, _SHARED, needs.shared)
+    yield from _fetch_keys(state, _SHARED_QUARANTINED, needs.shared)
+    for key, most in needs.single.items():
+        yield from _fetch(state, r.Allocation, _SINGLE_QUARANTINED, (*key, most))
+    yield from _load_session_uses(state, needs.uses_of_sessions)
+    for key in needs.due_in:
+        yield from _fetch(state, r.Allocation, _DUE_QUARANTINES_IN, (*key, now.civil, AT_ONCE))
+        yield from _fetch(state, r.Session, _DUE_SESSIONS_IN, (*key, now.lease, AT_ONCE))
+        yield from _fetch(state, r.Allocation, _DUE_DEADLINES, (now.lease, AT_ONCE))
+        rows = yield _QUARANTINE_ENDS, (*key, now.civil)
+        state.quarantine_ends[key] = [(row[0], tuple(map(tuple, json.loads(row[1])))) for row in rows]
+    if needs.due:
+        waiters = yield from _fetch(state, r.Waiter, _DUE_WAITERS, (now.lease, needs.due))
+        yield from _count_places(state, waiters)
+        yield from _fetch(state, r.Session, _DUE_SESSIONS, (now.lease, needs.due))
+        yield from _fetch(state, r.Allocation, _DUE_QUARANTINES, (now.civil, needs.due))
+        yield from _fetch(state, r.Allocation, _DUE_DEADLINES, (now.lease, needs.due))
+        yield from _fetch(state, r.Allocation, _UNSEEN, (now.civil, needs.due))
+
+
+def _load_seats(state: State, pools: Iterable[Key]) -> Loading:
+    """The pools with their lines, their queues and who waits first in them."""
+    new = [key for key in pools if (*key, "seats") not in state.whole]
+    state.whole.update((*key, "seats") for key in new)
+    yield from _fetch_missing(state, r.Pool, new)
+    yield from _fetch_keys(state, _HOLDINGS, new)
+    licences = {
+        (holding.estate_id, holding.licence_id) for key in new for holding in state.many(r.Holding, state.holdings[key])
+    }
+    yield from _fetch_keys(state, _LICENCES, licences)
+    yield from _fetch_keys(state, _QUEUES, new)
+    for queue in state.all(r.Queue):
+        key = (queue.estate_id, queue.pool_id, queue.product_id)
+        if (queue.estate_id, queue.pool_id) in new:
+            head = []
+            if queue.length:
+                head = yield from _fetch(state, r.Waiter, _FIRST_WAITERS, (*key, WAITERS_AT_ONCE))
+            state.loaded_to[key] = head[-1].sequence if len(head) == WAITERS_AT_ONCE else None
+    sessions, products, consumers = set(), set(), set()
+    for waiter in state.all(r.Waiter):
+        sessions.add((waiter.estate_id, waiter.session_id))
+        products.add((waiter.product_id,))
+        if waiter.consumer:
+            consumers.add((waiter.estate_id, waiter.consumer))
+    yield from _fetch_missing(state, r.Session, sessions)
+    yield from _fetch_missing(state, r.Product, products)
+    yield from _fetch_missing(state, r.Consumer, consumers)
+
+
+def _load_session_uses(state: State, sessions: Iterable[Key]) -> Loading:
+    """Everything that ending these sessions ends: all of their uses and waits, not only those met by chance."""
+    keys = [key for key in sessions if key not in state.whole]
+    state.whole.update(keys)
+    yield from _fetch_keys(state, _SESSION_USES, keys)
+    yield from _fetch_keys(state, _SESSION_WAITERS, keys)
+    uses = {use[:2] for key in keys for use in state.session_uses[key]}
+    yield from _fetch_missing(state, r.Allocation, uses)
+
+
+def _complete(state: State, now: Moment) -> Loading:
+    """What ending the loaded sessions and allocations touches: their uses, those sessions, and the pools."""
+    known = -1
+    while known != (known := state.size()):
+        yield from _load_session_uses(
+            state,
+            [
+                (session.estate_id, session.session_id)
+                for session in state.all(r.Session)
+                if session.state is not r.SessionState.ENDED and (session.dirty or session.expires_lease <= now.lease)
+            ],
+        )
+        allocations = {
+            (allocation.estate_id, allocation.allocation_id)
+            for allocation in state.all(r.Allocation)
+            if allocation.state is not r.AllocationState.ENDED
+        } - state.whole
+        state.whole |= allocations
+        yield from _fetch_keys(state, _USES, allocations)
+        sessions = {(use.estate_id, use.session_id) for use in state.all(r.Use)}
+        sessions |= {(waiter.estate_id, waiter.session_id) for waiter in state.all(r.Waiter)}
+        yield from _fetch_missing(state, r.Session, sessions)
+        pools = {(found.estate_id, found.pool_id) for found in state.all(r.Allocation)}
+        pools |= {(waiter.estate_id, waiter.pool_id) for waiter in state.all(r.Waiter)}
+        yield from _load_seats(state, pools)
+        yield from _fetch_missing(state, r.Product, {(found.product_id,) for found in state.all(r.Allocation)})
+        own = {(session.estate_id, session.pool_id) for session in state.all(r.Session)}
+        yield from _fetch_missing(state, r.Pool, own)

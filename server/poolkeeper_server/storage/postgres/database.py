@@ -1,0 +1,184 @@
+"""The database from the start of a daemon: its schema, its first records, and the parts that work on it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+import asyncpg
+
+from poolkeeper_server.domain.records import Token
+from poolkeeper_server.storage.migration import VERSION, is_newer, upgrade
+from poolkeeper_server.storage.postgres.channel import PostgresChannel
+from poolkeeper_server.storage.postgres.connection import (
+    ANSWER_WITHIN,
+    CONNECT_WITHIN,
+    READER,
+    WRITER,
+    connect,
+    connect_first,
+    is_passing,
+    place,
+)
+from poolkeeper_server.storage.postgres.store import PostgresStore, upsert
+from poolkeeper_server.storage.reader import Reader
+from poolkeeper_server.storage.schema import ROWS
+from poolkeeper_server.storage.store import MARK_FIELDS, Mark, SharedTime, StoreUnusable
+
+#: Held while the schema is looked at and changed, so that daemons that start together do it once.
+_MIGRATION_LOCK: Final = 7_665_651_234
+
+
+class PostgresDatabase:
+    """One PostgreSQL database, shared by as many daemons as there are."""
+
+    shared = True
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self.name = place(url)
+
+    @asynccontextmanager
+    async def _start(self) -> AsyncIterator[asyncpg.Connection]:
+        """A connection whose troubles are those of a start."""
+        connection = await connect_first(self._url)
+        try:
+            yield connection
+        except asyncpg.PostgresError as error:
+            raise StoreUnusable(
+                f"The database {self.name} cannot be used: {error}.",
+                hint="The role needs the right to make tables in the schema public, and all rights on those it made.",
+            ) from error
+        finally:
+            await connection.close()
+
+    async def warnings(self) -> list[str]:
+        """What makes answered check-outs less safe than they should be."""
+        async with self._start() as connection:
+            settings = {
+                row["name"]: row["setting"]
+                for row in await connection.fetch(
+                    "SELECT name, setting FROM pg_settings WHERE name IN ('fsync', 'full_page_writes', "
+                    "'synchronous_standby_names')"
+                )
+            }
+            standbys = await connection.fetchval("SELECT count(*) FROM pg_stat_replication WHERE state <> 'backup'")
+        found = [
+            f"PostgreSQL runs with {name} = off: a power cut can lose answered check-outs, or the database."
+            for name in ("fsync", "full_page_writes")
+            if settings[name] == "off"
+        ]
+        if standbys and not settings["synchronous_standby_names"]:
+            found.append(
+                "Replication is not synchronous: a standby that is promoted may lack answered check-outs. Set "
+                "synchronous_standby_names, or run `poolkeeper db epoch` after every promotion."
+            )
+        return found
+
+    async def migrate(self) -> bool:
+        """Makes or upgrades the schema; True when there was something to do.
+
+        Raises:
+            StoreUnusable: when the schema is of a newer release, or cannot be made.
+        """
+        async with self._start() as connection:
+            await connection.execute("SELECT pg_advisory_lock($1)", _MIGRATION_LOCK)
+            present = None
+            if await connection.fetchval("SELECT to_regclass('public.alembic_version')") is not None:
+                present = await connection.fetchval("SELECT version_num FROM alembic_version")
+            if present == VERSION:
+                return False
+            if present is not None and present > VERSION:
+                raise is_newer(self.name, present)
+            await self._upgrade()
+            return True
+
+    async def _upgrade(self) -> None:
+        from sqlalchemy.exc import DBAPIError  # noqa: PLC0415 - only when there is something to upgrade
+        from sqlalchemy.ext.asyncio import create_async_engine  # noqa: PLC0415 - see above
+
+        engine = create_async_engine("postgresql+asyncpg://", async_creator=lambda: connect(self._url, WRITER))
+        try:
+            async with engine.begin() as bound:
+                await bound.run_sync(upgrade)
+        except DBAPIError as error:
+            raise StoreUnusable(
+                f"The schema of the database {self.name} cannot be made: {error.orig}.",
+                hint="The role needs the right to make tables in the schema public.",
+            ) from error
+        finally:
+            await engine.dispose()
+
+    async def read_mark(self) -> tuple[Mark, str] | None:
+        """The newest mark and the check value of the secrets; None for a new database."""
+        async with self._start() as connection:
+            return await _mark(connection)
+
+    async def write_first_mark(self, mark: Mark, secrets_check: str) -> tuple[Mark, str]:
+        """Makes a new database the one of these secrets, unless another daemon was first; gives what it is now."""
+        async with self._start() as connection:
+            await connection.execute(
+                f"INSERT INTO marks (id, {', '.join(MARK_FIELDS)}, secrets_check) "
+                f"VALUES (1, {', '.join(f'${place}' for place in range(1, len(MARK_FIELDS) + 2))}) "
+                "ON CONFLICT (id) DO NOTHING",
+                *(getattr(mark, name) for name in MARK_FIELDS),
+                secrets_check,
+            )
+            # Civil time is the server's from the beginning.
+            await connection.execute(
+                "UPDATE marks SET civil = c.now, reference = c.now "
+                "FROM (SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint AS now) AS c WHERE lease = 0"
+            )
+            found = await _mark(connection)
+            if found is None:
+                raise StoreUnusable(f"The database {self.name} keeps nothing.")
+            return found
+
+    async def record_token(self, token: Token) -> None:
+        """Keeps a token as its file has it."""
+        async with self._start() as connection:
+            await connection.execute(upsert(Token), *([value] for value in ROWS[Token].write(token)))
+
+    def store(self, time: SharedTime) -> PostgresStore:
+        """The committer's store."""
+        return PostgresStore(self._url, time)
+
+    def reader(self) -> Reader:
+        """Read-only queries."""
+        return Reader(_engine(self._url))
+
+    def channel(self) -> PostgresChannel:
+        """News between daemons."""
+        return PostgresChannel(self._url)
+
+
+def _engine(url: str) -> Any:  # noqa: ANN401 - SQLAlchemy is loaded when it is needed
+    from sqlalchemy.ext.asyncio import create_async_engine  # noqa: PLC0415 - see above
+
+    async def creator() -> asyncpg.Connection:
+        try:
+            return await connect(url, READER)
+        except Exception as error:
+            # In words that whoever reads understands; SQLAlchemy hands on what it does not know.
+            if is_passing(error):
+                raise ConnectionError(str(error)) from error
+            raise
+
+    return create_async_engine(
+        "postgresql+asyncpg://",
+        async_creator=creator,
+        pool_size=4,
+        max_overflow=0,
+        pool_timeout=CONNECT_WITHIN + ANSWER_WITHIN,
+        # A connection that the server has cut shows before it is used.
+        pool_pre_ping=True,
+    )
+
+
+async def _mark(connection: asyncpg.Connection) -> tuple[Mark, str] | None:
+    row = await connection.fetchrow(f"SELECT {', '.join(MARK_FIELDS)}, secrets_check FROM marks WHERE id = 1")
+    if row is None:
+        return None
+    *mark, check = row
+    return Mark(**dict(zip(MARK_FIELDS, mark, strict=True))), str(check)

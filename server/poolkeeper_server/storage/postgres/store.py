@@ -1,0 +1,221 @@
+"""The committer's store on PostgreSQL."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from typing import Any, Final
+
+import asyncpg
+from sqlalchemy import BigInteger, Boolean, Column, LargeBinary
+
+from poolkeeper_server.domain import records as r
+from poolkeeper_server.domain.commands import Command
+from poolkeeper_server.domain.decide import decide_all
+from poolkeeper_server.domain.moment import Moment
+from poolkeeper_server.domain.records import KEY_FIELDS
+from poolkeeper_server.domain.state import State
+from poolkeeper_server.storage.failpoint import failpoint
+from poolkeeper_server.storage.loading import STATEMENTS, ByKeys, Statement, load, select
+from poolkeeper_server.storage.postgres.connection import WRITER, connect, is_passing
+from poolkeeper_server.storage.schema import NAMES, ROWS, TABLES
+from poolkeeper_server.storage.store import MARK_FIELDS, Committed, Mark, SharedTime, StoreUnavailable, committed
+
+_LOCK: Final = "BEGIN; SELECT 1 FROM marks WHERE id = 1 FOR UPDATE"
+# A statement of its own, so that it sees what the daemon committed for which the lock had to wait, and so that the
+# clock is read when it is ours.
+_CLOCK: Final = "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
+_READ_MARK: Final = f"SELECT {', '.join(MARK_FIELDS)}, {_CLOCK} FROM marks WHERE id = 1"
+_WRITE_MARK: Final = (
+    f"UPDATE marks SET {', '.join(f'{name} = ${place}' for place, name in enumerate(MARK_FIELDS, 1))} WHERE id = 1"
+)
+_SIGHT: Final = (
+    "INSERT INTO sightings (estate_id, node_id, seen_at) SELECT * FROM unnest($1::text[], $2::text[], $3::bigint[]) "
+    "ON CONFLICT (estate_id, node_id) DO UPDATE SET seen_at = greatest(sightings.seen_at, excluded.seen_at)"
+)
+# Whoever deletes skips what another daemon deletes at the same time.
+_OLD: Final = (
+    ("uses", "allocations", "estate_id, allocation_id", "state = 'ENDED' AND ended_at < $1"),
+    ("allocations", "allocations", "estate_id, allocation_id", "state = 'ENDED' AND ended_at < $1"),
+    ("sessions", "sessions", "estate_id, session_id", "state = 'ENDED' AND ended_at < $1"),
+    ("outcomes", "outcomes", "estate_id, caller, request_id", "at < $1"),
+    ("codes", "codes", "estate_id, code_id", "expires_at < $1 AND state NOT IN ('HONEY', 'PENDING')"),
+    ("limits", "limits", "scope, subject", "last_at < $1"),
+)
+PURGES: Final = tuple(
+    f"DELETE FROM {table} WHERE ({key}) IN (SELECT {key} FROM {origin} WHERE {old} LIMIT $2 FOR UPDATE SKIP LOCKED)"
+    for table, origin, key, old in _OLD
+)
+
+
+def _array(column: Column[Any]) -> str:
+    """The type of an array of that column's values."""
+    kinds = ((Boolean, "boolean"), (BigInteger, "bigint"), (LargeBinary, "bytea"))
+    return next((f"{name}[]" for kind, name in kinds if isinstance(column.type, kind)), "text[]")
+
+
+def _unnest(kind: type, columns: Sequence[str]) -> str:
+    table = TABLES[kind]
+    return ", ".join(f"${place}::{_array(table.c[column])}" for place, column in enumerate(columns, 1))
+
+
+def _quoted(columns: Sequence[str]) -> str:
+    return ", ".join(f'"{column}"' for column in columns)
+
+
+def _text(statement: Statement) -> str:
+    """A statement of the loading in PostgreSQL's words."""
+    if not isinstance(statement, ByKeys):
+        first, *rest = statement.text.replace("CROSS JOIN", "JOIN").split("?")
+        return first + "".join(f"${place}{part}" for place, part in enumerate(rest, 1))
+    kind, columns = statement.kind, statement.columns
+    match = " AND ".join(f'wanted."{column}" = t."{column}"' for column in columns)
+    where = f" WHERE {statement.where}" if statement.where else ""
+    return (
+        f"SELECT {select(kind)} FROM unnest({_unnest(kind, columns)}) AS wanted({_quoted(columns)}) "
+        f"JOIN {NAMES[kind]} AS t ON {match}{where}"
+    )
+
+
+def upsert(kind: type) -> str:
+    """The statement that stores records of that kind, new or changed, given as one array for each column."""
+    columns, keys = ROWS[kind].columns, KEY_FIELDS[kind]
+    changes = ", ".join(f'"{column}" = excluded."{column}"' for column in columns if column not in keys)
+    return (
+        f"INSERT INTO {NAMES[kind]} ({_quoted(columns)}) SELECT * FROM unnest({_unnest(kind, columns)}) "
+        f"ON CONFLICT ({_quoted(keys)}) DO UPDATE SET {changes}"
+    )
+
+
+def _delete(kind: type) -> str:
+    keys = KEY_FIELDS[kind]
+    match = " AND ".join(f'wanted."{column}" = t."{column}"' for column in keys)
+    return (
+        f"DELETE FROM {NAMES[kind]} AS t USING unnest({_unnest(kind, keys)}) AS wanted({_quoted(keys)}) WHERE {match}"
+    )
+
+
+LOADS: Final = {statement: _text(statement) for statement in STATEMENTS}
+_PUT: Final = {kind: upsert(kind) for kind in NAMES}
+_DELETE: Final = {kind: _delete(kind) for kind in NAMES}
+_INSERT_ENTRIES: Final = (
+    f"INSERT INTO ledger ({_quoted(ROWS[r.Entry].columns)}) "
+    f"SELECT * FROM unnest({_unnest(r.Entry, ROWS[r.Entry].columns)})"
+)
+
+
+class PostgresStore:
+    """The committer's store on PostgreSQL; see `Store` for the contract."""
+
+    def __init__(self, url: str, time: SharedTime) -> None:
+        self._url = url
+        self._time = time
+        self._connection: asyncpg.Connection | None = None
+        # Sightings and purges come beside the committer's transactions, and share its connection.
+        self._turn = asyncio.Lock()
+
+    async def transact(self, batch: Sequence[Command], ids: Callable[[], Iterator[str]]) -> Committed:
+        """One transaction, after all others of the installation that have begun."""
+        committing = False
+        async with self._turn:
+            try:
+                connection = await self._connected()
+                await connection.execute(_LOCK)
+                *stored, reference = await connection.fetchrow(_READ_MARK)
+                now = self._time.moment(Mark(**dict(zip(MARK_FIELDS, stored, strict=True))), reference)
+                state = await self._load(connection, batch, now)
+                answers, more = decide_all(state, batch, now, ids())
+                await self._save(connection, state)
+                mark = self._time.mark(now)
+                await connection.execute(_WRITE_MARK, *(getattr(mark, name) for name in MARK_FIELDS))
+                failpoint("before_commit")
+                committing = True
+                await self._commit(connection)
+            except BaseException as error:
+                self._drop()
+                if is_passing(error):
+                    raise StoreUnavailable(_words(error), unknown=committing) from error
+                raise
+        failpoint("after_commit")
+        self._time.committed(now)
+        return committed(state, answers, more, now)
+
+    async def sight(self, seen: Sequence[tuple[str, str, int]]) -> None:
+        """Keeps when nodes were last seen."""
+        # In the order of their keys, so that two daemons never wait for each other.
+        async with self._turn:
+            await self._execute(_SIGHT, *zip(*sorted(seen), strict=True))
+
+    async def purge(self, before: int, most: int) -> int:
+        """Deletes what ended before that instant."""
+        gone = 0
+        async with self._turn:
+            for statement in PURGES:
+                gone += int((await self._execute(statement, before, most)).rpartition(" ")[2])
+        return gone
+
+    async def close(self) -> None:
+        """Closes the connection."""
+        if self._connection is not None:
+            with suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError):
+                await self._connection.close(timeout=1)
+            self._connection = None
+
+    async def _connected(self) -> asyncpg.Connection:
+        if self._connection is None or self._connection.is_closed():
+            self._connection = await connect(self._url, WRITER)
+        return self._connection
+
+    def _drop(self) -> None:
+        """After a failure nobody knows what the connection still holds; the server rolls back what it was about."""
+        if self._connection is not None:
+            self._connection.terminate()
+            self._connection = None
+
+    async def _execute(self, statement: str, *values: object) -> str:
+        try:
+            connection = await self._connected()
+            return str(await connection.execute(statement, *values))
+        except BaseException as error:
+            self._drop()
+            if is_passing(error):
+                raise StoreUnavailable(_words(error)) from error
+            raise
+
+    async def _load(self, connection: asyncpg.Connection, batch: Sequence[Command], now: Moment) -> State:
+        loading = load(batch, now)
+        rows: Any = None
+        while True:
+            try:
+                statement, parameters = loading.send(rows)
+            except StopIteration as end:
+                state: State = end.value
+                return state
+            if isinstance(statement, ByKeys):
+                parameters = [list(column) for column in zip(*parameters, strict=True)]
+            rows = await connection.fetch(LOADS[statement], *parameters)
+
+    async def _save(self, connection: asyncpg.Connection, state: State) -> None:
+        stored, deleted = state.changes()
+        for kind, keys in deleted.items():
+            await connection.execute(_DELETE[kind], *(list(column) for column in zip(*keys, strict=True)))
+        for kind, found in stored.items():
+            await self._put(connection, _PUT[kind], kind, found)
+        if state.entries:
+            await self._put(connection, _INSERT_ENTRIES, r.Entry, state.entries)
+
+    async def _put(self, connection: asyncpg.Connection, statement: str, kind: type, found: Sequence[object]) -> None:
+        write = ROWS[kind].write
+        columns = zip(*(write(record) for record in found), strict=True)
+        await connection.execute(statement, *(list(column) for column in columns))
+
+    async def _commit(self, connection: asyncpg.Connection) -> None:
+        ended = await connection.execute("COMMIT")
+        if ended != "COMMIT":
+            # What PostgreSQL says of a transaction in which something had failed.
+            raise StoreUnavailable(f"The transaction ended with {ended}.")
+
+
+def _words(error: BaseException) -> str:
+    return str(error) or type(error).__name__
