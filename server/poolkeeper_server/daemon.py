@@ -342,7 +342,7 @@ async def _begin(settings: Settings, data: Path, database: Database, source: Tim
     stored = await database.read_mark()
     if stored is None:
         held = open_secrets(settings.secrets, stored_check=None)
-        stored = await database.write_first_mark(first_mark(source), held.check_value())
+        stored = await database.write_first_mark(first_mark(source, await database.clock()), held.check_value())
     mark, check = stored
     held = open_secrets(settings.secrets, stored_check=check)
     return held, mark, await _operator_token(settings, data, database, mark.civil)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
+import asyncpg
 import grpc
 import grpc.aio
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -19,6 +20,8 @@ from grpc_status import rpc_status
 from poolkeeper.v1 import admin_pb2, admin_pb2_grpc, errors_pb2, licensing_pb2, licensing_pb2_grpc
 from poolkeeper_server.config import load_settings
 from poolkeeper_server.daemon import Daemon, serving
+from poolkeeper_server.storage.schema import metadata
+from poolkeeper_server.storage.sqlite import connect
 
 SECOND = 1_000_000
 #: 2026-06-01T00:00:00Z: where the hand-driven civil time begins.
@@ -48,6 +51,11 @@ class DrivenTime:
     def boot_id(self) -> str:
         """The boot."""
         return self.boot
+
+    def database(self, told: int) -> int:
+        """What a database server says does not count here."""
+        del told
+        return self.civil_now
 
     def pass_by(self, seconds: float) -> None:
         """Lets time pass on every clock."""
@@ -328,6 +336,32 @@ class Installation:
         """Lets time pass in one go: civil time moves, lease time takes it for an outage and stands still."""
         self.time.pass_by(seconds)
         await self.daemon.housekeeping.tick()
+
+    # ---- behind its back ----
+
+    async def sql(self, statement: str) -> list[tuple[Any, ...]]:
+        """What the store says to a statement, while the daemon is stopped."""
+        if "database" not in self.options:
+            connection = connect(self.data / "poolkeeper.sqlite")
+            rows = connection.execute(statement).fetchall()
+            connection.close()
+            return [tuple(row) for row in rows]
+        server = await asyncpg.connect(self.options["database"])
+        rows = await server.fetch(statement)
+        await server.close()
+        return [tuple(row) for row in rows]
+
+    async def stored(self) -> bytes:
+        """Everything that the store keeps, while the daemon is stopped."""
+        if "database" not in self.options:
+            files = [path for path in self.data.iterdir() if path.name.startswith("poolkeeper.sqlite")]
+            return b"".join(path.read_bytes() for path in files)
+        rows = [
+            row
+            for table in metadata.tables
+            for row in await self.sql(f"SELECT t::text FROM {table} AS t")  # noqa: S608 - the schema's own names
+        ]
+        return "\n".join(str(row[0]) for row in rows).encode()
 
     # ---- an estate to work with ----
 

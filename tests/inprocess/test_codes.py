@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import io
-import sqlite3
 from collections import Counter
 from collections.abc import Iterable
 from typing import Any
@@ -144,8 +143,9 @@ async def test_the_database_holds_no_digits(installation: Installation) -> None:
     await installation.studio()
     codes = [(await issue(installation, f"n{number}")).digits for number in range(20)]
     await installation.stranger().enrol(WEST, codes[0])
-    files = [path for path in installation.data.iterdir() if path.name.startswith("poolkeeper.sqlite")]
-    stored = b"".join(path.read_bytes() for path in files)
+    await installation.stop()
+    stored = await installation.stored()
+    await installation.start()
     assert b"estates/acme/pools/west" in stored or b"studio" in stored or b"acme" in stored
     assert not [code for code in codes if code.encode() in stored]
 
@@ -250,8 +250,6 @@ async def test_codes_that_are_never_issued_lie_in_every_estate_unseen(installati
     listed = await list_codes(installation, "estates/acme")
     assert len(listed.codes) == listed.risk.live_codes == 1
     await installation.stop()
-    with sqlite3.connect(installation.data / "poolkeeper.sqlite") as database:
-        (seeded,) = database.execute("SELECT count(*) FROM codes WHERE state = 'HONEY'").fetchone()
-    database.close()
+    ((seeded,),) = await installation.sql("SELECT count(*) FROM codes WHERE state = 'HONEY'")
     await installation.start()
     assert seeded >= 10

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -425,9 +424,7 @@ async def test_a_token_does_not_live_for_ever(installation: Installation) -> Non
     node = await installation.node()
     await installation.stop()
     # Three hours of lease time, which otherwise runs from second to second only.
-    with sqlite3.connect(installation.data / "poolkeeper.sqlite") as database:
-        database.execute("UPDATE marks SET lease = lease + 3 * 3600000000")
-    database.close()
+    await installation.sql("UPDATE marks SET lease = lease + 3 * 3600000000")
     await installation.start()
     node.channel = installation.channel
     with pytest.raises(Refused) as refused:

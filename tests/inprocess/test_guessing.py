@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
-import sqlite3
 import sys
 from collections.abc import AsyncIterator
 
@@ -437,12 +436,10 @@ async def bait(installation: Installation) -> str:
     """The digits of a code that counts as never issued: nobody knows those of the seeded ones."""
     code = await installation.code("bait")
     await installation.stop()
-    with sqlite3.connect(installation.data / "poolkeeper.sqlite") as database:
-        changed = database.execute(
-            "UPDATE codes SET state = 'HONEY', pool_id = '', node_id = '' WHERE node_id = 'bait'"
-        ).rowcount
-    database.close()
-    assert changed == 1
+    changed = await installation.sql(
+        "UPDATE codes SET state = 'HONEY', pool_id = '', node_id = '' WHERE node_id = 'bait' RETURNING code_id"
+    )
+    assert len(changed) == 1
     await installation.start()
     return code
 

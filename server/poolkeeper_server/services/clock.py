@@ -36,6 +36,9 @@ class TimeSource(Protocol):
     def boot_id(self) -> str:
         """Another one after every boot."""
 
+    def database(self, told: int) -> int:
+        """Microseconds UTC by the clock of a database server, which has just told them."""
+
 
 class HostTime:
     """The host's clocks."""
@@ -55,6 +58,10 @@ class HostTime:
     def boot_id(self) -> str:
         """From /proc."""
         return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+
+    def database(self, told: int) -> int:
+        """As it was told."""
+        return told
 
 
 class Clock(Protocol):
@@ -192,9 +199,9 @@ class HostClock:
             self._on_freeze(self._frozen)
 
 
-def first_mark(source: TimeSource) -> Mark:
-    """The mark of a new installation."""
-    civil = source.civil()
+def first_mark(source: TimeSource, told: int | None = None) -> Mark:
+    """The mark of a new installation; `told` is what the clock of its database server says, where it has one."""
+    civil = source.civil() if told is None else source.database(told)
     return Mark(
         epoch=1,
         lease=0,

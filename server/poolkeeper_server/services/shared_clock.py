@@ -29,8 +29,9 @@ class SharedClock:
         self._accepted = self._accepting = False
         self._on_freeze = on_freeze
 
-    def moment(self, stored: Mark, reference: int) -> Moment:
+    def moment(self, stored: Mark, told: int) -> Moment:
         """Now, for a transaction that has read the newest mark and then the server's clock."""
+        reference = self._source.database(told)
         with self._lock:
             self._began = self._source.monotonic()
             self._accepting = self._accepted

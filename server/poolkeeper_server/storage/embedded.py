@@ -40,8 +40,6 @@ class EmbeddedDatabase:
     Every method raises StoreUnusable when the file cannot be read or written, or is no database.
     """
 
-    shared = False
-
     def __init__(self, path: Path) -> None:
         self._path = path
         self.name = str(path)
@@ -65,6 +63,10 @@ class EmbeddedDatabase:
             connection.close()
         except sqlite.Error as error:
             raise unusable(self._path, error) from error
+
+    async def clock(self) -> int | None:
+        """None: the host's clock is all there is."""
+        return None
 
     async def read_mark(self) -> tuple[Mark, str] | None:
         """The newest mark and the check value of the secrets; None for a new database."""

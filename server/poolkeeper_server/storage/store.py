@@ -98,7 +98,7 @@ class Time(Protocol):
 class SharedTime(Protocol):
     """The clock as a transaction needs it that shares its database with other daemons."""
 
-    def moment(self, stored: Mark, reference: int) -> Moment:
+    def moment(self, stored: Mark, told: int) -> Moment:
         """The instant at which the batch is decided, from the newest mark and what the database's clock says now."""
 
     def mark(self, now: Moment) -> Mark:
@@ -123,6 +123,9 @@ class Database(Protocol):
 
     async def migrate(self) -> bool:
         """Brings it to the schema of this release; True when there was something to do."""
+
+    async def clock(self) -> int | None:
+        """What the clock of its server says, in microseconds UTC; None for a database without a server."""
 
     async def read_mark(self) -> tuple[Mark, str] | None:
         """The newest mark and the check value of the secrets; None for a new database."""

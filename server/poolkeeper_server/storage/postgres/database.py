@@ -21,7 +21,7 @@ from poolkeeper_server.storage.postgres.connection import (
     is_passing,
     place,
 )
-from poolkeeper_server.storage.postgres.store import PostgresStore, upsert
+from poolkeeper_server.storage.postgres.store import CLOCK, PostgresStore, upsert
 from poolkeeper_server.storage.reader import Reader
 from poolkeeper_server.storage.schema import ROWS
 from poolkeeper_server.storage.store import MARK_FIELDS, Mark, SharedTime, StoreUnusable
@@ -32,8 +32,6 @@ _MIGRATION_LOCK: Final = 7_665_651_234
 
 class PostgresDatabase:
     """One PostgreSQL database, shared by as many daemons as there are."""
-
-    shared = True
 
     def __init__(self, url: str) -> None:
         self._url = url
@@ -110,6 +108,11 @@ class PostgresDatabase:
         finally:
             await engine.dispose()
 
+    async def clock(self) -> int | None:
+        """What the server's clock says, in microseconds UTC."""
+        async with self._start() as connection:
+            return int(await connection.fetchval(f"SELECT {CLOCK}"))
+
     async def read_mark(self) -> tuple[Mark, str] | None:
         """The newest mark and the check value of the secrets; None for a new database."""
         async with self._start() as connection:
@@ -124,11 +127,6 @@ class PostgresDatabase:
                 "ON CONFLICT (id) DO NOTHING",
                 *(getattr(mark, name) for name in MARK_FIELDS),
                 secrets_check,
-            )
-            # Civil time is the server's from the beginning.
-            await connection.execute(
-                "UPDATE marks SET civil = c.now, reference = c.now "
-                "FROM (SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint AS now) AS c WHERE lease = 0"
             )
             found = await _mark(connection)
             if found is None:

@@ -25,8 +25,9 @@ from poolkeeper_server.storage.store import MARK_FIELDS, Committed, Mark, Shared
 _LOCK: Final = "BEGIN; SELECT 1 FROM marks WHERE id = 1 FOR UPDATE"
 # A statement of its own, so that it sees what the daemon committed for which the lock had to wait, and so that the
 # clock is read when it is ours.
-_CLOCK: Final = "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
-_READ_MARK: Final = f"SELECT {', '.join(MARK_FIELDS)}, {_CLOCK} FROM marks WHERE id = 1"
+#: The server's clock in microseconds UTC.
+CLOCK: Final = "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
+_READ_MARK: Final = f"SELECT {', '.join(MARK_FIELDS)}, {CLOCK} FROM marks WHERE id = 1"
 _WRITE_MARK: Final = (
     f"UPDATE marks SET {', '.join(f'{name} = ${place}' for place, name in enumerate(MARK_FIELDS, 1))} WHERE id = 1"
 )
@@ -122,8 +123,8 @@ class PostgresStore:
             try:
                 connection = await self._connected()
                 await connection.execute(_LOCK)
-                *stored, reference = await connection.fetchrow(_READ_MARK)
-                now = self._time.moment(Mark(**dict(zip(MARK_FIELDS, stored, strict=True))), reference)
+                *stored, told = await connection.fetchrow(_READ_MARK)
+                now = self._time.moment(Mark(**dict(zip(MARK_FIELDS, stored, strict=True))), told)
                 state = await self._load(connection, batch, now)
                 answers, more = decide_all(state, batch, now, ids())
                 await self._save(connection, state)
