@@ -26,6 +26,7 @@ class SharedClock:
         self._monotonic = self._began = source.monotonic()
         self._boot_id = source.boot_id()
         self._has_committed = False
+        self._newly = ""
         self._accepted = self._accepting = False
         self._on_freeze = on_freeze
 
@@ -37,6 +38,7 @@ class SharedClock:
             self._accepting = self._accepted
             step = min(max(reference - stored.reference, 0), LONGEST_STEP)
             why = "" if self._accepting else self._judge(stored, reference, step)
+            self._newly = "" if stored.frozen else why
             if self._accepting:
                 civil = reference
             elif why:
@@ -82,7 +84,7 @@ class SharedClock:
         """The batch is on disk."""
         del now
         with self._lock:
-            newly = self._next.frozen if not self._last.frozen else ""
+            newly = self._newly
             self._last = self._next
             self._monotonic = self._began
             self._has_committed = True
