@@ -64,6 +64,7 @@ def settings() -> Iterator[str]:
     made = {
         "data": "`/var/lib/poolkeeper` as root, else `poolkeeper` in the XDG state directory",
         "secrets": "`secrets.json` in the data directory",
+        "database": "`poolkeeper.sqlite` in the data directory",
     }
     options = inspect.signature(serve).parameters
     yield row("setting", "option of `serve`", "default", "meaning")

@@ -38,7 +38,17 @@ class Query:
     text: str
 
 
-Statement = ByKeys | Query
+@dataclass(frozen=True, slots=True)
+class Within:
+    """Rows of a kind that match each of the rows of another table, that first; ? for each parameter, LIMIT the last."""
+
+    kind: type
+    outer: str
+    where: str
+    match: str
+
+
+Statement = ByKeys | Query | Within
 Loading = Generator[tuple[Statement, Sequence[Any]], Rows, Any]
 
 
@@ -95,11 +105,12 @@ _DUE_QUARANTINES = _one(
 )
 _DUE_SESSIONS = _one(r.Session, "t.state <> 'ENDED' AND t.expires_lease <= ? ORDER BY t.expires_lease LIMIT ?")
 _DUE_WAITERS = _one(r.Waiter, "t.deadline_lease <= ? ORDER BY t.deadline_lease LIMIT ?")
-# SQLite keeps to the order of a CROSS JOIN; elsewhere it is a JOIN as any other.
-_UNSEEN = Query(
-    f"SELECT {select(r.Allocation)} FROM pools AS p CROSS JOIN allocations AS t "
-    "ON t.estate_id = p.estate_id AND t.pool_id = p.pool_id AND t.kind = 'INSTALLED' AND t.state = 'ACTIVE' "
-    "AND t.seen_at <= ? - p.reclaim_after WHERE p.reclaim_after IS NOT NULL LIMIT ?"
+_UNSEEN = Within(
+    r.Allocation,
+    "pools AS p",
+    "p.reclaim_after IS NOT NULL",
+    "t.estate_id = p.estate_id AND t.pool_id = p.pool_id AND t.kind = 'INSTALLED' AND t.state = 'ACTIVE' "
+    "AND t.seen_at <= ? - p.reclaim_after",
 )
 _QUARANTINE_ENDS = Query(
     "SELECT quarantine_until, lines FROM allocations WHERE estate_id = ? AND pool_id = ? "

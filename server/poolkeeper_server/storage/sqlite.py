@@ -20,7 +20,7 @@ from poolkeeper_server.domain.moment import Moment
 from poolkeeper_server.domain.records import KEY_FIELDS
 from poolkeeper_server.domain.state import State
 from poolkeeper_server.storage.failpoint import failpoint
-from poolkeeper_server.storage.loading import STATEMENTS, ByKeys, load, select
+from poolkeeper_server.storage.loading import STATEMENTS, ByKeys, Query, Statement, load, select
 from poolkeeper_server.storage.schema import NAMES, ROWS, TABLES
 from poolkeeper_server.storage.store import (
     MARK_FIELDS,
@@ -83,9 +83,19 @@ def _encoded(value: object) -> object:
     return value.hex() if isinstance(value, bytes) else value
 
 
-LOADS: Final = {
-    statement: _by_keys(statement) if isinstance(statement, ByKeys) else statement.text for statement in STATEMENTS
-}
+def _text(statement: Statement) -> str:
+    """A statement of the loading in SQLite's words, which keeps to the order of a CROSS JOIN."""
+    if isinstance(statement, ByKeys):
+        return _by_keys(statement)
+    if isinstance(statement, Query):
+        return statement.text
+    return (
+        f"SELECT {select(statement.kind)} FROM {statement.outer} CROSS JOIN {NAMES[statement.kind]} AS t "
+        f"ON {statement.match} WHERE {statement.where} LIMIT ?"
+    )
+
+
+LOADS: Final = {statement: _text(statement) for statement in STATEMENTS}
 _PUT = {kind: upsert(kind) for kind in NAMES}
 DELETES: Final = {
     kind: f"DELETE FROM {NAMES[kind]} WHERE {' AND '.join(f'{column} = ?' for column in KEY_FIELDS[kind])}"

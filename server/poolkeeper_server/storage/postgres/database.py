@@ -21,6 +21,7 @@ from poolkeeper_server.storage.postgres.connection import (
     is_passing,
     place,
 )
+from poolkeeper_server.storage.postgres.planner import guide_planner
 from poolkeeper_server.storage.postgres.store import CLOCK, PostgresStore, upsert
 from poolkeeper_server.storage.reader import Reader
 from poolkeeper_server.storage.schema import ROWS
@@ -90,6 +91,9 @@ class PostgresDatabase:
             if present is not None and present > VERSION:
                 raise is_newer(self.name, present)
             await self._upgrade()
+            if present is None:
+                async with connection.transaction():
+                    await guide_planner(connection)
             return True
 
     async def _upgrade(self) -> None:

@@ -17,7 +17,7 @@ from poolkeeper_server.domain.moment import Moment
 from poolkeeper_server.domain.records import KEY_FIELDS
 from poolkeeper_server.domain.state import State
 from poolkeeper_server.storage.failpoint import failpoint
-from poolkeeper_server.storage.loading import STATEMENTS, ByKeys, Statement, load, select
+from poolkeeper_server.storage.loading import STATEMENTS, ByKeys, Query, Statement, Within, load, select
 from poolkeeper_server.storage.postgres.connection import WRITER, connect, is_passing
 from poolkeeper_server.storage.schema import NAMES, ROWS, TABLES
 from poolkeeper_server.storage.store import MARK_FIELDS, Committed, Mark, SharedTime, StoreUnavailable, committed
@@ -65,18 +65,32 @@ def _quoted(columns: Sequence[str]) -> str:
     return ", ".join(f'"{column}"' for column in columns)
 
 
+def _numbered(text: str) -> str:
+    """The text with $1, $2 … for its question marks."""
+    first, *rest = text.split("?")
+    return first + "".join(f"${place}{part}" for place, part in enumerate(rest, 1))
+
+
+def _each(outer: str, kind: type, match: str) -> str:
+    """Rows of a kind for each row of something else.
+
+    OFFSET 0 keeps the planner from turning it round: one look into an index for each, always.
+    """
+    rows = f"SELECT {select(kind)} FROM {NAMES[kind]} AS t WHERE {match} OFFSET 0"
+    return f"SELECT t.* FROM {outer} CROSS JOIN LATERAL ({rows}) AS t"
+
+
 def _text(statement: Statement) -> str:
     """A statement of the loading in PostgreSQL's words."""
-    if not isinstance(statement, ByKeys):
-        first, *rest = statement.text.replace("CROSS JOIN", "JOIN").split("?")
-        return first + "".join(f"${place}{part}" for place, part in enumerate(rest, 1))
+    if isinstance(statement, Query):
+        return _numbered(statement.text)
+    if isinstance(statement, Within):
+        return _numbered(f"{_each(statement.outer, statement.kind, statement.match)} WHERE {statement.where} LIMIT ?")
     kind, columns = statement.kind, statement.columns
-    match = " AND ".join(f'wanted."{column}" = t."{column}"' for column in columns)
-    where = f" WHERE {statement.where}" if statement.where else ""
-    return (
-        f"SELECT {select(kind)} FROM unnest({_unnest(kind, columns)}) AS wanted({_quoted(columns)}) "
-        f"JOIN {NAMES[kind]} AS t ON {match}{where}"
-    )
+    match = " AND ".join(f't."{column}" = wanted."{column}"' for column in columns)
+    if statement.where:
+        match += f" AND {statement.where}"
+    return _each(f"unnest({_unnest(kind, columns)}) AS wanted({_quoted(columns)})", kind, match)
 
 
 def upsert(kind: type) -> str:
