@@ -1,3 +1,3 @@
-"""What every test has: the behaviour markers."""
+"""What every test has: the behaviour markers, and figures to count."""
 
-pytest_plugins = ["tests.behaviours"]
+pytest_plugins = ["tests.behaviours", "tests.figures"]

@@ -262,6 +262,14 @@ class Office:
             )
         )
 
+    async def more_seats(self, seats: int, *, order: str, product: str = PRODUCT, **dates: str) -> None:
+        """One more purchase, all of it in pool west."""
+        await self.licence(seats, order=order, product=product, **dates)
+        move = admin_pb2.SeatMove(line=order, count=seats)
+        await self.admin.pools.MoveSeats(
+            admin_pb2.MoveSeatsRequest(source=f"{ESTATE}/pools/default", target=POOL, moves=[move])
+        )
+
     async def new_pool(self, pool: str, moves: dict[str, int], **settings: float) -> None:
         """A pool with seats from the Default Pool."""
         wanted = admin_pb2.Pool(title=pool.title())
