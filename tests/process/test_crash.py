@@ -23,51 +23,64 @@ PROVED_EVERY: Final = 25
 
 @dataclass
 class Crashes:
-    """Ways to kill a daemon; each starts it as a supervisor would, and returns when it is dead."""
+    """A daemon that dies again and again while clients go on, and what a supervisor starts in its place."""
 
     daemon: Daemon
     fleet: Fleet
     upgraded: dict[str, str]
     chance: random.Random
 
-    async def at(self, point: str, passes: int = 1, **environment: str) -> None:
-        """At a named point of the code, when it comes there so often."""
-        self.daemon.launch(POOLKEEPER_FAILPOINT=f"{point}:{passes}", **environment)
+    def at(self, point: str, passes: int = 1) -> dict[str, str]:
+        """The environment in which a daemon dies at a named point of the code, when it comes there so often."""
+        return {"POOLKEEPER_FAILPOINT": f"{point}:{passes}"}
+
+    def at_commit(self, point: str) -> dict[str, str]:
+        """As `at`, of a point that every transaction passes."""
+        return self.at(point, self.chance.randrange(3, 150))
+
+    def in_migration(self, point: str) -> dict[str, str]:
+        """Of the next release, while it brings the database to its schema; this release comes back after it."""
+        return self.upgraded | self.at(point)
+
+    def undisturbed(self, point: str) -> dict[str, str]:
+        """Of one that does not die by itself."""
+        del point
+        return {}
+
+    async def by_itself(self) -> None:
+        """Until it has died at a named point."""
         assert await self.daemon.ended(within=STARTING) == -signal.SIGKILL, self.daemon.log
 
-    async def at_commit(self, point: str) -> None:
-        """At a point that every transaction passes."""
-        await self.at(point, self.chance.randrange(3, 60))
-
-    async def in_migration(self, point: str) -> None:
-        """While the next release brings the database to its schema; this release comes back after it."""
-        await self.at(point, **self.upgraded)
-
-    async def while_starting(self, point: str) -> None:
-        """At some instant of a start, often before anybody is served."""
-        del point
-        self.daemon.launch()
-        instant = now() + 1.5 * self.chance.random()
+    async def while_starting(self) -> None:
+        """Kills it at some instant, often before anybody is served."""
+        instant = now() + 0.5 * self.chance.random()
         await eventually(lambda: now() >= instant, "an instant")
         await self.daemon.kill()
 
-    async def at_any_moment(self, point: str) -> None:
-        """In the middle of traffic, by the clients' progress."""
-        del point
-        await self.daemon.start()
-        await self.fleet.more(self.chance.randrange(1, 20_000))
+    async def at_any_moment(self) -> None:
+        """Kills it in the middle of traffic, by the clients' progress."""
+        await self.daemon.ready()
+        await self.fleet.more(self.chance.randrange(1, 50_000))
         await self.daemon.kill()
 
 
-Way = Callable[[Crashes, str], Awaitable[None]]
-#: Every way, and how many of twenty kills are of it.
-WAYS: Final[dict[str, tuple[int, Way]]] = {
-    "before_commit": (4, Crashes.at_commit),
-    "after_commit": (4, Crashes.at_commit),
-    "before_reply": (4, Crashes.at_commit),
-    "in_migration": (2, Crashes.in_migration),
-    "while starting": (2, Crashes.while_starting),
-    "any moment": (4, Crashes.at_any_moment),
+@dataclass(frozen=True, slots=True)
+class Way:
+    """A way to die."""
+
+    often: int
+    """Of twenty kills."""
+    environment: Callable[[Crashes, str], dict[str, str]]
+    death: Callable[[Crashes], Awaitable[None]]
+
+
+WAYS: Final = {
+    "before_commit": Way(4, Crashes.at_commit, Crashes.by_itself),
+    "after_commit": Way(4, Crashes.at_commit, Crashes.by_itself),
+    "before_reply": Way(4, Crashes.at_commit, Crashes.by_itself),
+    "in_migration": Way(2, Crashes.in_migration, Crashes.by_itself),
+    "while starting": Way(2, Crashes.undisturbed, Crashes.while_starting),
+    "any moment": Way(4, Crashes.undisturbed, Crashes.at_any_moment),
 }
 
 
@@ -86,20 +99,29 @@ async def test_kills_in_the_middle_of_traffic_undo_no_answer_end_no_lease_and_se
         fleet = await Fleet.start(processes, office, tmp_path, figures)
     await daemon.kill()
     crashes = Crashes(daemon, fleet, next_release(tmp_path / "next"), chance)
-    twenty = [point for point, (often, _) in WAYS.items() for _ in range(often)]
+    twenty = [point for point, way in WAYS.items() for _ in range(way.often)]
     kills = [twenty[number % len(twenty)] for number in range(figures.faults)]
     chance.shuffle(kills)
-    for number, point in enumerate(kills, start=1):
-        await WAYS[point][1](crashes, point)
+    prepare(crashes, kills[0])
+    for number, (point, following) in enumerate(zip(kills, [*kills[1:], ""], strict=True), start=1):
+        daemon.relieve()
+        prepare(crashes, following)
+        await WAYS[point].death(crashes)
         figures.add(f"kills survived: {point}")
         if number % PROVED_EVERY == 0:
             await daemon.start()
             await fleet.prove()
             await daemon.kill()
     # The last start is an upgrade that nobody disturbs.
-    await daemon.start(**crashes.upgraded)
+    daemon.relieve()
+    await daemon.ready()
     history = await fleet.judge()
     assert len(history.held) == len(NODES)
+
+
+def prepare(crashes: Crashes, point: str) -> None:
+    """Has the next daemon ready, which will die that way; in the end one that lives."""
+    crashes.daemon.prepare(**(WAYS[point].environment(crashes, point) if point else crashes.upgraded))
 
 
 @pytest.mark.behaviour("CC-14")
@@ -109,7 +131,7 @@ async def test_a_first_start_that_is_killed_while_it_makes_the_database_is_made_
     chance = random.Random(7)
     # It has more than one version to go through.
     upgraded = next_release(tmp_path / "next")
-    for number in range(max(2, figures.faults // 10)):
+    for number in range(max(2, figures.faults // 25)):
         daemon = Daemon(tmp_path / f"data-{number}", processes)
         if number % 2:
             daemon.launch(**upgraded)

@@ -33,6 +33,8 @@ from tests.process.journal import Journal, short
 CALLERS: Final = 5
 _BEAT: Final = 0.3
 _AGAIN: Final = 0.05
+#: Twice as long every time, but no longer than this: clients must not keep a daemon from starting.
+_LONGEST: Final = 0.4
 _ATTEMPT: Final = 2.0
 _REPEATED: Final = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED)
 
@@ -72,6 +74,7 @@ class Traffic:
 
     async def insist(self, session: Session, method: str, request: Any) -> tuple[float, float, Any]:
         """When the request was sent that was answered, when that was, and the answer: a message or a Refusal."""
+        pause = _AGAIN
         while True:
             sent = now()
             try:
@@ -82,7 +85,8 @@ class Traffic:
                 if error.code() not in _REPEATED:
                     return sent, now(), Refusal(reason_of(error))
                 self.repeats[reason_of(error)] += 1
-                await asyncio.sleep(_AGAIN)
+                await asyncio.sleep(pause * (0.5 + self.chance.random()))
+                pause = min(2 * pause, _LONGEST)
             else:
                 return sent, now(), answer
 
