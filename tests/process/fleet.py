@@ -93,14 +93,16 @@ class Fleet:
         assert "PROVED: acme/west" in proof.out
         self.figures.add("ledgers verified")
 
-    async def judge(self, *, refusals: frozenset[str] = FULL, losses: frozenset[str] = frozenset()) -> History:
+    async def judge(
+        self, *others: Path, refusals: frozenset[str] = FULL, losses: frozenset[str] = frozenset()
+    ) -> History:
         """Lets the callers finish, and finds nothing wrong with what all of them saw; `prove` with it.
 
-        `refusals` and `losses` are the reasons that they may have been told.
+        `others` are journals of clients besides, `refusals` and `losses` the reasons that clients may have been told.
         """
         saw = await self.finish()
         async with Office(self.daemon) as office:
-            history = await read_history(office, [self.journal(name) for name in self.callers])
+            history = await read_history(office, [*map(self.journal, self.callers), *others])
         found = problems(history)
         assert found == [], "\n".join(found[:20])
         assert {one.reason for one in history.of(Refused)} <= refusals | losses

@@ -31,11 +31,12 @@ class Journal:
     """Where one client process writes."""
 
     def __init__(self, path: Path) -> None:
-        self._file = path.open("a", buffering=1)
+        self._path = path
 
     def write(self, event: Event) -> None:
         """Keeps an event, whatever becomes of this process."""
-        self._file.write(json.dumps({"kind": type(event).__name__, **asdict(event)}) + "\n")
+        with self._path.open("a") as file:
+            file.write(json.dumps({"kind": type(event).__name__, **asdict(event)}) + "\n")
 
 
 def read_journal(path: Path) -> list[Event]:
