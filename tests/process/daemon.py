@@ -57,6 +57,11 @@ async def eventually(look: Callable[[], T], what: str, *, within: float = PATIEN
     return found
 
 
+async def until(instant: float, *, within: float = PATIENCE) -> None:
+    """Returns at that instant of `now`."""
+    await eventually(lambda: now() >= instant, "an instant", within=within)
+
+
 @dataclass
 class Processes:
     """What a test has started; all of it is ended with the test, by its own id."""
