@@ -12,7 +12,7 @@ from typing import Final
 import pytest
 
 from tests.figures import Figures
-from tests.process.daemon import SHORTEST, STARTING, Daemon, Office, Processes, eventually, now
+from tests.process.daemon import SHORTEST, STARTING, Daemon, Office, Processes, now, until
 from tests.process.fleet import NODES, Fleet
 from tests.process.release import next_release
 
@@ -53,8 +53,7 @@ class Crashes:
 
     async def while_starting(self) -> None:
         """Kills it at some instant, often before anybody is served."""
-        instant = now() + 0.5 * self.chance.random()
-        await eventually(lambda: now() >= instant, "an instant")
+        await until(now() + 0.5 * self.chance.random())
         await self.daemon.kill()
 
     async def at_any_moment(self) -> None:
@@ -135,8 +134,7 @@ async def test_a_first_start_that_is_killed_while_it_makes_the_database_is_made_
         daemon = Daemon(tmp_path / f"data-{number}", processes)
         if number % 2:
             daemon.launch(**upgraded)
-            instant = now() + 2 * chance.random()
-            await eventually(lambda instant=instant: now() >= instant, "an instant")
+            await until(now() + 2 * chance.random())
             await daemon.kill()
             figures.add("kills survived: first start")
         else:

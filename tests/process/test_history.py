@@ -374,7 +374,8 @@ def histories(draw: st.DrawFn) -> History:
         node = draw(st.sampled_from(NODES))
         session, request = f"{node}/1", f"r{number}"
         ready = [name for name, (_, _, since) in held.items() if since < at - 0.01]
-        if ready and draw(st.booleans()):
+        gives_back = draw(st.booleans())
+        if ready and gives_back:
             name = draw(st.sampled_from(ready))
             session, seats, since = held.pop(name)
             free += seats
