@@ -1,3 +1,3 @@
-"""What every test has: the behaviour markers, and PostgreSQL for whoever asks."""
+"""What every test has: the behaviour markers, figures to count, and PostgreSQL for whoever asks."""
 
-pytest_plugins = ["tests.behaviours", "tests.postgres"]
+pytest_plugins = ["tests.behaviours", "tests.figures", "tests.postgres"]

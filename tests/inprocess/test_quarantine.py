@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from poolkeeper.v1 import licensing_pb2
+from poolkeeper.v1 import admin_pb2, licensing_pb2
 from tests.inprocess.installation import BEGINNING, Installation
 from tests.inprocess.steps import (
     counts,
@@ -298,3 +298,27 @@ async def test_nothing_waits_when_everything_was_served(installation: Installati
         await installation.pass_by(2)
         assert refusal(await talk.answer(id_)).reason == "WAIT_EXPIRED"
     await queued(installation, 0)
+
+
+@pytest.mark.behaviour("CC-21")
+@pytest.mark.behaviour("CC-27")
+async def test_a_seat_taken_before_the_clock_was_set_back_rests_no_longer_than_its_minimum_time(
+    installation: Installation,
+) -> None:
+    await installation.studio(seats=1, minimum_allocation=30)
+    node = await installation.node()
+    granted = await node.check_out()
+    back = 10 * 365 * 86_400_000_000
+    installation.time.civil_now -= back
+    await installation.admin.clocks.AcceptClock(admin_pb2.AcceptClockRequest())
+    await installation.daemon.housekeeping.tick()
+    ended = await node.check_in(granted.allocation.name)
+    assert ended.quarantine_end_time.ToMicroseconds() == BEGINNING - back + 30_000_000
+    await update(installation, minimum_allocation=0)
+    await installation.pass_by(30)
+    # Where there is no minimum time, it does not rest at all.
+    granted = await node.check_out()
+    installation.time.civil_now -= back
+    await installation.admin.clocks.AcceptClock(admin_pb2.AcceptClockRequest())
+    await installation.daemon.housekeeping.tick()
+    assert (await node.check_in(granted.allocation.name)).state == ENDED

@@ -26,6 +26,12 @@ T = TypeVar("T")
 
 REPOSITORY: Final = Path(__file__).parents[2]
 COMMAND: Final = (sys.executable, "-m", "poolkeeper.cli")
+_STANDBY: Final = (sys.executable, "-m", "tests.process.standby")
+#: Compiling all modules anew would take longer than all else that a process does, and there are hundreds of them.
+_COMPILED: Final = {
+    "PYTHONDONTWRITEBYTECODE": "",
+    "PYTHONPYCACHEPREFIX": str(REPOSITORY / ".cache" / "bytecode"),
+}
 PATIENCE: Final = 10.0
 """Seconds that anything may take: more is a failure."""
 STARTING: Final = 40.0
@@ -51,24 +57,40 @@ async def eventually(look: Callable[[], T], what: str, *, within: float = PATIEN
     return found
 
 
+async def until(instant: float, *, within: float = PATIENCE) -> None:
+    """Returns at that instant of `now`."""
+    await eventually(lambda: now() >= instant, "an instant", within=within)
+
+
 @dataclass
 class Processes:
     """What a test has started; all of it is ended with the test, by its own id."""
 
     started: list[subprocess.Popen[str]] = field(default_factory=list)
 
-    def start(self, words: Sequence[str], *, log: Path, pipes: bool, environment: dict[str, str]) -> Any:
-        """A process whose errors go to the log, and its output too if it is not to be read from a pipe."""
+    def start(
+        self,
+        words: Sequence[str],
+        *,
+        log: Path,
+        environment: dict[str, str],
+        talks: bool = False,
+        waits: bool = False,
+    ) -> Any:
+        """A process whose errors go to the log.
+
+        One that `talks` is read and written through pipes; of one that `waits` only the input is a pipe.
+        """
         with log.open("a") as file:
             process = subprocess.Popen(
                 # Should the test itself be killed, nothing that it started stays behind.
                 ["setpriv", "--pdeathsig", "KILL", "--", *words],
-                stdin=subprocess.PIPE if pipes else subprocess.DEVNULL,
-                stdout=subprocess.PIPE if pipes else file,
+                stdin=subprocess.PIPE if talks or waits else subprocess.DEVNULL,
+                stdout=subprocess.PIPE if talks else file,
                 stderr=file,
                 text=True,
                 cwd=REPOSITORY,
-                env=os.environ | environment,
+                env=os.environ | _COMPILED | environment,
             )
         self.started.append(process)
         return process
@@ -105,6 +127,7 @@ class Daemon:
     processes: Processes
     options: tuple[str, ...] = ()
     process: Any = None
+    standby: Any = None
     port: str = "0"
     logs: Path | None = None
     """Where its log goes, from all its starts; beside the data directory unless told."""
@@ -120,9 +143,24 @@ class Daemon:
         """Starts it and does not wait."""
         # A daemon that was killed leaves the file, which then tells nothing of the next one.
         self.endpoint_file.unlink(missing_ok=True)
-        words = [*COMMAND, "serve", "--data", str(self.data)]
-        words += ["--listen", f"127.0.0.1:{self.port}", "--http-listen", "127.0.0.1:0", *self.options]
-        self.process = self.processes.start(words, log=self.log_file, pipes=False, environment=environment)
+        self.process = self.processes.start([*COMMAND, *self._words], log=self.log_file, environment=environment)
+
+    def prepare(self, **environment: str) -> None:
+        """Has the next one ready, which begins at `relieve`."""
+        words = [*_STANDBY, *self._words]
+        self.standby = self.processes.start(words, log=self.log_file, environment=environment, waits=True)
+
+    def relieve(self) -> None:
+        """Lets the one that is ready take the place of one that has ended, and does not wait."""
+        self.endpoint_file.unlink(missing_ok=True)
+        self.process, self.standby = self.standby, None
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+
+    @property
+    def _words(self) -> list[str]:
+        words = ["serve", "--data", str(self.data), "--listen", f"127.0.0.1:{self.port}"]
+        return [*words, "--http-listen", "127.0.0.1:0", *self.options]
 
     async def ready(self) -> None:
         """Waits until it serves."""
@@ -216,7 +254,7 @@ async def command(*words: str, **environment: str) -> Done:
     def run() -> Done:
         done = subprocess.run(
             [*COMMAND, *words],
-            env=os.environ | environment,
+            env=os.environ | _COMPILED | environment,
             cwd=REPOSITORY,
             capture_output=True,
             timeout=STARTING,
@@ -260,6 +298,14 @@ class Office:
                 order_number=order,
                 **dates,
             )
+        )
+
+    async def more_seats(self, seats: int, *, order: str, product: str = PRODUCT, **dates: str) -> None:
+        """One more purchase, all of it in pool west."""
+        await self.licence(seats, order=order, product=product, **dates)
+        move = admin_pb2.SeatMove(line=order, count=seats)
+        await self.admin.pools.MoveSeats(
+            admin_pb2.MoveSeatsRequest(source=f"{ESTATE}/pools/default", target=POOL, moves=[move])
         )
 
     async def new_pool(self, pool: str, moves: dict[str, int], **settings: float) -> None:
@@ -323,7 +369,7 @@ class Caller:
     async def start(cls, processes: Processes, module: str, *, log: Path, **environment: str) -> Caller:
         """Starts `python -m tests.process.MODULE` and waits until it says that it is ready; the log has why not."""
         words = [sys.executable, "-m", f"tests.process.{module}"]
-        caller = cls(processes.start(words, log=log, pipes=True, environment=environment))
+        caller = cls(processes.start(words, log=log, environment=environment, talks=True))
         assert await caller.hear(within=STARTING) == "ready"
         return caller
 

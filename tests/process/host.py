@@ -30,6 +30,8 @@ class HostClock:
             "LD_PRELOAD": str(libraries[0]),
             "FAKETIME_TIMESTAMP_FILE": str(self.file),
             "FAKETIME_NO_CACHE": "1",
+            # Else it has waits on condition variables return at once, and Python's threads fight for the interpreter.
+            "FAKETIME_FORCE_MONOTONIC_FIX": "0",
             "DONT_FAKE_MONOTONIC": "1",
             "FAKETIME_DONT_FAKE_MONOTONIC": "1",
             "NO_FAKE_STAT": "1",

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import time
+from pathlib import Path
 
 import pytest
 
 from poolkeeper.v1 import admin_pb2
+from tests.figures import Figures
 from tests.inprocess.installation import NodeClient, Refused
-from tests.process.daemon import PATIENCE, SHORTEST, Daemon, Office, now
+from tests.process.daemon import PATIENCE, PRODUCT, SHORTEST, Daemon, Office, Processes, now
+from tests.process.fleet import FULL, Fleet
+from tests.process.history import Asked, Granted
 from tests.process.host import RIGHT, HostClock
 
 LEASE = SHORTEST["lease_duration"]
 DATED = "archive"
+#: Bytes that clients write down of some hundred events.
+MUCH = 15_000
 STEPS = {"an hour ahead": "+1h", "an hour back": "-1h", "ten years ahead": "+10y", "ten years back": "-10y"}
 
 
@@ -24,15 +30,16 @@ def daemon(daemon_on_host: Daemon) -> Daemon:
 
 
 async def prepare(office: Office) -> NodeClient:
-    """A node in a pool with five undated encoders and five archives with dates; its leases are the shortest."""
-    await office.admin.products.CreateProduct(admin_pb2.CreateProductRequest(product_id=DATED, title="Archive"))
-    await office.studio(30, **SHORTEST)
-    await office.licence(30, order="SO-2", product=DATED, valid_from="2010-01-01", valid_until="2090-12-31")
-    move = admin_pb2.SeatMove(line="SO-2", count=30)
-    await office.admin.pools.MoveSeats(
-        admin_pb2.MoveSeatsRequest(source="estates/acme/pools/default", target="estates/acme/pools/west", moves=[move])
-    )
+    """A node in that pool."""
+    await furnish(office, seats=30)
     return await office.node("studio-7")
+
+
+async def furnish(office: Office, *, seats: int) -> None:
+    """A pool with undated encoders and thirty archives with dates; its leases are the shortest."""
+    await office.admin.products.CreateProduct(admin_pb2.CreateProductRequest(product_id=DATED, title="Archive"))
+    await office.studio(seats, **SHORTEST)
+    await office.more_seats(30, order="SO-2", product=DATED, valid_from="2010-01-01", valid_until="2090-12-31")
 
 
 async def clock(office: Office, *, frozen: bool) -> admin_pb2.Clock:
@@ -139,3 +146,60 @@ async def test_a_clock_that_is_set_back_prolongs_no_lease(office: Office, host: 
     with pytest.raises(Refused) as refused:
         await node.heartbeat()
     assert refused.value.reason == "LEASE_EXPIRED"
+
+
+@pytest.mark.behaviour("CC-11")
+@pytest.mark.behaviour("CC-13")
+@pytest.mark.behaviour("CC-26")
+@pytest.mark.behaviour("CC-27")
+@pytest.mark.parametrize("between_runs", [False, True], ids=["while running", "between runs"])
+async def test_clients_keep_their_seats_through_every_step_of_the_clock(
+    processes: Processes, host: HostClock, daemon: Daemon, tmp_path: Path, figures: Figures, *, between_runs: bool
+) -> None:
+    frozen: list[tuple[float, float]] = []
+    running: list[tuple[float, float]] = []
+    async with Office(daemon) as office:
+        await furnish(office, seats=8)
+        nodes = ("studio-1", "studio-2")
+        fleet = await Fleet.start(processes, office, tmp_path, figures, nodes=nodes, products=(PRODUCT, DATED))
+
+        async def step(offset: str) -> None:
+            if not between_runs:
+                host.step(offset)
+                return
+            await daemon.kill()
+            host.step(offset)
+            await daemon.start(**host.environment)
+
+        async def live(spans: list[tuple[float, float]]) -> None:
+            await clock(office, frozen=spans is frozen)
+            since = now()
+            await fleet.more(MUCH)
+            spans.append((since, now()))
+
+        for name, offset in [*STEPS.items()] * max(1, figures.faults // 100):
+            # There and back; neither is believed before an operator says so.
+            for one in (offset, RIGHT):
+                await step(one)
+                await live(frozen)
+                accepted = await daemon.command("clock", "accept")
+                assert accepted.status == 0, accepted.err
+                await live(running)
+            figures.add(f"steps of the clock survived: {name}, {'between runs' if between_runs else 'while running'}")
+    history = await fleet.judge(refusals=FULL | {"CLOCK_FROZEN"})
+    assert "EXPIRED" not in {one.event for one in history.steps}
+    (dated,) = (line for line, there in history.lines.items() if there.product == DATED)
+
+    # A request that was asked before may be answered again with what it had then.
+    asked = {one.request_id: one.at for one in history.of(Asked)}
+    grants = [(asked[one.request_id], one.told, dated in one.lines) for one in history.of(Granted)]
+
+    def granted(spans: list[tuple[float, float]], *, dated_ones: bool) -> list[bool]:
+        return [
+            any(since <= begun and told <= until and of_dated is dated_ones for begun, told, of_dated in grants)
+            for since, until in spans
+        ]
+
+    assert not any(granted(frozen, dated_ones=True))
+    assert all(granted(frozen, dated_ones=False))
+    assert all(granted(running, dated_ones=True))

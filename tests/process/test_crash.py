@@ -1,95 +1,150 @@
-"""The daemon is killed in the middle of traffic, and what it had answered stands."""
+"""The daemon is killed in the middle of traffic, comes back by itself, and what it had answered stands."""
 
 from __future__ import annotations
 
-import json
 import random
 import signal
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Final
 
 import pytest
 
-from tests.process.daemon import PATIENCE, POOL, SHORTEST, STARTING, Caller, Daemon, Office, Processes, ask_all, now
-from tests.process.history import Answer, Belief, Return, Step, problems
+from tests.figures import Figures
+from tests.process.daemon import SHORTEST, STARTING, Daemon, Office, Processes, now, until
+from tests.process.fleet import NODES, Fleet
+from tests.process.release import next_release
 
-SEATS = 7
-POINTS = ("before_commit", "after_commit", "before_reply")
-KILLS = [*POINTS * 5, *["any moment"] * 5]
-NODES = ("studio-1", "studio-2", "studio-3")
-
-
-async def begin(processes: Processes, daemon: Daemon, office: Office, directory: Path) -> list[Caller]:
-    """A client process for each node, with traffic from now on."""
-    callers = [
-        await Caller.start(
-            processes,
-            "traffic",
-            log=directory / f"{name}.log",
-            TRAFFIC=json.dumps({"data": str(daemon.data), "port": daemon.port, "name": name}),
-        )
-        for name in NODES
-    ]
-    for name, caller in zip(NODES, callers, strict=True):
-        # Only now, since a session lasts for seconds.
-        node = await office.node(name)
-        assert await caller.ask("begin", token=node.token) == "begun"
-    return callers
+SEATS: Final = {"SO-1": 4, "SO-2": 4}
+#: So many kills, and the ledger is verified in between.
+PROVED_EVERY: Final = 25
 
 
-async def answered(callers: list[Caller]) -> int:
-    """How many check-outs were answered so far."""
-    return sum([(await caller.ask("count"))["answers"] for caller in callers])
+@dataclass
+class Crashes:
+    """A daemon that dies again and again while clients go on, and what a supervisor starts in its place."""
+
+    daemon: Daemon
+    fleet: Fleet
+    upgraded: dict[str, str]
+    chance: random.Random
+
+    def at(self, point: str, passes: int = 1) -> dict[str, str]:
+        """The environment in which a daemon dies at a named point of the code, when it comes there so often."""
+        return {"POOLKEEPER_FAILPOINT": f"{point}:{passes}"}
+
+    def at_commit(self, point: str) -> dict[str, str]:
+        """As `at`, of a point that every transaction passes."""
+        return self.at(point, self.chance.randrange(3, 150))
+
+    def in_migration(self, point: str) -> dict[str, str]:
+        """Of the next release, while it brings the database to its schema; this release comes back after it."""
+        return self.upgraded | self.at(point)
+
+    def undisturbed(self, point: str) -> dict[str, str]:
+        """Of one that does not die by itself."""
+        del point
+        return {}
+
+    async def by_itself(self) -> None:
+        """Until it has died at a named point."""
+        assert await self.daemon.ended(within=STARTING) == -signal.SIGKILL, self.daemon.log
+
+    async def while_starting(self) -> None:
+        """Kills it at some instant, often before anybody is served."""
+        await until(now() + 0.5 * self.chance.random())
+        await self.daemon.kill()
+
+    async def at_any_moment(self) -> None:
+        """Kills it in the middle of traffic, by the clients' progress."""
+        await self.daemon.ready()
+        await self.fleet.more(self.chance.randrange(1, 50_000))
+        await self.daemon.kill()
 
 
-@pytest.mark.behaviour("CC-14")
-@pytest.mark.behaviour("CC-13")
-@pytest.mark.behaviour("CC-26")
+@dataclass(frozen=True, slots=True)
+class Way:
+    """A way to die."""
+
+    often: int
+    """Of twenty kills."""
+    environment: Callable[[Crashes, str], dict[str, str]]
+    death: Callable[[Crashes], Awaitable[None]]
+
+
+WAYS: Final = {
+    "before_commit": Way(4, Crashes.at_commit, Crashes.by_itself),
+    "after_commit": Way(4, Crashes.at_commit, Crashes.by_itself),
+    "before_reply": Way(4, Crashes.at_commit, Crashes.by_itself),
+    "in_migration": Way(2, Crashes.in_migration, Crashes.by_itself),
+    "while starting": Way(2, Crashes.undisturbed, Crashes.while_starting),
+    "any moment": Way(4, Crashes.undisturbed, Crashes.at_any_moment),
+}
+
+
 @pytest.mark.behaviour("CC-11")
-async def test_twenty_kills_in_the_middle_of_traffic_undo_no_answer_and_seat_nobody_twice(
-    processes: Processes, daemon: Daemon, tmp_path: Path
+@pytest.mark.behaviour("CC-13")
+@pytest.mark.behaviour("CC-14")
+@pytest.mark.behaviour("CC-25")
+@pytest.mark.behaviour("CC-26")
+async def test_kills_in_the_middle_of_traffic_undo_no_answer_end_no_lease_and_seat_nobody_twice(
+    processes: Processes, daemon: Daemon, tmp_path: Path, figures: Figures
 ) -> None:
     chance = random.Random(14)
     async with Office(daemon) as office:
-        await office.studio(SEATS, **SHORTEST)
-        callers = await begin(processes, daemon, office, tmp_path)
+        await office.studio(SEATS["SO-1"], **SHORTEST)
+        await office.more_seats(SEATS["SO-2"], order="SO-2")
+        fleet = await Fleet.start(processes, office, tmp_path, figures)
     await daemon.kill()
-    for point in chance.sample(KILLS, len(KILLS)):
-        if point == "any moment":
-            enough = await answered(callers) + chance.randrange(100)
+    crashes = Crashes(daemon, fleet, next_release(tmp_path / "next"), chance)
+    twenty = [point for point, way in WAYS.items() for _ in range(way.often)]
+    kills = [twenty[number % len(twenty)] for number in range(figures.faults)]
+    chance.shuffle(kills)
+    prepare(crashes, kills[0])
+    for number, (point, following) in enumerate(zip(kills, [*kills[1:], ""], strict=True), start=1):
+        daemon.relieve()
+        prepare(crashes, following)
+        await WAYS[point].death(crashes)
+        figures.add(f"kills survived: {point}")
+        if number % PROVED_EVERY == 0:
             await daemon.start()
-            end = now() + PATIENCE
-            while await answered(callers) < enough:
-                assert now() < end, "the traffic stands still"
+            await fleet.prove()
             await daemon.kill()
+    # The last start is an upgrade that nobody disturbs.
+    daemon.relieve()
+    await daemon.ready()
+    history = await fleet.judge()
+    assert len(history.held) == len(NODES)
+
+
+def prepare(crashes: Crashes, point: str) -> None:
+    """Has the next daemon ready, which will die that way; in the end one that lives."""
+    crashes.daemon.prepare(**(WAYS[point].environment(crashes, point) if point else crashes.upgraded))
+
+
+@pytest.mark.behaviour("CC-14")
+async def test_a_first_start_that_is_killed_while_it_makes_the_database_is_made_good_by_the_next(
+    processes: Processes, tmp_path: Path, figures: Figures
+) -> None:
+    chance = random.Random(7)
+    # It has more than one version to go through.
+    upgraded = next_release(tmp_path / "next")
+    for number in range(max(2, figures.faults // 25)):
+        daemon = Daemon(tmp_path / f"data-{number}", processes)
+        if number % 2:
+            daemon.launch(**upgraded)
+            await until(now() + 2 * chance.random())
+            await daemon.kill()
+            figures.add("kills survived: first start")
         else:
-            daemon.launch(POOLKEEPER_FAILPOINT=f"{point}:{chance.randrange(20, 100)}")
-            assert await daemon.ended(within=STARTING) == -signal.SIGKILL
-    await daemon.start()
-    saw = await ask_all(callers, "finish", within=2 * PATIENCE)
-    await compare(daemon, dict(zip(NODES, saw, strict=True)))
-
-
-async def compare(daemon: Daemon, saw: dict[str, Any]) -> None:
-    """What the callers saw is what the daemon says."""
-    assert {name: one["refusals"] for name, one in saw.items()} == {name: [] for name in saw}
-    # Each of them lived through every kill.
-    assert min(min(one["repeats"], one["renewals"]) for one in saw.values()) >= len(KILLS)
-    async with Office(daemon) as office:
-        steps = [
-            Step(event=entry["event"], allocation=f"{POOL}/allocations/{entry['allocation']['id']}")
-            for entry in await office.ledger()
-            if "allocation" in entry
-        ]
-        held = await office.held()
-    answers = [Answer(caller=name, **answer) for name, one in saw.items() for answer in one["answers"]]
-    returns = [Return(caller=name, **back) for name, one in saw.items() for back in one["returns"]]
-    beliefs = [Belief(holder=name, **belief) for name, one in saw.items() for belief in one["beliefs"]]
-    found = problems(seats=SEATS, beliefs=beliefs, answers=answers, returns=returns, steps=steps, held=held)
-    assert found == []
-    # Some were denied, some granted and given back, and some are held to this moment.
-    assert min(len(returns), len(answers) - len(returns) - len(held)) > 0
-    assert len(held) == len(NODES)
-    proof = await daemon.command("ledger", "verify", "acme/west")
-    assert proof.status == 0, proof.err
-    assert "PROVED: acme/west" in proof.out
+            daemon.launch(POOLKEEPER_FAILPOINT="in_migration", **upgraded)
+            assert await daemon.ended(within=STARTING) == -signal.SIGKILL, daemon.log
+            figures.add("kills survived: in_migration of a first start")
+        await daemon.start(**upgraded)
+        async with Office(daemon) as office:
+            await office.studio(1)
+            node = await office.node("studio-7")
+            granted = await node.check_out()
+            assert await office.held() == {granted.allocation.name}
+        assert await daemon.stop() == 0

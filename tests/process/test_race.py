@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.process.daemon import Caller, Daemon, Office, Processes, ask_all
-from tests.process.history import Answer, Belief, Return, Step, problems
+from tests.figures import Figures
+from tests.process.daemon import PRODUCT, Caller, Daemon, Office, Processes, ask_all
+from tests.process.history import Asked, Event, Granted, Left, Refused, Returned, problems
+from tests.process.journal import lines_of, read_history
 
 SEATS = 7
 CALLERS = (67, 67, 66)
@@ -33,46 +36,45 @@ async def holders(processes: Processes, daemon: Daemon, office: Office, director
 @pytest.mark.behaviour("CC-11")
 @pytest.mark.behaviour("CC-25")
 async def test_of_two_hundred_callers_exactly_seven_get_the_seven_seats_a_hundred_times_in_a_row(
-    processes: Processes, daemon: Daemon, office: Office, tmp_path: Path
+    processes: Processes, daemon: Daemon, office: Office, tmp_path: Path, figures: Figures
 ) -> None:
     await office.studio(SEATS)
     callers = await holders(processes, daemon, office, tmp_path)
-    beliefs: list[Belief] = []
-    answers: list[Answer] = []
-    returns: list[Return] = []
+    (line,) = await lines_of(office)
+    events: list[Event] = []
     numbers = itertools.count()
     for round_ in range(ROUNDS):
         for caller, count in zip(callers, CALLERS, strict=True):
             caller.tell("check_out", callers=count)
         told: list[tuple[int, Any]] = [(caller.pid, one) for caller in callers for one in await caller.hear()]
-        since = {one["allocation"]: one["told"] for _, one in told if one["allocation"]}
+        granted = sum(bool(one["allocation"]) for _, one in told)
         reasons = [one["reason"] for _, one in told if not one["allocation"]]
-        assert (len(since), reasons) == (SEATS, ["NO_SEAT_AVAILABLE"] * (sum(CALLERS) - SEATS)), f"round {round_}"
-        answers += (
-            Answer(
-                caller=str(pid),
-                request_id=str(next(numbers)),
-                asked_at=one["asked"],
-                sent_at=one["asked"],
-                told_at=one["told"],
-                allocation=one["allocation"],
-            )
-            for pid, one in told
-        )
+        assert (granted, reasons) == (SEATS, ["NO_SEAT_AVAILABLE"] * (sum(CALLERS) - SEATS)), f"round {round_}"
+        for pid, one in told:
+            # The SDK makes its request ids itself; all that matters here is that each is another.
+            request: Any = {"session": str(pid), "request_id": str(next(numbers))}
+            when = {"sent": one["asked"], "told": one["told"]}
+            events.append(Asked(**request, at=one["asked"]))
+            if one["allocation"]:
+                events.append(
+                    Granted(**request, **when, until=one["until"], allocation=one["allocation"], lines={line: 1})
+                )
+            else:
+                events.append(Refused(**request, **when, reason=one["reason"], product=PRODUCT))
         for caller, back in zip(callers, await ask_all(callers, "check_in"), strict=True):
             for one in back:
-                allocation, until = one["allocation"], one["until"]
-                holder = str(caller.pid)
-                beliefs.append(Belief(holder=holder, allocation=allocation, since=since[allocation], until=until))
-                returns.append(Return(caller=holder, allocation=allocation, sent_at=until, told_at=one["told"]))
-    assert len(beliefs) == ROUNDS * SEATS
-    steps = [
-        Step(event=entry["event"], allocation=f"estates/acme/pools/west/allocations/{entry['allocation']['id']}")
-        for entry in await office.ledger()
-        if "allocation" in entry
-    ]
-    held = await office.held()
-    assert problems(seats=SEATS, beliefs=beliefs, answers=answers, returns=returns, steps=steps, held=held) == []
+                request = {"session": str(caller.pid), "allocation": one["allocation"]}
+                events.append(Left(**request, at=one["until"]))
+                events.append(Returned(**request, request_id=str(next(numbers)), sent=one["until"], told=one["told"]))
+    said = await read_history(office, ())
+    history = replace(said, events=tuple(events))
+    assert problems(history) == []
+    assert len(history.of(Granted)) == len(history.of(Returned)) == ROUNDS * SEATS
+    figures.add("histories checked")
+    figures.add("requests in them", len(history.of(Asked)))
+    figures.add("answers", len(history.of(Asked)) + len(history.of(Returned)))
+    figures.add("grants", len(history.of(Granted)))
+    figures.add("ledger entries verified", len(history.steps))
     proof = await daemon.command("ledger", "verify", "acme/west")
     assert proof.status == 0, proof.err
     assert "PROVED: acme/west" in proof.out

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import signal
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +11,10 @@ from typing import Any
 
 import pytest
 
-from tests.process.daemon import PATIENCE, SHORTEST, Caller, Daemon, Office, Processes, eventually, now
-from tests.process.history import Belief, most_believed
+from tests.figures import Figures
+from tests.process.daemon import PATIENCE, SHORTEST, Caller, Daemon, Office, Processes, eventually, now, until
+from tests.process.fleet import Fleet
+from tests.process.history import Belief, Lost, most_believed
 
 LAPSE = SHORTEST["lease_duration"] + SHORTEST["margin"]
 
@@ -101,8 +104,10 @@ async def test_a_stopped_client_s_seat_is_another_s_only_when_its_belief_is_over
     lost = await pair.in_state("LOST")
     assert lost["reason"] == "LEASE_EXPIRED"
     history = [
-        Belief(holder="first", allocation=pair.seat, since=began, until=believed),
-        Belief(holder="second", allocation=told["allocation"], since=told["asked"], until=told["until"]),
+        Belief(session="first", allocation=pair.seat, since=began, until=believed, lines={"L1": 1}),
+        Belief(
+            session="second", allocation=told["allocation"], since=told["asked"], until=told["until"], lines={"L1": 1}
+        ),
     ]
     assert most_believed(history)[0] == 1
     # What the first does now touches nobody else's seat, and it may stand in line again.
@@ -140,3 +145,41 @@ async def still_held(pair: Pair) -> None:
     assert (await pair.in_state("HELD"))["allocation"] == pair.seat
     assert await pair.office.held() == {pair.seat}
     assert [entry["event"] for entry in await pair.office.ledger()][-1] == "CHECKED_OUT"
+
+
+@pytest.mark.behaviour("CC-11")
+@pytest.mark.behaviour("CC-13")
+@pytest.mark.behaviour("CC-15")
+@pytest.mark.behaviour("CC-16")
+async def test_clients_that_are_suspended_beyond_their_deadline_in_the_middle_of_traffic_double_no_seat(
+    processes: Processes, daemon: Daemon, office: Office, tmp_path: Path, figures: Figures
+) -> None:
+    chance = random.Random(16)
+    await office.studio(8, **SHORTEST)
+    fleet = await Fleet.start(processes, office, tmp_path, figures)
+    for _ in range(max(1, figures.faults // 40)):
+        name = chance.choice(list(fleet.callers))
+        kept = (await fleet.saw())[name]["kept"]
+        # Somewhere in the middle of its own calls.
+        await fleet.more(chance.randrange(1, 3000))
+        fleet.callers[name].send(signal.SIGSTOP)
+        stopped = now()
+        while kept in await office.held():
+            assert now() < stopped + LAPSE + PATIENCE, "the seat does not come back"
+            await asyncio.sleep(0.05)
+        # Others take what it had, and it comes back to find that.
+        await fleet.more(5000)
+        fleet.callers[name].send(signal.SIGCONT)
+        while (await fleet.saw())[name]["kept"] == kept:
+            assert now() < stopped + LAPSE + 2 * PATIENCE, "the client does not come back"
+            await asyncio.sleep(0.05)
+        figures.add("suspensions survived: a client")
+        # A daemon that stands still for as long takes nothing from anybody.
+        daemon.freeze()
+        await until(now() + LAPSE, within=2 * LAPSE)
+        daemon.thaw()
+        await fleet.more(5000)
+        figures.add("suspensions survived: the daemon")
+    history = await fleet.judge(losses=frozenset({"LEASE_EXPIRED"}))
+    expired = {one.node for one in history.steps if one.event == "EXPIRED"}
+    assert expired == {one.node for one in history.of(Lost)}

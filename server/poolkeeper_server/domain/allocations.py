@@ -52,7 +52,7 @@ def shrink(
     """
     pool = pool_of(state, allocation)
     kept, given = split_lines(allocation.lines, quantity)
-    until = allocation.allocated_at + pool.minimum_allocation
+    until = _until(allocation, pool, now)
     waits = now.civil < until and reason not in pool.skip_quarantine
     shrunk = replace(allocation, lines=kept, quantity=quantity)
     deltas = tuple(
@@ -94,7 +94,7 @@ def end(
     the pool may let skip quarantine (CC-24).
     """
     pool = pool_of(state, allocation)
-    until = allocation.allocated_at + pool.minimum_allocation
+    until = _until(allocation, pool, now)
     waits = now.civil < until and reason not in pool.skip_quarantine and not no_quarantine
     ended = replace(
         allocation,
@@ -109,6 +109,15 @@ def end(
         for licence, seats in allocation.lines
     )
     return _write(state, now, ended, event, deltas, {"reason": reason} | (details or {}))
+
+
+def _until(allocation: Allocation, pool: Pool, now: Moment) -> int:
+    """When the minimum allocation time is over.
+
+    An operator may have accepted a clock that was set back: then the seat was taken in what is the future now, and
+    rests for the minimum time, not for the years that the clock went back besides.
+    """
+    return min(allocation.allocated_at, now.civil) + pool.minimum_allocation
 
 
 def confirm(state: State, allocation: Allocation) -> Allocation:

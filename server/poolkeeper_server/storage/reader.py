@@ -148,20 +148,20 @@ class Reader:
     async def head(self, estate_id: str, pool_id: str) -> tuple[r.Pool, list[r.Holding]] | None:
         """A pool and its holdings, read at one moment."""
         pools, holdings = TABLES[r.Pool], TABLES[r.Holding]
-        async with self._connection() as connection, connection.begin():
-            row = (
-                await connection.execute(
-                    select(pools).where(pools.c.estate_id == estate_id, pools.c.pool_id == pool_id)
-                )
-            ).first()
-            if row is None:
-                return None
-            rows = await connection.execute(
-                select(holdings)
-                .where(holdings.c.estate_id == estate_id, holdings.c.pool_id == pool_id)
-                .order_by(holdings.c.licence_id)
-            )
-            return ROWS[r.Pool].read(tuple(row)), [ROWS[r.Holding].read(tuple(found)) for found in rows]
+        # One statement sees one state, on a connection that begins no transactions.
+        query = (
+            select(pools, holdings)
+            .outerjoin(holdings, (holdings.c.estate_id == pools.c.estate_id) & (holdings.c.pool_id == pools.c.pool_id))
+            .where(pools.c.estate_id == estate_id, pools.c.pool_id == pool_id)
+            .order_by(holdings.c.licence_id)
+        )
+        async with self._connection() as connection:
+            rows = [tuple(row) for row in await connection.execute(query)]
+        if not rows:
+            return None
+        width = len(pools.columns)
+        lines = [row[width:] for row in rows if row[width] is not None]
+        return ROWS[r.Pool].read(rows[0][:width]), [ROWS[r.Holding].read(line) for line in lines]
 
 
 def of_node(estate_id: str, node_id: str) -> ColumnElement[bool]:

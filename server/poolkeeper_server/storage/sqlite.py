@@ -129,6 +129,8 @@ class SqliteStore:
         self._time = time
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="writer")
         self._connection = self._thread.submit(connect, path).result()
+        #: After a failure nobody knows what the connection still holds: the next transaction opens another.
+        self._doubtful = False
 
     async def transact(self, batch: Sequence[Command], ids: Callable[[], Iterator[str]]) -> Committed:
         """One transaction as one call on the writer's thread."""
@@ -156,18 +158,20 @@ class SqliteStore:
     async def _run(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
-    def _reopen(self) -> None:
-        """After a failure nobody knows what the connection still holds."""
-        with suppress(sqlite.Error):
-            self._connection.close()
-        self._connection = connect(self._path)
+    def _begin(self) -> None:
+        """Begins a transaction; while no connection can be opened, this fails, and the next one tries again."""
+        if self._doubtful or self._connection.in_transaction:
+            self._doubtful = True
+            with suppress(sqlite.Error):
+                self._connection.close()
+            self._connection = connect(self._path)
+            self._doubtful = False
+        self._connection.execute("BEGIN IMMEDIATE")
 
     def _transact(self, batch: Sequence[Command], ids: Callable[[], Iterator[str]]) -> Committed:
         committing = False
         try:
-            if self._connection.in_transaction:
-                self._reopen()
-            self._connection.execute("BEGIN IMMEDIATE")
+            self._begin()
             now = self._time.moment()
             state = self._load(batch, now)
             answers, more = decide_all(state, batch, now, ids())
@@ -178,8 +182,7 @@ class SqliteStore:
             committing = True
             self._connection.execute("COMMIT")
         except (sqlite.OperationalError, sqlite.InternalError) as error:
-            with suppress(sqlite.Error):  # the next transaction tries again
-                self._reopen()
+            self._doubtful = True
             raise StoreUnavailable(str(error), unknown=committing) from error
         except BaseException:
             self._connection.execute("ROLLBACK")
@@ -190,22 +193,22 @@ class SqliteStore:
 
     def _write(self, statement: str, rows: Sequence[tuple[Any, ...]]) -> None:
         try:
-            self._connection.execute("BEGIN IMMEDIATE")
+            self._begin()
             self._connection.executemany(statement, rows)
             self._connection.execute("COMMIT")
         except sqlite.Error as error:
-            self._reopen()
+            self._doubtful = True
             raise StoreUnavailable(str(error)) from error
 
     def _purge(self, before: int, most: int) -> int:
         try:
-            self._connection.execute("BEGIN IMMEDIATE")
+            self._begin()
             gone = 0
             for statement in PURGES:
                 gone += int(self._connection.execute(statement, {"before": before, "most": most}).rowcount)
             self._connection.execute("COMMIT")
         except sqlite.Error as error:
-            self._reopen()
+            self._doubtful = True
             raise StoreUnavailable(str(error)) from error
         return gone
 
