@@ -232,16 +232,22 @@ class Daemon:
         """The operator's."""
         return (self.data / "operator.token").read_text().strip()
 
-    def channel(self) -> grpc.aio.Channel:
-        """A new channel to it, which comes back quickly after an outage."""
-        options = [
+    def channel(self, *others: str) -> grpc.aio.Channel:
+        """A new channel to it, which comes back quickly after an outage.
+
+        `others` are ports of daemons besides: then every call goes to the next of those that are there.
+        """
+        options: list[tuple[str, Any]] = [
             ("grpc.ssl_target_name_override", "poolkeeper"),
             ("grpc.initial_reconnect_backoff_ms", 50),
             ("grpc.max_reconnect_backoff_ms", 200),
             ("grpc.use_local_subchannel_pool", 1),
         ]
         credentials = grpc.ssl_channel_credentials((self.data / "ca.pem").read_bytes())
-        return grpc.aio.secure_channel(self.address, credentials, options)
+        if others:
+            options.append(("grpc.service_config", '{"loadBalancingConfig": [{"round_robin": {}}]}'))
+        target = ",".join(f"127.0.0.1:{port}" for port in (self.port, *others))
+        return grpc.aio.secure_channel(f"ipv4:{target}", credentials, options)
 
     async def command(self, *words: str, **environment: str) -> Done:
         """A `poolkeeper` command of its admin, on the same machine."""

@@ -40,15 +40,21 @@ class Fleet:
         *,
         nodes: Sequence[str] = NODES,
         products: Sequence[str] = (PRODUCT,),
+        others: Sequence[Daemon] = (),
     ) -> Fleet:
-        """Client processes in pool west, with traffic from now on."""
+        """Client processes in pool west, with traffic from now on.
+
+        With `others` on the same database, the calls of each client go round all of them.
+        """
         daemon = office.daemon
+        ports = [one.port for one in (daemon, *others)]
         fleet = cls(daemon, directory, figures)
         await office.admin.consumers.CreateConsumer(admin_pb2.CreateConsumerRequest(parent=ESTATE, consumer=CONSUMER))
-        for name in nodes:
+        for place, name in enumerate(nodes):
+            first = place % len(ports)
             given = {
                 "data": str(daemon.data),
-                "port": daemon.port,
+                "ports": ports[first:] + ports[:first],
                 "name": name,
                 "journal": str(fleet.journal(name)),
                 "products": list(products),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import json
 import random
 import signal
 from collections.abc import Iterator
@@ -13,27 +12,16 @@ from pathlib import Path
 import pytest
 
 from tests.contract.client.wire import Wire
+from tests.figures import Figures
 from tests.postgres import Server, serving
 from tests.process import cluster
-from tests.process.cluster import DURABLE
-from tests.process.daemon import (
-    PATIENCE,
-    POOL,
-    SHORTEST,
-    STARTING,
-    Caller,
-    Daemon,
-    Office,
-    Processes,
-    ask_all,
-    eventually,
-    now,
-)
-from tests.process.history import Answer, Belief, Return, Step, problems
+from tests.process.cluster import DURABLE, Cluster
+from tests.process.daemon import SHORTEST, STARTING, Caller, Daemon, Office, Processes, now, until
+from tests.process.fleet import Fleet
 from tests.process.host import HostClock
+from tests.process.race import SEATS, holders, race
 
-SEATS = 7
-NODES = ("studio-1", "studio-2", "studio-3")
+ROUNDS = 20
 POINTS = ("before_commit", "after_commit", "before_reply")
 
 
@@ -55,106 +43,53 @@ async def holder(processes: Processes, office: Office, directory: Path, name: st
     )
 
 
-async def traffic(processes: Processes, office: Office, directory: Path, name: str, daemon: Daemon) -> Caller:
-    """A client process that goes on asking for seats and giving them back, at one daemon."""
-    given = json.dumps({"data": str(daemon.data), "port": daemon.port, "name": name})
-    caller = await Caller.start(processes, "traffic", log=directory / f"{name}.log", TRAFFIC=given)
-    node = await office.node(name)
-    assert await caller.ask("begin", token=node.token) == "begun"
-    return caller
-
-
-async def answered(callers: list[Caller]) -> int:
-    """How many check-outs were answered so far."""
-    return sum([(await caller.ask("count"))["answers"] for caller in callers])
-
-
-async def more(callers: list[Caller], count: int) -> None:
-    """Returns when so many more were answered."""
-    enough, end = await answered(callers) + count, now() + 2 * PATIENCE
-    while await answered(callers) < enough:
-        assert now() < end, "the traffic stands still"
-        await asyncio.sleep(0.01)
-
-
-async def passed(seconds: float) -> None:
-    """Returns when so much time is over: as much as it takes for a promise to end."""
-    end = now() + seconds
-    await eventually(lambda: now() > end, "the end of every promise", within=PATIENCE)
-
-
-async def compare(daemon: Daemon, callers: list[Caller]) -> None:
-    """What the callers saw, when they have come to their end, is what the daemon says."""
-    saw = dict(zip(NODES, await ask_all(callers, "finish", within=2 * PATIENCE), strict=False))
-    assert {name: one["refusals"] for name, one in saw.items()} == {name: [] for name in saw}
-    async with Office(daemon) as office:
-        steps = [
-            Step(event=entry["event"], allocation=f"{POOL}/allocations/{entry['allocation']['id']}")
-            for entry in await office.ledger()
-            if "allocation" in entry
-        ]
-        held = await office.held()
-    answers = [Answer(caller=name, **answer) for name, one in saw.items() for answer in one["answers"]]
-    returns = [Return(caller=name, **back) for name, one in saw.items() for back in one["returns"]]
-    beliefs = [Belief(holder=name, **belief) for name, one in saw.items() for belief in one["beliefs"]]
-    assert problems(seats=SEATS, beliefs=beliefs, answers=answers, returns=returns, steps=steps, held=held) == []
-    assert min(len(returns), len(answers) - len(returns) - len(held)) > 0
-    proof = await daemon.command("ledger", "verify", "acme/west")
-    assert proof.status == 0, proof.err
+async def begin(found: Cluster, processes: Processes, directory: Path, figures: Figures) -> Fleet:
+    """Clients spread over the daemons, with traffic from now on."""
+    first, *others = found.daemons
+    async with Office(first) as office:
+        await office.studio(SEATS, **SHORTEST)
+        return await Fleet.start(processes, office, directory, figures, others=others)
 
 
 @pytest.mark.behaviour("CC-11")
 async def test_callers_of_three_daemons_get_the_seven_seats_and_no_more(
-    server: Server, processes: Processes, tmp_path: Path
+    server: Server, processes: Processes, tmp_path: Path, figures: Figures
 ) -> None:
     found = await cluster.start(server, processes, tmp_path, 3)
     async with Office(found.daemons[0]) as office:
         await office.studio(SEATS)
-        callers = [
-            await holder(processes, office, tmp_path, name, daemon.address)
-            for name, daemon in zip(NODES, found.daemons, strict=True)
-        ]
-        beliefs: list[Belief] = []
-        for _ in range(20):
-            for caller in callers:
-                caller.tell("check_out", callers=66)
-            told = [one for caller in callers for one in await caller.hear()]
-            granted = {one["allocation"]: one["told"] for one in told if one["allocation"]}
-            assert len(granted) == SEATS
-            assert {one["reason"] for one in told if not one["allocation"]} == {"NO_SEAT_AVAILABLE"}
-            for caller, back in zip(callers, await ask_all(callers, "check_in"), strict=True):
-                for one in back:
-                    name = one["allocation"]
-                    beliefs.append(
-                        Belief(holder=str(caller.pid), allocation=name, since=granted[name], until=one["until"])
-                    )
-        assert problems(seats=SEATS, beliefs=beliefs, answers=[], returns=[], steps=[], held=set()) == []
+        callers = await holders(processes, [daemon.address for daemon in found.daemons], office, tmp_path)
+        await race(callers, office, figures, ROUNDS)
 
 
-@pytest.mark.behaviour("CC-14")
+@pytest.mark.behaviour("CC-11")
 @pytest.mark.behaviour("CC-13")
+@pytest.mark.behaviour("CC-14")
 @pytest.mark.behaviour("CC-26")
-async def test_daemons_killed_one_after_the_other_undo_no_answer_and_seat_nobody_twice(
-    server: Server, processes: Processes, tmp_path: Path
+async def test_daemons_killed_one_after_the_other_undo_no_answer_end_no_lease_and_seat_nobody_twice(
+    server: Server, processes: Processes, tmp_path: Path, figures: Figures
 ) -> None:
     chance = random.Random(4)
     found = await cluster.start(server, processes, tmp_path, 3)
-    async with Office(found.daemons[0]) as office:
-        await office.studio(SEATS, **SHORTEST)
-        callers = [
-            await traffic(processes, office, tmp_path, name, daemon)
-            for name, daemon in zip(NODES, found.daemons, strict=True)
-        ]
-    for victim, point in itertools.product(found.daemons, (*POINTS, "any moment")):
-        await victim.kill()
+    fleet = await begin(found, processes, tmp_path, figures)
+    ways = (*POINTS, "any moment")
+    for number in range(figures.faults * 2 // 5):
+        # Two are always there.
+        victim, point = found.daemons[number % len(found.daemons)], ways[number % len(ways)]
         if point == "any moment":
+            await fleet.more(chance.randrange(1, 20_000))
+            await victim.kill()
             await victim.start()
-            await more(callers, chance.randrange(20, 80))
         else:
-            victim.launch(POOLKEEPER_FAILPOINT=f"{point}:{chance.randrange(20, 60)}")
-            assert await victim.ended(within=STARTING) == -signal.SIGKILL
-            await victim.start()
-    await compare(found.daemons[0], callers)
+            victim.prepare(POOLKEEPER_FAILPOINT=f"{point}:{chance.randrange(3, 60)}")
+            await victim.kill()
+            victim.relieve()
+            victim.prepare()
+            assert await victim.ended(within=STARTING) == -signal.SIGKILL, victim.log
+            victim.relieve()
+            await victim.ready()
+        figures.add(f"kills of one of three daemons survived: {point}")
+    await fleet.judge()
 
 
 @pytest.mark.behaviour("CC-26")
@@ -180,39 +115,35 @@ async def test_a_client_of_several_addresses_goes_on_within_two_seconds_of_its_d
                 assert {seat["allocation"], another["allocation"]} <= await witness.held()
             await dying.start()
             # Its heartbeats arrive, or in another lease's time there would be nothing left to believe in.
-            await passed(7)
+            await until(now() + 7)
         states = await caller.ask("believed")
         assert {one["state"] for one in states} == {"HELD"}
 
 
 @pytest.mark.behaviour("CC-26")
 async def test_a_database_that_restarts_takes_no_lease_and_every_daemon_comes_back_by_itself(
-    server: Server, processes: Processes, tmp_path: Path
+    server: Server, processes: Processes, tmp_path: Path, figures: Figures
 ) -> None:
     found = await cluster.start(server, processes, tmp_path, 3)
-    async with Office(found.daemons[0]) as office:
-        await office.studio(SEATS, **SHORTEST)
-        callers = [
-            await traffic(processes, office, tmp_path, name, daemon)
-            for name, daemon in zip(NODES, found.daemons, strict=True)
-        ]
-        for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGINT):
-            await more(callers, 50)
-            server.stop(number)
-            server.start()
-        # And once for longer than any promise: nobody can commit, so no lease runs out.
-        await more(callers, 50)
-        server.stop(signal.SIGQUIT)
-        await passed(9)
+    fleet = await begin(found, processes, tmp_path, figures)
+    for number in itertools.islice(itertools.cycle((signal.SIGINT, signal.SIGQUIT)), max(3, figures.faults // 5)):
+        await fleet.more(20_000)
+        server.stop(number)
         server.start()
-        await more(callers, 50)
-    await compare(found.daemons[1], callers)
+        figures.add("restarts of the database survived")
+    # And once for longer than any promise: nobody can commit, so no lease runs out.
+    await fleet.more(20_000)
+    server.stop(signal.SIGQUIT)
+    await until(now() + 9)
+    server.start()
+    await fleet.more(20_000)
+    await fleet.judge()
 
 
 @pytest.mark.behaviour("CC-14")
 @pytest.mark.behaviour("CC-13")
 async def test_cut_connections_to_the_database_undo_nothing(
-    server: Server, processes: Processes, tmp_path: Path
+    server: Server, processes: Processes, tmp_path: Path, figures: Figures
 ) -> None:
     chance = random.Random(13)
     async with Wire(server.port) as wire:
@@ -224,21 +155,17 @@ async def test_cut_connections_to_the_database_undo_nothing(
         ]
         for daemon in daemons:
             await daemon.start()
-        async with Office(daemons[0]) as office:
-            await office.studio(SEATS, **SHORTEST)
-            callers = [
-                await traffic(processes, office, tmp_path, name, daemon)
-                for name, daemon in zip(NODES, daemons, strict=True)
-            ]
-            for turn in range(30):
-                await more(callers, chance.randrange(1, 20))
-                if turn % 3 == 0:
-                    # What the database has answered is lost: nobody knows whether the commit has happened.
-                    wire.replies.clear()
-                    await asyncio.sleep(chance.random() / 20)
-                await wire.cut()
-                wire.replies.set()
-        await compare(daemons[0], callers)
+        fleet = await begin(Cluster(server, database, daemons), processes, tmp_path, figures)
+        for turn in range(figures.faults):
+            await fleet.more(chance.randrange(1, 10_000))
+            if turn % 3 == 0:
+                # What the database has answered is lost: nobody knows whether the commit has happened.
+                wire.replies.clear()
+                await until(now() + chance.random() / 20)
+            await wire.cut()
+            wire.replies.set()
+            figures.add("cuts between daemons and database survived")
+        await fleet.judge()
 
 
 @pytest.mark.behaviour("CC-11")

@@ -247,8 +247,9 @@ def reason_of(error: grpc.aio.AioRpcError) -> str:
 async def serve(given: Told) -> None:
     """Begins and ends as it is told."""
     name = given["name"]
-    daemon = Daemon(Path(given["data"]), Processes(), port=given["port"])
-    async with daemon.channel() as channel, asyncio.TaskGroup() as tasks:
+    first, *others = given["ports"]
+    daemon = Daemon(Path(given["data"]), Processes(), port=first)
+    async with daemon.channel(*others) as channel, asyncio.TaskGroup() as tasks:
         traffic = Traffic(
             node=NodeClient(channel),
             name=name,
