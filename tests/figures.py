@@ -60,6 +60,7 @@ class _Counter:
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.when == "call":
+            # A failed test has counted what it found before it failed.
             for key, count in report.user_properties:
                 if key.startswith("figure: "):
                     self._counted[key.removeprefix("figure: ")] += int(str(count))

@@ -12,7 +12,7 @@ from typing import Any
 from poolkeeper.v1 import admin_pb2
 from tests.figures import Figures
 from tests.process.daemon import ESTATE, PATIENCE, POOL, PRODUCT, Caller, Daemon, Office, Processes, ask_all, eventually
-from tests.process.history import Asked, Granted, History, Lost, Refused, problems
+from tests.process.history import Asked, Granted, History, Lost, Refused, held_twice, lost, oversold, problems, unknown
 from tests.process.journal import read_history
 
 NODES = ("studio-1", "studio-2", "studio-3")
@@ -109,6 +109,8 @@ class Fleet:
         saw = await self.finish()
         async with Office(self.daemon) as office:
             history = await read_history(office, [*map(self.journal, self.callers), *others])
+        self.figures.add("grants lost", len([*lost(history), *unknown(history)]))
+        self.figures.add("seats doubled", len([*oversold(history), *held_twice(history)]))
         found = problems(history)
         assert found == [], "\n".join(found[:20])
         assert {one.reason for one in history.of(Refused)} <= refusals | losses
@@ -127,6 +129,4 @@ class Fleet:
         self.figures.add("grants", len({one.allocation for one in history.of(Granted)}))
         self.figures.add("repeated attempts", repeats.total())
         self.figures.add("ledger entries verified", len(history.steps))
-        self.figures.add("grants lost", 0)
-        self.figures.add("seats doubled", 0)
         return history

@@ -130,7 +130,7 @@ async def test_a_first_start_that_is_killed_while_it_makes_the_database_is_made_
     chance = random.Random(7)
     # It has more than one version to go through.
     upgraded = next_release(tmp_path / "next")
-    for number in range(max(2, figures.faults // 25)):
+    for number in range(max(2, figures.faults // 40)):
         daemon = Daemon(tmp_path / f"data-{number}", processes)
         if number % 2:
             daemon.launch(**upgraded)

@@ -157,7 +157,9 @@ async def test_clients_that_are_suspended_beyond_their_deadline_in_the_middle_of
     chance = random.Random(16)
     await office.studio(8, **SHORTEST)
     fleet = await Fleet.start(processes, office, tmp_path, figures)
-    for _ in range(max(1, figures.faults // 40)):
+    # From then on what they believe rests on renewals, and no longer on how their sessions began.
+    await until(now() + SHORTEST["lease_duration"])
+    for _ in range(max(1, figures.faults // 50)):
         name = chance.choice(list(fleet.callers))
         kept = (await fleet.saw())[name]["kept"]
         # Somewhere in the middle of its own calls.
