@@ -165,6 +165,7 @@ class Model:
         never = self.need(command) > sum(self.counts[session.pool, line] for line in usable)
         if in_turn or never or not command.wait:
             raise Refused(Reason.NO_SEAT_AVAILABLE)
+        self.alive(session.name)  # what was due may have been this session
         self.waiting[request] = (command, self.now.lease + command.wait)
         return ("waiting", len(self.queue(session.pool, command.product_id)))
 
@@ -228,6 +229,7 @@ class Model:
         return self.use(command, held, session)
 
     def use(self, command: c.CheckOut, seats: Seats, session: Session, *, resumed: bool = False) -> Words:
+        self.alive(session.name)  # what was due may have been this session
         seats.users[session.name], seats.asked[session.name] = self.need(command), command.request_id
         self.done[command.caller, command.request_id] = (command.digest, seats.name)
         return self.granted(seats, session, resumed=resumed)
