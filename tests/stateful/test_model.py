@@ -572,7 +572,21 @@ def _settings(examples: int) -> settings:
 
 
 TestDomain: Any = DomainMachine.TestCase
-TestDomain.settings = _settings(120)
+TestDomain.settings = _settings(250)
 TestSqlite: Any = SqliteMachine.TestCase
-TestSqlite.settings = _settings(40)
-pytestmark = pytest.mark.filterwarnings("default")
+TestSqlite.settings = _settings(100)
+pytestmark = [
+    pytest.mark.filterwarnings("default"),
+    pytest.mark.invariant("INV-1"),
+    pytest.mark.invariant("INV-2"),
+    pytest.mark.invariant("INV-3"),
+    pytest.mark.invariant("INV-4"),
+    pytest.mark.invariant("INV-5"),
+    pytest.mark.invariant("INV-6"),
+    pytest.mark.invariant("INV-7"),
+    pytest.mark.invariant("3A-ARBITER"),
+    pytest.mark.invariant("3A-PROMISE"),
+    pytest.mark.invariant("3A-MARGIN"),
+    pytest.mark.invariant("3A-FORCED"),
+    pytest.mark.invariant("3A-OUTCOME"),
+]
