@@ -49,10 +49,13 @@ class Caller:
         """Seats of the leased allocations that the client may use now."""
         return self.known if now.lease < self.until else {}
 
-    def told(self, now: Moment, sent: int, remaining: int) -> None:
-        """Hears a promise, which it counts from the moment at which it asked."""
-        assert now.lease + remaining >= self.told_end, "3a: a promise was shortened"
-        self.told_end = now.lease + remaining
+    def told(self, now: Moment, sent: int, remaining: int, *, revoked: bool = False) -> None:
+        """Hears a promise, which it counts from the moment at which it asked.
+
+        What it is told while something is `revoked` may be less than it knows, for it may not know of that.
+        """
+        assert revoked or now.lease + remaining >= self.told_end, "3a: a promise was shortened"
+        self.told_end = max(self.told_end, now.lease + remaining)
         self.until = max(self.until, sent + remaining)
 
 

@@ -57,14 +57,16 @@ LINES: dict[str, tuple[tuple[str, ...], int, int | None, int, int]] = {
 }
 BEST_FIRST = ("L000002", "L000001", "L000003")
 LOST = ["", "", "", "", "reply", "gone"]
-MINIMUM = [40, 10, 0]
-OPEN_ONES = 6
+MINIMUM = [40, 60, 10, 0]
+#: Which of an estate's sessions: mostly the first that are open; `ANY` is one that may have ended.
+ANY = 7
+INDEX = [0, 0, 0, 1, 1, 1, 2, 3, 4, ANY]
 #: What happens, how often, and with what.
 STEPS: dict[str, tuple[int, dict[str, Sequence[Any]]]] = {
     "check_out": (
         12,
         {
-            "index": range(7),
+            "index": INDEX,
             "consumer": ["", "ann", "bob"],
             "product": ["enc", "enc", "enc", "dec"],
             "size": [1, 1, 2, 3, (("cameras", 5),)],
@@ -74,22 +76,22 @@ STEPS: dict[str, tuple[int, dict[str, Sequence[Any]]]] = {
         },
     ),
     "check_in": (
-        6,
+        8,
         {
-            "index": range(7),
+            "index": INDEX,
             "which": range(6),
             "reason": [CheckInReason.ENDED, CheckInReason.ENDED, CheckInReason.UNIT_REMOVED],
-            "own": [True, True, True, False],
+            "own": [True, True, True, True, False],
             "lost": LOST,
             "more": [False, True],
         },
     ),
-    "retry": (3, {"index": range(7), "which": range(10), "other": [False, True], "more": [False, True]}),
-    "heartbeat": (5, {"index": range(7), "lost": LOST, "more": [False, True]}),
-    "acknowledge": (4, {"index": range(7), "revoked": [False, True]}),
-    "pass_by": (6, {"seconds": [0.5, 1, 2, 3, 6, 9, 15, 23], "tick": [False, True]}),
+    "retry": (3, {"index": INDEX, "which": range(10), "other": [False, True], "more": [False, True]}),
+    "heartbeat": (5, {"index": INDEX, "lost": LOST, "more": [False, True]}),
+    "acknowledge": (4, {"index": INDEX, "revoked": [False, True]}),
+    "pass_by": (6, {"seconds": [0.5, 1, 2, 3, 6, 9, 15, 23], "beat": [False, True, True], "tick": [False, True]}),
     "open": (2, {"node": [*NODES, "a", "a"]}),
-    "close": (1, {"index": range(7), "lost": LOST}),
+    "close": (1, {"index": INDEX, "lost": LOST}),
     "cancel": (1, {"which": range(4)}),
     "release": (2, {"which": range(6), "no_quarantine": [False, True], "force": [False, False, True]}),
     "move": (
@@ -102,7 +104,7 @@ STEPS: dict[str, tuple[int, dict[str, Sequence[Any]]]] = {
         },
     ),
     "set_pool": (1, {"lease": [6, 20, 60], "minimum": MINIMUM}),
-    "befall": (2, {"kind": ["outage", "long outage", "date", "date", "restart", "kill"]}),
+    "befall": (2, {"kind": ["outage", "outage", "long outage", "date", "date", "restart", "kill"]}),
 }
 KINDS = [kind for kind, (often, _) in STEPS.items() for _ in range(often)]
 
@@ -308,7 +310,7 @@ class ModelMachine(RuleBasedStateMachine):
         """One of the estate's sessions, most often an open one."""
         own = [caller for key, caller in self.callers.items() if key[0] == estate]
         open_ones = [caller for caller in own if self.models[estate].sessions[caller.session_id].open]
-        own = open_ones if open_ones and index < OPEN_ONES else own
+        own = open_ones if open_ones and index < ANY else own
         return own[index % len(own)]
 
     def check_out(
@@ -360,7 +362,8 @@ class ModelMachine(RuleBasedStateMachine):
                     other.known.pop(name, None)
             self.given(caller, answer)
             if answer.remaining is not None:
-                caller.told(self.world.now(), sent, answer.remaining)
+                unheard = self.models[caller.estate].sessions[caller.session_id].unheard
+                caller.told(self.world.now(), sent, answer.remaining, revoked=unheard)
 
         self.batch.append((Sent(command, gone=lost == "gone"), heard))
         if not more or len(self.batch) >= 4:
@@ -383,10 +386,12 @@ class ModelMachine(RuleBasedStateMachine):
     ) -> None:
         """Of what it uses; now and then of what it has no use of, or what is another estate's."""
         caller = self.caller(estate, index)
-        found = [seats.name for seats in self.models[estate].seats if caller.session_id in seats.users]
-        if not own:
-            found = sorted(found_.allocation_id for found_ in self.watch.all(Allocation))
-        if not found:
+        uses = [(user, seats.name) for seats in self.models[estate].seats for user in seats.users]
+        found = sorted(found.allocation_id for found in self.watch.all(Allocation))
+        if own and uses:
+            session, name = uses[(index + which) % len(uses)]
+            caller, found = self.callers[estate, session], [name]
+        if not found or (own and not uses):
             return
         name = found[which % len(found)]
 
@@ -483,10 +488,14 @@ class ModelMachine(RuleBasedStateMachine):
 
     # ---- what time and hosts do ----
 
-    def pass_by(self, *, estate: str, seconds: float, tick: bool) -> None:
-        del estate
+    def pass_by(self, *, estate: str, seconds: float, beat: bool, tick: bool) -> None:
+        """Time passes, for all; mostly the sessions of the estate are heard of in it."""
         self.commit()
         self.world.pass_by(seconds)
+        if beat:
+            for index in range(sum(session.open for session in self.models[estate].sessions.values())):
+                self.heartbeat(estate=estate, index=index, lost="", more=True)
+            self.commit()
         if tick:
             self.expire()
 
@@ -498,7 +507,7 @@ class ModelMachine(RuleBasedStateMachine):
         self.commit()
         match kind:
             case "outage" | "long outage":
-                self.world.outage(3600 if kind == "outage" else 30 * 3600)
+                self.world.outage(20 if kind == "outage" else 30 * 3600)
             case "date":
                 self.date = 0 if self.date else -3600
                 self.world.set_civil(self.date)
