@@ -34,6 +34,7 @@ from poolkeeper_server.domain.records import (
     SessionState,
     Waiter,
 )
+from poolkeeper_server.services.clock import LONGEST_STEP
 from tests.inprocess.installation import BEGINNING
 from tests.stateful.invariants import Caller, Invariants
 from tests.stateful.model import Model, Words, said
@@ -86,14 +87,14 @@ STEPS: dict[str, tuple[int, dict[str, Sequence[Any]]]] = {
             "more": [False, True],
         },
     ),
-    "retry": (3, {"index": INDEX, "which": range(10), "other": [False, True], "more": [False, True]}),
+    "retry": (4, {"index": INDEX, "which": range(10), "other": [False, True], "more": [False, True]}),
     "heartbeat": (5, {"index": INDEX, "lost": LOST, "more": [False, True]}),
-    "acknowledge": (4, {"index": INDEX, "revoked": [False, True]}),
+    "acknowledge": (4, {"index": INDEX, "revoked": [False, True, True], "stale": [False, False, True]}),
     "pass_by": (6, {"seconds": [0.5, 1, 2, 3, 6, 9, 15, 23], "beat": [False, True, True], "tick": [False, True]}),
-    "open": (2, {"node": [*NODES, "a", "a"]}),
+    "open": (3, {"node": [*NODES, "a", "a"]}),
     "close": (1, {"index": INDEX, "lost": LOST}),
     "cancel": (1, {"which": range(4)}),
-    "release": (2, {"which": range(6), "no_quarantine": [False, True], "force": [False, False, True]}),
+    "release": (3, {"which": range(6), "no_quarantine": [False, True], "force": [False, False, False, True]}),
     "move": (
         2,
         {
@@ -339,7 +340,7 @@ class ModelMachine(RuleBasedStateMachine):
         own = [one for one in self.asked if (one.estate_id, one.caller) == (estate, caller.node)]
         if own:
             command = replace(own[-1 - which % len(own)], session_id=caller.session_id)
-            if other and which > 7:
+            if other and which % 3 == 0:
                 command = replace(command, digest=b"another")
             self.ask(caller, command, lost="", more=more)
 
@@ -414,19 +415,21 @@ class ModelMachine(RuleBasedStateMachine):
         if not more:
             self.commit()
 
-    def acknowledge(self, *, estate: str, index: int, revoked: bool) -> None:
-        """A waiter's grant, or that it has let go of what was taken back."""
+    def acknowledge(self, *, estate: str, index: int, revoked: bool, stale: bool) -> None:
+        """A waiter's grant, or that it has let go of what was taken back; perhaps by the fence of earlier news."""
         self.commit()
         caller = self.caller(estate, index)
         if not revoked and not caller.offered:
             return
         lost = [seats for seats in self.models[estate].seats if seats.state == "REVOKED"]
+        lost.sort(key=lambda seats: caller.session_id not in seats.users)
         name, fence = "", 0
         if not revoked:
             name, fence = caller.offered.popitem()
         elif lost:
             name, fence = lost[0].name, self.watch.get(Allocation, estate, lost[0].name).fence
             caller.known.pop(name, None)
+        fence -= stale
 
         def heard(answer: object) -> None:
             seats = self.models[estate].find(name)
@@ -464,7 +467,9 @@ class ModelMachine(RuleBasedStateMachine):
 
     def release(self, *, estate: str, which: int, no_quarantine: bool, force: bool) -> None:
         self.commit()
-        found = sorted(found.allocation_id for found in self.watch.all(Allocation))
+        found = [seats.name for seats in self.models[estate].seats]
+        if which == 0:
+            found = sorted(found.allocation_id for found in self.watch.all(Allocation))
         if not found:
             return
         name = found[-1 - which % len(found)]
@@ -507,7 +512,9 @@ class ModelMachine(RuleBasedStateMachine):
         self.commit()
         match kind:
             case "outage" | "long outage":
+                before = self.world.now().lease
                 self.world.outage(20 if kind == "outage" else 30 * 3600)
+                assert self.world.now().lease - before <= LONGEST_STEP, "3a: an outage took its lease from somebody"
             case "date":
                 self.date = 0 if self.date else -3600
                 self.world.set_civil(self.date)
