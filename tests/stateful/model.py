@@ -337,6 +337,7 @@ class Model:
 
     def rest(self, seats: Seats, until: int) -> None:
         seats.users, seats.asked, seats.deadline = {}, {}, 0
+        self.freed.append(seats.pool)  # they may be those of the first who waits
         if self.now.civil < until:
             seats.state, seats.until = "QUARANTINED", until
         else:
