@@ -156,7 +156,8 @@ def resume(state: State, now: Moment, own: list[Allocation], need: int, spare_id
     """Takes up to `need` seats of the consumer's own quarantined allocations again (CC-22).
 
     The first of them lives on with the latest of their clocks, so that resuming never shortens a minimum allocation
-    time, and with the latest end of their quarantines, for whoever may put it back. What is not needed of the last one stays in quarantine under `spare_id`.
+    time, and with the latest end of their quarantines, for whoever may put it back. What is not needed of the last one
+    stays in quarantine under `spare_id`.
     """
     first, *others = own
     lines, clock, until = first.lines, first.allocated_at, first.quarantine_until or 0
