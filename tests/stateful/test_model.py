@@ -144,7 +144,7 @@ class ModelMachine(RuleBasedStateMachine):
                 model.counts |= {("default", line): count - west - east, ("west", line): west, ("east", line): east}
         happened = self.world.commit([Sent(command) for command in commands])
         assert all(isinstance(answer, c.Done | c.CodeIssued | c.Enrolled) for _, answer in happened.decided)
-        for estate, node in itertools.product(ESTATES, NODES):
+        for estate, node in itertools.product(ESTATES, ["a", *NODES]):
             self.open(estate=estate, node=node)
         for estate in ESTATES:
             self.set_pool(estate=estate, lease=20, minimum=minimum)
@@ -336,9 +336,11 @@ class ModelMachine(RuleBasedStateMachine):
 
     def retry(self, *, estate: str, index: int, which: int, other: bool, more: bool) -> None:
         """The same request again, perhaps by another session of the node; seldom another request under its id."""
-        caller = self.caller(estate, index)
-        own = [one for one in self.asked if (one.estate_id, one.caller) == (estate, caller.node)]
+        own = [one for one in self.asked if one.estate_id == estate]
         if own:
+            node = own[-1 - which % len(own)].caller
+            callers = [caller for (where, _), caller in self.callers.items() if (where, caller.node) == (estate, node)]
+            caller = callers[-1 - index % len(callers)]
             command = replace(own[-1 - which % len(own)], session_id=caller.session_id)
             if other and which % 3 == 0:
                 command = replace(command, digest=b"another")
