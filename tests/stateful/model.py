@@ -378,7 +378,7 @@ class Model:
             for user in users:
                 user.unheard = True
             seats.deadline = seats.deadline if seats.state == "REVOKED" else max(promises, default=0)
-            seats.state, seats.skip = "REVOKED", command.no_quarantine
+            seats.state, seats.until, seats.skip = "REVOKED", 0, command.no_quarantine
             if command.force or not promises:
                 self.rest(seats, self.end_of_rest(seats, ""))
         return ("done",)
