@@ -1,4 +1,4 @@
-"""Which behaviour each test proves: a pytest plugin, and the account of what has no test yet.
+"""Which behaviour or invariant each test proves: a pytest plugin, and the account of what has no test yet.
 
 A test names the behaviour it proves with a literal marker, one id to a marker::
 
@@ -6,6 +6,7 @@ A test names the behaviour it proves with a literal marker, one id to a marker::
     async def test_a_move_of_more_than_is_unused_changes_nothing(daemon): ...
 
 The ids stand in ``behaviours.toml`` beside this module. ``--behaviour CC-5`` runs only the tests of that id;
+``@pytest.mark.invariant("INV-3")``, ``invariants.toml`` and ``--invariant INV-3`` are the same for invariants.
 ``--behaviours-proved FILE`` writes the ids whose tests ran and passed. As a program, this module reads such a
 file of a whole run, prints the ids without a test, and fails if an id that once had one has none now.
 """
@@ -21,6 +22,9 @@ from pathlib import Path
 import pytest
 
 CATALOGUE = Path(__file__).with_name("behaviours.toml")
+INVARIANTS = CATALOGUE.with_name("invariants.toml")
+#: The catalogue of each marker.
+CATALOGUES = {"behaviour": CATALOGUE, "invariant": INVARIANTS}
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,33 +77,37 @@ def read_catalogue(path: Path = CATALOGUE) -> Mapping[str, Behaviour]:
     return catalogue
 
 
-def behaviour_ids(item: pytest.Item) -> list[str]:
-    """The ids that a test carries.
+def carried_ids(item: pytest.Item, kind: str) -> list[str]:
+    """The ids that a test carries, by that kind of marker.
 
-    Raises `MarkerError` on a marker that is not one id of the catalogue, or stands on a unit test: a
+    Raises `MarkerError` on a marker that is not one id of its catalogue, or a behaviour's on a unit test: a
     behaviour is proved on a real daemon, through gRPC, the SDK or the command line.
     """
     ids = []
-    known = item.config.stash[_CATALOGUE]
-    for marker in item.iter_markers("behaviour"):
+    known = item.config.stash[_CATALOGUES][kind]
+    for marker in item.iter_markers(kind):
         match marker.args:
             case (str() as id_,) if id_ in known and not marker.kwargs:
                 ids.append(id_)
             case _:
-                raise MarkerError(f"a behaviour marker takes one id of {CATALOGUE.name}, not {marker.args!r}")
-    if ids and "unit" in item.path.relative_to(item.config.rootpath).parts:
+                article = "an" if kind[0] in "aeiou" else "a"
+                raise MarkerError(
+                    f"{article} {kind} marker takes one id of {CATALOGUES[kind].name}, not {marker.args!r}"
+                )
+    if ids and kind == "behaviour" and "unit" in item.path.relative_to(item.config.rootpath).parts:
         raise MarkerError(f"a unit test cannot prove {', '.join(ids)}")
     return ids
 
 
-_CATALOGUE: pytest.StashKey[Mapping[str, Behaviour]] = pytest.StashKey()
+_CATALOGUES: pytest.StashKey[Mapping[str, Mapping[str, Behaviour]]] = pytest.StashKey()
 _MISMARKED: pytest.StashKey[MarkerError] = pytest.StashKey()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Adds the two options."""
+    """Adds the options."""
     group = parser.getgroup("behaviours")
-    group.addoption("--behaviour", metavar="ID", help="run only the tests that carry this id")
+    for kind in CATALOGUES:
+        group.addoption(f"--{kind}", metavar="ID", help=f"run only the tests that carry this id of {kind}s")
     group.addoption(
         "--behaviours-proved",
         metavar="FILE",
@@ -109,9 +117,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Reads the catalogue and declares the marker."""
-    config.addinivalue_line("markers", "behaviour(id): the behaviour that this test proves")
-    config.stash[_CATALOGUE] = read_catalogue()
+    """Reads the catalogues and declares the markers."""
+    for kind in CATALOGUES:
+        config.addinivalue_line("markers", f"{kind}(id): the {kind} that this test proves")
+    config.stash[_CATALOGUES] = {kind: read_catalogue(path) for kind, path in CATALOGUES.items()}
     path = config.getoption("--behaviours-proved")
     # A worker of xdist has "workerinput"; the file is the controller's to write.
     if path is not None and not hasattr(config, "workerinput"):
@@ -119,20 +128,20 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Checks the markers, hangs the ids on the reports, and selects by ``--behaviour``."""
-    wanted = config.getoption("--behaviour")
+    """Checks the markers, hangs the ids on the reports, and selects by ``--behaviour`` or ``--invariant``."""
+    wanted = {(kind, id_) for kind in CATALOGUES if (id_ := config.getoption(f"--{kind}")) is not None}
     selected: list[pytest.Item] = []
     deselected: list[pytest.Item] = []
     for item in items:
         try:
-            ids = behaviour_ids(item)
+            ids = [(kind, id_) for kind in CATALOGUES for id_ in carried_ids(item, kind)]
         except MarkerError as error:
             # Raised when the test runs: a worker of xdist that fails while it collects cannot say why.
             item.stash[_MISMARKED] = error
             ids = []
         # Under xdist a report is all that reaches the process that writes the file.
-        item.user_properties.extend(("behaviour", id_) for id_ in ids)
-        (selected if wanted is None or wanted in ids else deselected).append(item)
+        item.user_properties.extend(ids)
+        (selected if not wanted or wanted.intersection(ids) else deselected).append(item)
     if deselected:
         config.hook.pytest_deselected(items=deselected)
         items[:] = selected

@@ -1,4 +1,4 @@
-"""Tries every sabotage of the catalogue on a copy of the code and reports which ones the tests catch.
+"""Tries every sabotage of the catalogues on a copy of the code and reports which ones the tests catch.
 
 A sabotage is caught when tests that carry its id run and fail. No such tests, tests that cannot be collected,
 a text that does not stand exactly once in its file, and a run without end count as not caught.
@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.behaviours import Behaviour, Sabotage, read_catalogue
+from tests.behaviours import CATALOGUES, Behaviour, Sabotage, read_catalogue
 
 REPOSITORY = Path(__file__).parent.parent
 COPIED = ("README.md", "client", "deploy", "proto", "pyproject.toml", "server", "tests")
@@ -69,15 +69,15 @@ def copy_sources(tree: Path) -> None:
             shutil.copy2(source, tree / name)
 
 
-def carriers(identity: str, tree: Path) -> list[str]:
+def carriers(kind: str, identity: str, tree: Path) -> list[str]:
     """The test modules that carry the id, those with processes of their own last."""
-    marker = f'behaviour("{identity}")'
+    marker = f'{kind}("{identity}")'
     found = [path for path in (tree / "tests").rglob("test_*.py") if marker in path.read_text(encoding="utf-8")]
     return [str(path) for path in sorted(found, key=lambda path: ("process" in path.parts, path))] or ["tests/unit"]
 
 
-def attempt(behaviour: Behaviour, sabotage: Sabotage) -> Outcome:
-    """Runs the tests of the behaviour against a copy with the sabotage in it."""
+def attempt(kind: str, behaviour: Behaviour, sabotage: Sabotage) -> Outcome:
+    """Runs the tests of the behaviour or invariant against a copy with the sabotage in it."""
     with tempfile.TemporaryDirectory(prefix="poolkeeper-sabotage-") as folder:
         tree = Path(folder)
         copy_sources(tree)
@@ -87,10 +87,11 @@ def attempt(behaviour: Behaviour, sabotage: Sabotage) -> Outcome:
             return Outcome(behaviour.id, sabotage, caught=False, reason=str(error))
         # Ahead of the editable install on the path, in the tests and in every process that they start.
         sources = os.pathsep.join(str(tree / name) for name in ("client", "server"))
-        command = [sys.executable, "-m", "pytest", "--quiet", "--behaviour", behaviour.id]
-        # One failure is enough, and the quick tests are asked first.
-        command += ["--exitfirst", "-p", "no:randomly", "-p", "no:cacheprovider", "--rootdir", folder]
-        command += carriers(behaviour.id, tree)
+        command = [sys.executable, "-m", "pytest", "--quiet", f"--{kind}", behaviour.id]
+        # One failure is enough, however large its example, and the quick tests are asked first.
+        command += ["--exitfirst", "--hypothesis-profile", "found"]
+        command += ["-p", "no:randomly", "-p", "no:cacheprovider", "--rootdir", folder]
+        command += carriers(kind, behaviour.id, tree)
         try:
             run = subprocess.run(
                 command,
@@ -113,14 +114,15 @@ def attempt(behaviour: Behaviour, sabotage: Sabotage) -> Outcome:
 def main(arguments: Sequence[str]) -> int:
     """Tries the sabotages and prints a line for each. 1 if one was not caught."""
     parser = argparse.ArgumentParser(prog="tests/sabotage", description=__doc__)
-    parser.add_argument("--id", action="append", help="only this behaviour; may be repeated")
+    parser.add_argument("--id", action="append", help="only this behaviour or invariant; may be repeated")
     parser.add_argument("--jobs", type=int, default=2, help="how many at the same time")
     options = parser.parse_args(arguments)
-    catalogue = read_catalogue()
-    for unknown in set(options.id or ()) - set(catalogue):
-        parser.error(f"there is no behaviour {unknown}")
+    catalogues = {kind: read_catalogue(path) for kind, path in CATALOGUES.items()}
+    for unknown in set(options.id or ()).difference(*catalogues.values()):
+        parser.error(f"there is no behaviour or invariant {unknown}")
     tried = [
-        (behaviour, sabotage)
+        (kind, behaviour, sabotage)
+        for kind, catalogue in catalogues.items()
         for behaviour in catalogue.values()
         if options.id is None or behaviour.id in options.id
         for sabotage in behaviour.sabotages
@@ -130,7 +132,7 @@ def main(arguments: Sequence[str]) -> int:
     for outcome in outcomes:
         verdict = "caught" if outcome.caught else "NOT CAUGHT"
         where = f"{outcome.sabotage.file}: {outcome.sabotage.find.strip()}"
-        sys.stdout.write(f"{outcome.id:6} {verdict:10} {where}\n{'':18}{outcome.reason}\n")
+        sys.stdout.write(f"{outcome.id:10} {verdict:10} {where}\n{'':22}{outcome.reason}\n")
     missed = sum(not outcome.caught for outcome in outcomes)
     sys.stdout.write(f"{len(outcomes)} sabotages, {missed} not caught\n")
     return 1 if missed else 0

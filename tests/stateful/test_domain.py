@@ -1,8 +1,7 @@
-"""The domain under random commands, against what the holders of seats may believe.
+"""Everything that nodes and admins do, at random, against what the holders of seats may believe.
 
-All records are kept in one dictionary; every batch gets a fresh State into which they are loaded in a random order, so
-that nothing rests on the order in which a store finds them. After each batch the invariants of the design are checked
-from the records alone, and against a model that knows only what callers were told.
+After each batch the invariants of the design are checked from the records alone, and against what callers were told.
+What each command must be answered is the business of test_model, which knows fewer of them.
 """
 
 from __future__ import annotations
@@ -12,7 +11,6 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from random import Random
 from typing import Any
 
 import pytest
@@ -24,17 +22,13 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from poolkeeper.ledger import verify_export
 from poolkeeper.v1 import admin_pb2
 from poolkeeper_server.domain import commands as c
-from poolkeeper_server.domain.decide import decide_all
-from poolkeeper_server.domain.digest import add, digest_of
 from poolkeeper_server.domain.moment import SECOND, Moment
 from poolkeeper_server.domain.records import (
     SEATED,
     Allocation,
     AllocationState,
     CheckInReason,
-    Entry,
     Holding,
-    Key,
     Kind,
     Licence,
     LicensedBy,
@@ -47,9 +41,11 @@ from poolkeeper_server.domain.records import (
     Waiter,
 )
 from poolkeeper_server.domain.refusal import Refusal
-from poolkeeper_server.domain.state import State
 from poolkeeper_server.domain.uses import allocation_name
 from poolkeeper_server.services.administration import statement_payload
+from tests.inprocess.installation import BEGINNING
+from tests.stateful.invariants import Caller, Invariants
+from tests.stateful.worlds import CommitterWorld, DomainWorld, PostgresStored, Sent, SqliteStored, World
 
 ESTATE = "acme"
 NODES = ("a", "b")
@@ -57,35 +53,14 @@ KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 LEASES = (6, 20, 60)
 MARGIN = int(2.5 * SECOND)
 DAY = 86_400 * SECOND
-BEGINNING = 20_000 * DAY
 
 
-class Caller:
-    """One session as its client sees it: what it knows to hold, and until when it may believe so."""
-
-    def __init__(self, session_id: str, node: str) -> None:
-        self.session_id = session_id
-        self.node = node
-        self.until = 0
-        self.known: dict[str, int] = {}
-        self.told_end = 0
-        self.offered: dict[str, int] = {}
-
-    def believes(self, now: Moment) -> dict[str, int]:
-        """Seats of the leased allocations that the client may use now."""
-        return self.known if now.lease < self.until else {}
-
-
-class DomainMachine(RuleBasedStateMachine):
+class EverythingMachine(RuleBasedStateMachine):
     """Sessions of two nodes, three pools, leased and installed lines; time moves when it is told to."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.records: dict[tuple[type, Key], Any] = {}
-        self.entries: list[Entry] = []
-        self.lease = 0
-        self.civil = BEGINNING
-        self.ids: Iterator[str] = (f"i{number:05}" for number in itertools.count())
+        self.ids: Iterator[str] = (f"x{number:05}" for number in itertools.count())
         self.requests = itertools.count()
         self.callers: dict[str, Caller] = {}
         self.batch: list[tuple[c.Command, Callable[[Any], None]]] = []
@@ -93,14 +68,16 @@ class DomainMachine(RuleBasedStateMachine):
         self.asked: list[c.CheckOut] = []
         self.resting: dict[str, int] = {}
         self.released: set[str] = set()
-        self.random = Random(0)
-        self.expires: dict[str, int] = {}
 
     # ---- the world ----
 
+    def make_world(self, seed: int) -> World:
+        raise NotImplementedError
+
     @initialize(seed=st.integers(0, 2**16))
     def begin(self, seed: int) -> None:
-        self.random = Random(seed)
+        self.world = self.make_world(seed)
+        self.watch = Invariants(self.world)
         spans = c.PoolSettings(
             minimum_allocation=0, lease_duration=20 * SECOND, heartbeat_interval=2 * SECOND, margin=MARGIN
         )
@@ -177,14 +154,22 @@ class DomainMachine(RuleBasedStateMachine):
     # ---- records ----
 
     def all(self, kind: type) -> list[Any]:
-        return [record for (other, _), record in self.records.items() if other is kind]
+        return self.watch.all(kind)
 
     def get(self, kind: type, *key: object) -> Any:
-        return self.records.get((kind, key))
+        return self.watch.get(kind, *key)
 
     @property
     def now(self) -> Moment:
-        return Moment(lease=self.lease, civil=self.civil)
+        return self.world.now()
+
+    @property
+    def lease(self) -> int:
+        return self.now.lease
+
+    @property
+    def civil(self) -> int:
+        return self.now.civil
 
     # ---- a batch ----
 
@@ -195,11 +180,6 @@ class DomainMachine(RuleBasedStateMachine):
         if not self.batch:
             return
         batch, self.batch = self.batch, []
-        loaded = list(self.records.values())
-        self.random.shuffle(loaded)
-        state = State()
-        state.load(loaded)
-        now = self.now
         waiting = {
             (queue.pool_id, queue.product_id): [
                 waiter.sequence
@@ -210,22 +190,15 @@ class DomainMachine(RuleBasedStateMachine):
         }
         pools = {pool.pool_id: pool for pool in self.all(Pool)}
         before = {found.allocation_id: found.state for found in self.all(Allocation)}
-        answers, _ = decide_all(state, [command for command, _ in batch], now, self.ids)
-        stored, deleted = state.changes()
-        for kind, keys in deleted.items():
-            for key in keys:
-                self.records.pop((kind, key), None)
-        for kind, found in stored.items():
-            for record in found:
-                self.records[(kind, state.key_of(record))] = record
-        self.entries += state.entries
+        happened = self.world.commit([Sent(command) for command, _ in batch])
         self.nothing_given_back_early_skips_its_rest(before, pools)
-        for session, notices in state.told.items():
+        for key, notices in happened.told:
             for notice in notices:
-                self.noticed(self.callers.get(str(session[1])), notice)
-        for (_, heard), answer in zip(batch, answers, strict=True):
-            heard(answer)
-        for waiter, outcome in state.served:
+                self.noticed(self.callers.get(str(key[1])), notice)
+        heard_by = {id(command): heard for command, heard in batch}
+        for command, answer in happened.decided:
+            heard_by[id(command)](answer)
+        for waiter, outcome in happened.served:
             self.served(waiter, outcome, waiting)
 
     def nothing_given_back_early_skips_its_rest(
@@ -275,7 +248,7 @@ class DomainMachine(RuleBasedStateMachine):
         self.commit()
         record = self.get(Node, ESTATE, node)
         session_id = next(self.ids)
-        caller = Caller(session_id, node)
+        caller = Caller(session_id, node, ESTATE)
 
         def heard(answer: object) -> None:
             if isinstance(answer, c.SessionOpened):
@@ -368,7 +341,8 @@ class DomainMachine(RuleBasedStateMachine):
             if found.kind is Kind.LEASED and answer.remaining is not None:
                 self.take_over(caller, found.allocation_id)
                 caller.known[found.allocation_id] = answer.use.quantity
-                self.believe(caller, sent, answer.remaining)
+                revoked = self.get(Session, ESTATE, caller.session_id).dirty
+                caller.told(self.now, sent, answer.remaining, revoked=revoked)
 
         self.send(command, heard)
         if not more or len(self.batch) >= 4:
@@ -379,11 +353,6 @@ class DomainMachine(RuleBasedStateMachine):
         for other in self.callers.values():
             if other is not caller and self.get(Use, ESTATE, allocation_id, other.session_id) is None:
                 other.known.pop(allocation_id, None)
-
-    def believe(self, caller: Caller, sent: int, remaining: int) -> None:
-        assert self.lease + remaining >= caller.told_end, "a promise was shortened"
-        caller.told_end = self.lease + remaining
-        caller.until = max(caller.until, sent + remaining)
 
     def quarantined(self, allocation_id: str) -> bool:
         found = self.get(Allocation, ESTATE, allocation_id)
@@ -415,7 +384,7 @@ class DomainMachine(RuleBasedStateMachine):
                 return
             for notice in answer.notices:
                 self.noticed(caller, notice)
-            self.believe(caller, sent, answer.remaining)
+            caller.told(self.now, sent, answer.remaining)
 
         self.send(command, heard)
         if known or not more:
@@ -530,15 +499,14 @@ class DomainMachine(RuleBasedStateMachine):
     @rule(seconds=st.sampled_from([0.5, 1, 2, 3, 6, 9, 15, 23]), tick=st.booleans())
     def pass_by(self, *, seconds: float, tick: bool) -> None:
         self.commit()
-        self.lease += int(seconds * SECOND)
-        self.civil += int(seconds * SECOND)
+        self.world.pass_by(seconds)
         if tick:
             self.expire()
 
     def outage(self, hours: int) -> None:
         """Civil time goes on, lease time stands still."""
         self.commit()
-        self.civil += hours * 3600 * SECOND
+        self.world.outage(hours * 3600)
 
     @rule()
     def expire(self) -> None:
@@ -634,73 +602,8 @@ class DomainMachine(RuleBasedStateMachine):
     # ---- what must hold ----
 
     @invariant()
-    def seats_add_up(self) -> None:
-        active: Counter[Key] = Counter()
-        resting: Counter[Key] = Counter()
-        for found in self.all(Allocation):
-            assert found.quantity == sum(seats for _, seats in found.lines) or found.state is AllocationState.ENDED
-            for licence, seats in found.lines:
-                key = (found.pool_id, licence)
-                active[key] += seats if found.state in SEATED else 0
-                resting[key] += seats if found.state is AllocationState.QUARANTINED else 0
-        bought: Counter[str] = Counter()
-        for holding in self.all(Holding):
-            key = (holding.pool_id, holding.licence_id)
-            assert (holding.active, holding.quarantined) == (active.pop(key, 0), resting.pop(key, 0)), key
-            assert holding.active + holding.quarantined <= holding.count
-            bought[holding.licence_id] += holding.count
-        assert not +active
-        assert not +resting
-        assert all(bought[licence.licence_id] == licence.count for licence in self.all(Licence))
-
-    @invariant()
-    def who_may_believe_to_hold_seats_holds_them(self) -> None:
-        for caller in self.callers.values():
-            for allocation_id, quantity in caller.believes(self.now).items():
-                found = self.get(Allocation, ESTATE, allocation_id)
-                assert found is not None
-                assert found.state in SEATED, f"{caller.session_id} still believes in {allocation_id}"
-                assert found.quantity >= quantity
-
-    @invariant()
-    def every_seated_allocation_has_a_use_that_can_end(self) -> None:
-        uses: dict[str, list[Use]] = {}
-        for use in self.all(Use):
-            uses.setdefault(use.allocation_id, []).append(use)
-        for found in self.all(Allocation):
-            own = uses.pop(found.allocation_id, [])
-            if found.state not in SEATED:
-                assert not own, found
-                continue
-            assert own, f"{found.allocation_id} is held by nobody"
-            largest = max(use.quantity for use in own)
-            assert found.quantity >= largest
-            assert found.quantity == largest or found.state is not AllocationState.ACTIVE, found
-            for use in own:
-                session = self.get(Session, ESTATE, use.session_id)
-                assert found.kind is Kind.INSTALLED or session.state is not SessionState.ENDED, found
-        assert not uses
-
-    @invariant()
-    def sessions_sum_up_their_uses(self) -> None:
-        for session in self.all(Session):
-            total, count = 0, 0
-            for use in self.all(Use):
-                found = self.get(Allocation, ESTATE, use.allocation_id)
-                if use.session_id == session.session_id and found.kind is Kind.LEASED:
-                    total, count = add(total, digest_of(allocation_name(found), use.quantity)), count + 1
-            assert (session.count, session.digest) == (count, total), session
-            assert session.expires_lease >= self.expires.get(session.session_id, 0)
-            self.expires[session.session_id] = session.expires_lease
-
-    @invariant()
-    def one_live_allocation_for_a_counting_key(self) -> None:
-        live = Counter(
-            (found.pool_id, found.product_id, found.counting_key)
-            for found in self.all(Allocation)
-            if found.shared and found.state in SEATED and found.kind is Kind.LEASED
-        )
-        assert all(number == 1 for number in live.values()), live
+    def what_must_always_hold(self) -> None:
+        self.watch.check(self.callers.values())
 
     @invariant()
     def quarantines_last_to_their_end(self) -> None:
@@ -740,13 +643,21 @@ class DomainMachine(RuleBasedStateMachine):
             assert not alive or max(free.values(), default=0) < need, f"{first} waits beside {free}"
 
     def teardown(self) -> None:
-        self.commit()
+        if hasattr(self, "world"):
+            try:
+                self.commit()
+                self.verify()
+            finally:
+                self.world.close()
+
+    def verify(self) -> None:
+        """Invariant 4 once more, by what an auditor has."""
         for pool in self.all(Pool):
             items = [
                 admin_pb2.ExportLedgerResponse(
                     entry=admin_pb2.LedgerEntry(sequence=entry.sequence, body=entry.body, hash=entry.hash)
                 )
-                for entry in self.entries
+                for entry in self.world.entries
                 if entry.pool_id == pool.pool_id
             ]
             holdings = [holding for holding in self.all(Holding) if holding.pool_id == pool.pool_id]
@@ -768,14 +679,61 @@ def _must(holds: bool, found: object) -> None:  # noqa: FBT001  # the word is th
     assert holds, found
 
 
-TestDomain: Any = DomainMachine.TestCase
+class DomainMachine(EverythingMachine):
+    """The domain alone."""
+
+    def make_world(self, seed: int) -> World:
+        return DomainWorld(seed)
+
+
+class SqliteMachine(EverythingMachine):
+    """The committer over the embedded store."""
+
+    def make_world(self, seed: int) -> World:
+        del seed
+        return CommitterWorld(SqliteStored())
+
+
+class PostgresMachine(EverythingMachine):
+    """The committer over PostgreSQL."""
+
+    def make_world(self, seed: int) -> World:
+        del seed
+        return CommitterWorld(PostgresStored())
+
+
 _LONG = int(os.environ.get("POOLKEEPER_TEST_EXAMPLES", "0"))
-TestDomain.settings = settings(
-    max_examples=_LONG or 120,
-    stateful_step_count=60 if _LONG else 40,
-    deadline=None,
-    derandomize=not _LONG,
-    database=None,
-    suppress_health_check=list(HealthCheck),
-)
-pytestmark = pytest.mark.filterwarnings("default")
+
+
+def _settings(examples: int) -> settings:
+    return settings(
+        max_examples=_LONG or examples,
+        stateful_step_count=60 if _LONG else 40,
+        deadline=None,
+        derandomize=not _LONG,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+    )
+
+
+TestDomain: Any = DomainMachine.TestCase
+TestDomain.settings = _settings(120)
+TestSqlite: Any = SqliteMachine.TestCase
+TestSqlite.settings = _settings(40)
+TestPostgres: Any = PostgresMachine.TestCase
+TestPostgres.settings = _settings(12)
+pytestmark = [
+    pytest.mark.filterwarnings("default"),
+    pytest.mark.invariant("INV-1"),
+    pytest.mark.invariant("INV-2"),
+    pytest.mark.invariant("INV-3"),
+    pytest.mark.invariant("INV-4"),
+    pytest.mark.invariant("INV-5"),
+    pytest.mark.invariant("INV-6"),
+    pytest.mark.invariant("INV-7"),
+    pytest.mark.invariant("3A-ARBITER"),
+    pytest.mark.invariant("3A-PROMISE"),
+    pytest.mark.invariant("3A-MARGIN"),
+    pytest.mark.invariant("3A-FORCED"),
+    pytest.mark.invariant("3A-OUTCOME"),
+]

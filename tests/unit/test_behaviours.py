@@ -94,3 +94,20 @@ def test_one_behaviour_can_be_selected(project: pytest.Pytester) -> None:
         """
     )
     project.runpytest_subprocess("--behaviour", "EV-2").assert_outcomes(passed=1, deselected=1)
+
+
+def test_one_invariant_can_be_selected_and_its_marker_is_held_to_its_own_catalogue(project: pytest.Pytester) -> None:
+    project.makepyfile(
+        """
+        import pytest
+        @pytest.mark.invariant("INV-1")
+        def test_one(): pass
+        @pytest.mark.invariant("INV-2")
+        def test_two(): pass
+        """
+    )
+    project.runpytest_subprocess("--invariant", "INV-1").assert_outcomes(passed=1, deselected=1)
+    project.makepyfile('import pytest\n@pytest.mark.invariant("EV-1")\ndef test_a(): pass\n')
+    run = project.runpytest_subprocess()
+    run.assert_outcomes(errors=1)
+    run.stdout.fnmatch_lines("an invariant marker takes one id of invariants.toml*")

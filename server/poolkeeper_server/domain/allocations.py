@@ -165,10 +165,11 @@ def resume(state: State, now: Moment, own: list[Allocation], need: int, spare_id
     """Takes up to `need` seats of the consumer's own quarantined allocations again (CC-22).
 
     The first of them lives on with the latest of their clocks, so that resuming never shortens a minimum allocation
-    time. What is not needed of the last one stays in quarantine under `spare_id`.
+    time, and with the latest end of their quarantines, for whoever may put it back. What is not needed of the last one
+    stays in quarantine under `spare_id`.
     """
     first, *others = own
-    lines, clock = first.lines, first.allocated_at
+    lines, clock, until = first.lines, first.allocated_at, first.quarantine_until or 0
     details: dict[str, object] = {}
     merged: list[list[object]] = []
     if first.quantity > need:
@@ -190,7 +191,7 @@ def resume(state: State, now: Moment, own: list[Allocation], need: int, spare_id
         if quantity == need:
             break
         part, rest = split_lines(other.lines, min(other.quantity, need - quantity))
-        clock = max(clock, other.allocated_at)
+        clock, until = max(clock, other.allocated_at), max(until, other.quarantine_until or 0)
         lines = add_lines(lines, part)
         taken += part
         merged.append([other.allocation_id, sum(seats for _, seats in part)])
@@ -206,7 +207,7 @@ def resume(state: State, now: Moment, own: list[Allocation], need: int, spare_id
         quantity=quantity,
         allocated_at=clock,
         seen_at=now.civil,
-        quarantine_until=None,
+        quarantine_until=until,
         ended_at=None,
         end_reason="",
         release_without_quarantine=False,

@@ -256,12 +256,10 @@ def _resume(ask: _Ask, licensed_by: LicensedBy, key: CountingKey) -> Granted | N
     resumed = replace(resumed, shared=key.shared, node_id=ask.session.node_id)
     if ask.in_turn:
         # Unless it is acknowledged, it goes back into the quarantine it came from.
-        resumed = replace(
-            resumed,
-            state=AllocationState.PROVISIONAL,
-            deadline_lease=now.lease + ACKNOWLEDGE_WITHIN,
-            quarantine_until=max(found.quarantine_until or 0 for found in own),
-        )
+        deadline = now.lease + ACKNOWLEDGE_WITHIN
+        resumed = replace(resumed, state=AllocationState.PROVISIONAL, deadline_lease=deadline)
+    else:
+        resumed = replace(resumed, quarantine_until=None)
     state.put(resumed)
     return replace(_use(ask, resumed), resumed=True)
 

@@ -41,7 +41,7 @@ def end_due(state: State, now: Moment, pool: Pool, ids: Iterator[str]) -> bool:
         if _quarantine_is_over(quarantined, now):
             allocations.end_quarantine(state, now, quarantined)
             found = True
-    for session in state.many(Session, state.pool_sessions[key]):
+    for session in sorted(state.many(Session, state.pool_sessions[key]), key=_by_expiry):
         if _session_is_due(session, now):
             end_session(state, now, session, _end_reason(session), ids)
             found = True
@@ -61,7 +61,7 @@ def expire(state: State, command: Expire, now: Moment, ids: Iterator[str]) -> Ex
     for waiter in state.all(Waiter):
         if now.lease >= waiter.deadline_lease:
             ended += _by_itself(state, partial(_end_wait, state, waiter, now))
-    for session in state.all(Session):
+    for session in sorted(state.all(Session), key=_by_expiry):
         if _session_is_due(session, now):
             ended += _by_itself(state, partial(_end_session, state, session, now, ids))
     for found in state.all(Allocation):
@@ -145,6 +145,11 @@ def _quarantine_is_over(allocation: Allocation, now: Moment) -> bool:
 
 def _session_is_due(session: Session, now: Moment) -> bool:
     return session.state is not SessionState.ENDED and now.lease >= session.expires_lease
+
+
+def _by_expiry(session: Session) -> tuple[int, str]:
+    """What rests after sharers ended rests on their order, so that must not be the store's."""
+    return (session.expires_lease, session.session_id)
 
 
 def _end_reason(session: Session) -> str:

@@ -72,7 +72,8 @@ def move_seats(
             raise InvariantViolation(f"{event} on {pool.estate_id}/{pool.pool_id}: {old} would become {new}")
         if new.free < 0:
             over.append(delta.licence_id)
-        if new.free > old.free:
+        if new.free > old.free or new.quarantined > old.quarantined:
+            # Seats that rest may be those of the first who waits.
             state.freed[(pool.estate_id, pool.pool_id)] = None
         state.put(new)
         lines.append([delta.licence_id, delta.count, delta.active, delta.quarantined])

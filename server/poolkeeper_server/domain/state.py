@@ -91,7 +91,7 @@ class State:
         self.loaded_to: dict[Key, int | None] = {}
         #: Faults of single records that were left as they are.
         self.faults: list[str] = []
-        #: Pools in which seats came free or were added: their queues are served at the end of the batch.
+        #: Pools in which seats came free or to rest, or were added: their queues are served at the end of the batch.
         self.freed: dict[Key, None] = {}
         #: What sessions must be told at once, and waiters that were granted or turned away.
         self.told: dict[Key, tuple[object, ...]] = {}
