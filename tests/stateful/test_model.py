@@ -592,7 +592,7 @@ def _settings(examples: int) -> settings:
 TestDomain: Any = DomainMachine.TestCase
 TestDomain.settings = _settings(250)
 TestSqlite: Any = SqliteMachine.TestCase
-TestSqlite.settings = _settings(100)
+TestSqlite.settings = _settings(80)
 pytestmark = [
     pytest.mark.filterwarnings("default"),
     pytest.mark.invariant("INV-1"),
