@@ -600,7 +600,7 @@ def _settings(examples: int) -> settings:
 TestDomain: Any = DomainMachine.TestCase
 TestDomain.settings = _settings(250)
 TestSqlite: Any = SqliteMachine.TestCase
-TestSqlite.settings = _settings(100)
+TestSqlite.settings = _settings(80)
 TestPostgres: Any = PostgresMachine.TestCase
 TestPostgres.settings = _settings(20)
 pytestmark = [
