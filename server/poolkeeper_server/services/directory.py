@@ -11,11 +11,15 @@ from poolkeeper_server.services.configuration import ConfigurationError
 _LOCK = "daemon.lock"
 
 
+class DirectoryInUse(ConfigurationError):
+    """Another daemon has the data directory."""
+
+
 class DataDirectory:
     """A data directory that this process has for itself, from entering the context until it is left.
 
-    Raises ConfigurationError when it cannot be made or written, or when another daemon has it. The claim is a
-    lock of the kernel: it ends with the process, however that dies, and a file left behind means nothing.
+    Raises ConfigurationError when it cannot be made or written, DirectoryInUse when another daemon has it. The claim
+    is a lock of the kernel: it ends with the process, however that dies, and a file left behind means nothing.
     """
 
     def __init__(self, path: Path) -> None:
@@ -40,7 +44,7 @@ class DataDirectory:
         except BlockingIOError as error:
             holder = os.pread(lock, 20, 0).decode(errors="replace").strip()
             os.close(lock)
-            raise ConfigurationError(
+            raise DirectoryInUse(
                 f"The data directory {self.path} is in use by another daemon{f' (process {holder})' * bool(holder)}.",
                 hint="Stop that one first, or name another directory with --data.",
             ) from error
