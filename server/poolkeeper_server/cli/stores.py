@@ -78,7 +78,7 @@ class DirectoryPlace:
             if has_data(self.path) and not replace:
                 raise StoreRefused(
                     f"The data directory {self.directory} has a store.",
-                    hint="Name another one. `poolkeeper db restore` replaces what is there with --replace.",
+                    hint="Name another one; `poolkeeper db restore` replaces what is there with --replace.",
                 )
             async with new_file(self.path, replace=True, store=True) as draft:
                 yield draft

@@ -29,7 +29,7 @@ _MAGIC: Final = b"SQLite format 3\0"
 _JOURNAL: Final = slice(18, 20)
 _WAL: Final = b"\x02\x02"
 #: Instructions of SQLite between two looks at how far a copy is.
-_PACE: Final = 10_000
+_PACE: Final = 500
 _BESIDE: Final = ("-journal", "-wal", "-shm")
 #: What file systems say that know no hard links.
 _NO_LINKS: Final = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)

@@ -17,6 +17,7 @@ from poolkeeper_server.storage.copying import CHUNK, Rows, Source, Told, copy_ro
 from poolkeeper_server.storage.migration import VERSION, is_newer, upgrade
 from poolkeeper_server.storage.postgres.connection import (
     CARE,
+    CONNECT_WITHIN,
     HOLD,
     HOLD_ALONE,
     HOLDERS,
@@ -64,7 +65,7 @@ class PostgresSource:
                 await transaction.start()
             yield PostgresSnapshot(connection, self.name, version, transaction)
         finally:
-            connection.terminate()
+            await _let_go(connection)
 
     @asynccontextmanager
     async def alone(self) -> AsyncIterator[PostgresSource]:
@@ -78,7 +79,7 @@ class PostgresSource:
             await _hold_alone(connection, self.name)
             yield replace(self, held=True)
         finally:
-            connection.terminate()
+            await _let_go(connection)
 
 
 class PostgresSnapshot:
@@ -187,6 +188,7 @@ async def new_database(url: str, *, replace: bool) -> AsyncIterator[PostgresDraf
         with _words(name):
             bound = await stack.enter_async_context(engine.connect())
             connection: Any = (await bound.get_raw_connection()).driver_connection
+            stack.push_async_callback(_let_go, connection)
             await _hold_alone(connection, name)
             transaction = connection.transaction()
             await transaction.start()
@@ -241,6 +243,13 @@ async def _hold_alone(connection: asyncpg.Connection, name: str) -> None:
         )
     who = "1 daemon or backup works" if holders == 1 else f"{holders} daemons or backups work"
     raise StoreRefused(f"The database {name} is in use: {who} on it.", hint="Stop every daemon of it first.")
+
+
+async def _let_go(connection: asyncpg.Connection) -> None:
+    """Gives the store back: whoever starts a daemon next must not be refused because the server has yet to notice."""
+    with suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError):
+        await connection.execute("ROLLBACK; SELECT pg_advisory_unlock_all()", timeout=CONNECT_WITHIN)
+    connection.terminate()
 
 
 async def _version(connection: asyncpg.Connection) -> str | None:
