@@ -17,7 +17,7 @@ from sqlalchemy.pool import NullPool
 from poolkeeper_server.cli.proof import Proof, prove
 from poolkeeper_server.storage import migrations
 from poolkeeper_server.storage.copying import Source
-from poolkeeper_server.storage.files import SqliteFile
+from poolkeeper_server.storage.files import SqliteFile, new_file
 from poolkeeper_server.storage.migration import VERSION, migrate, upgrade
 from poolkeeper_server.storage.postgres.copying import PostgresSource
 from poolkeeper_server.storage.schema import metadata
@@ -149,6 +149,12 @@ async def test_a_store_of_that_schema_is_upgraded_with_everything_in_it(
     }
     server = request.getfixturevalue("postgres_server") if "database" in store else None
     await make(installation, server, version, tables)
+    # A backup has the schema of this release, whichever the store has.
+    async with new_file(tmp_path / "backup", replace=False) as draft:
+        await draft.fill(source(installation), lambda _done, _total: None)
+    async with SqliteFile(tmp_path / "backup").snapshot() as snapshot:
+        assert snapshot.version == VERSION
+        assert await prove(snapshot, None, lambda _done, _total: None) == before
     await installation.start()
     node.channel = installation.channel
     after = await proof(installation)

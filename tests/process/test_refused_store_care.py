@@ -193,7 +193,8 @@ def test_a_store_that_is_not_there(care: Care) -> None:
 
 
 def test_a_move_to_nowhere_in_particular(care: Care) -> None:
-    care.refused("migrate", "--to", "mysql://host/name", status=USAGE, said="is neither a PostgreSQL database nor")
+    for nonsense in ("", "mysql://host/name", "postgresql://host:port/name", "postgresql://[host/name"):
+        care.refused("migrate", "--to", nonsense, status=USAGE, said="is neither a PostgreSQL database nor a directory")
     care.refused("migrate", "--to", str(care.directory / "data"), status=REFUSED, said="already")
     care.refused("migrate", status=USAGE, said="--to")
     nobody = f"postgresql://poolkeeper@127.0.0.1:{free_port()}/pool"

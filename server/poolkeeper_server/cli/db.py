@@ -1,7 +1,7 @@
 """`poolkeeper db`: backs up, verifies, restores and moves the daemon's store."""
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,7 +59,7 @@ def backup(
 
     The file is there only when it is whole and proved. It has no keys in it: back the secrets file up as well.
     """
-    return _ended(_backup(file.expanduser().absolute(), store, replace=replace), store)
+    return _ended(lambda: _backup(file.expanduser().absolute(), store, replace=replace), store)
 
 
 @app.command
@@ -73,7 +73,7 @@ def verify(
 
     Works beside running daemons. Exits with 1 when anything does not fit.
     """
-    return _ended(_verify(file, store), store)
+    return _ended(lambda: _verify(file, store), store)
 
 
 @app.command
@@ -88,7 +88,7 @@ def restore(
 
     The backup is proved before, and what was restored is proved before it takes its place.
     """
-    return _ended(_restore(file, store, replace=replace), store)
+    return _ended(lambda: _restore(file, store, replace=replace), store)
 
 
 @app.command
@@ -101,7 +101,7 @@ def migrate(
 
     Every lease goes on. The old store stays as it was and must not be used again.
     """
-    return _ended(_migrate(to, store), store)
+    return _ended(lambda: _migrate(to, store), store)
 
 
 class _NotProved(Exception):
@@ -114,7 +114,7 @@ class _NotProved(Exception):
         self.proof = proof
 
 
-def _ended(work: Coroutine[Any, Any, int], store: Store) -> int:
+def _ended(work: Callable[[], Coroutine[Any, Any, int]], store: Store) -> int:
     """The exit status of a command; its errors in the words of every other command."""
     from poolkeeper.cli.problem import Problem, Status
     from poolkeeper_server.config import ConfigurationError
@@ -122,7 +122,7 @@ def _ended(work: Coroutine[Any, Any, int], store: Store) -> int:
     from poolkeeper_server.storage.store import StoreRefused, StoreUnreachable, StoreUnusable
 
     try:
-        return asyncio.run(work)
+        return asyncio.run(work())
     except _NotProved as found:
         return _refused(store, found.subject, found.keys, found.proof)
     except (ConfigurationError, StoreUnusable) as error:

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Protocol
 from urllib.parse import urlsplit
 
-from poolkeeper_server.config import ConfigurationError, Settings, load_settings
+from poolkeeper.cli.problem import sentence
+from poolkeeper_server.config import ConfigurationError, Settings, is_postgres, load_settings
 from poolkeeper_server.services.directory import DataDirectory
 from poolkeeper_server.services.grants import Signer
 from poolkeeper_server.services.secrets import Secrets, read_secrets
@@ -18,7 +19,6 @@ from poolkeeper_server.storage.files import SqliteFile, has_data, new_file
 from poolkeeper_server.storage.store import StoreRefused, StoreUnusable
 
 _DATABASE = "poolkeeper.sqlite"
-_SCHEMES = ("postgresql://", "postgres://")
 
 
 class StorePlace(Protocol):
@@ -136,7 +136,7 @@ class PostgresPlace:
 
 def place_of(text: str) -> StorePlace:
     """The place that a URL or a directory names."""
-    if text.startswith(_SCHEMES):
+    if is_postgres(text):
         try:
             import poolkeeper_server.storage.postgres.copying  # noqa: F401 - whether its driver is there
         except ModuleNotFoundError as error:
@@ -145,9 +145,9 @@ def place_of(text: str) -> StorePlace:
                 hint='Run: pip install "poolkeeper[postgres]"',
             ) from error
         return PostgresPlace(text)
-    if "://" in text:
+    if not text or "://" in text:
         raise ConfigurationError(
-            f"{text} is neither a PostgreSQL database nor a directory.",
+            f"{text!r} is neither a PostgreSQL database nor a directory.",
             hint="Write a database as postgresql://USER@HOST/NAME.",
         )
     return DirectoryPlace(Path(text).expanduser().absolute())
@@ -176,7 +176,7 @@ async def keys_of(snapshot: Snapshot, path: Path) -> Keys:
     try:
         held = read_secrets(path)
     except ConfigurationError as error:
-        return Keys(public=None, missing=error.message.partition(", and")[0].rstrip("."))
+        return Keys(public=None, missing=sentence(error.message.partition(", and")[0]))
     if held.check_value() != await secrets_check(snapshot):
         return Keys(public=None, missing=f"the secrets in {path} are of another installation, or of another time")
     return Keys(public=_public(held))

@@ -124,6 +124,8 @@ class SqliteSnapshot:
 
     async def all(self, statement: str, *values: object) -> Rows:
         """What it says to a query."""
+        # Between two queries somebody may end the command.
+        await asyncio.sleep(0)
         with _words(self._path):
             found: Rows = self._connection.execute(statement, values).fetchall()
         return found
