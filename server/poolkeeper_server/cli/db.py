@@ -164,7 +164,7 @@ async def _verify(file: Path | None, store: Store) -> int:
     settings = store.settings()
     async with _wanted(file, settings) as source:
         with progress() as part:
-            async with source.snapshot() as snapshot:
+            async with _now(source) as snapshot:
                 name = str(file) if file else snapshot.name
                 keys, proof = await _proved(snapshot, settings, part("Proving"))
     if proof.problems:
@@ -188,6 +188,17 @@ async def _wanted(file: Path | None, settings: "Settings") -> "AsyncIterator[Sou
             yield backup_file
     else:
         yield place_of_settings(settings).source()
+
+
+@asynccontextmanager
+async def _now(source: "Source") -> "AsyncIterator[Snapshot]":
+    """A store as it is now, if it has the schema of this release."""
+    from poolkeeper_server.storage.migration import VERSION, is_older
+
+    async with source.snapshot() as snapshot:
+        if snapshot.version != VERSION:
+            raise is_older(snapshot.name, snapshot.version)
+        yield snapshot
 
 
 async def _restore(file: Path, store: Store, *, replace: bool) -> int:
@@ -229,15 +240,16 @@ async def _migrate(to: str, store: Store) -> int:
         raise StoreRefused(f"The store is in {place.name} already.", hint="Name another place with --to.")
     with progress() as part:
         async with origin.alone() as source, place.draft(replace=False) as draft:
+            async with _now(source) as snapshot:
+                before = heads(await contents.pools(snapshot))
             await draft.fill(source, part("Moving"))
             await draft.renew(restored=False)
             async with draft.snapshot() as snapshot:
                 keys, proof = await _proved(snapshot, settings, part("Proving"))
             if proof.problems:
                 raise _NotProved(f"the store {origin.name}; nothing was moved", keys, proof)
-            async with source.snapshot() as snapshot:
-                if heads(await contents.pools(snapshot)) != proof.heads:
-                    raise _lost("The ledgers in the new store end elsewhere than those in the old one", proof)
+            if proof.heads != before:
+                raise _lost("The ledgers in the new store end elsewhere than those in the old one", proof)
     told = f"{place.name}, with every ledger as in {origin.name}"
     status = _taken_up(store, told, keys, proof, place.serve(settings))
     if not store.json:

@@ -30,6 +30,10 @@ class DataDirectory:
         try:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
             lock = os.open(self.path / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            if os.geteuid() == 0:
+                # What root does here must not keep the daemon's own user out.
+                owner = self.path.stat()
+                os.fchown(lock, owner.st_uid, owner.st_gid)
         except (FileExistsError, NotADirectoryError) as error:
             raise ConfigurationError(
                 f"The data directory {self.path} is not a directory.", hint="Name another one with --data."

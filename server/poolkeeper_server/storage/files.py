@@ -79,12 +79,17 @@ class SqliteFile:
                 connection.close()
 
     def _uri(self) -> str:
+        address = self.path.absolute().as_uri()
+        if self.live:
+            if not self.path.exists():
+                raise StoreUnusable(f"There is no store at {self.path}.", hint="Correct the path.")
+            # As the daemon opens it; SQLite alone may touch the file, since whoever closes it loses every lock on it.
+            return f"{address}?mode=rw"
         try:
             with self.path.open("rb") as file:
                 head = file.read(_JOURNAL.stop)
         except FileNotFoundError as error:
-            what = "no store at" if self.live else "no file"
-            raise StoreUnusable(f"There is {what} {self.path}.", hint="Correct the path.") from error
+            raise StoreUnusable(f"There is no file {self.path}.", hint="Correct the path.") from error
         except OSError as error:
             raise StoreUnusable(
                 f"{self.path} cannot be read: {error.strerror}.",
@@ -92,18 +97,13 @@ class SqliteFile:
             ) from error
         if not head.startswith(_MAGIC):
             raise _not_ours(self.path)
-        # A store must be opened as the daemon opens it. So must a copy that was taken together with its log; one
-        # without a log is read as it stands, and nothing is left beside it.
-        if self.live or (head[_JOURNAL] == _WAL and self._beside("-wal").exists()):
-            mode = "mode=rw"
-        elif head[_JOURNAL] == _WAL:
-            mode = "immutable=1"
+        # A copy that was taken together with its log must be opened with it; one without a log is read as it stands,
+        # and nothing is left beside it.
+        if head[_JOURNAL] == _WAL:
+            mode = "mode=rw" if self.path.with_name(f"{self.path.name}-wal").exists() else "immutable=1"
         else:
             mode = "mode=ro"
-        return f"{self.path.absolute().as_uri()}?{mode}"
-
-    def _beside(self, suffix: str) -> Path:
-        return self.path.with_name(self.path.name + suffix)
+        return f"{address}?{mode}"
 
 
 def _not_ours(path: Path) -> StoreUnusable:

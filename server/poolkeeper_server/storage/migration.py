@@ -51,6 +51,14 @@ def is_newer(name: str, present: str) -> StoreUnusable:
     )
 
 
+def is_older(name: str, version: str) -> StoreUnusable:
+    """What is said of a store that must be upgraded first."""
+    return StoreUnusable(
+        f"The store {name} was written by an older release (schema {version}, this one is {VERSION}).",
+        hint="Back it up, and then start the daemon of this release on it once, which upgrades it.",
+    )
+
+
 #: About how many rows share a value of these columns, in an installation as large as we reckon with.
 _ALIKE = {"estate_id": 1_000_000, "scope": 100_000, "pool_id": 100_000, "product_id": 50_000, "node_id": 1_000}
 _ROWS = 1_000_000

@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 from sqlalchemy.pool import NullPool
 
 from poolkeeper_server.storage.copying import CHUNK, Rows, Source, Told, copy_rows, renewed
-from poolkeeper_server.storage.migration import VERSION, is_newer, upgrade
+from poolkeeper_server.storage.migration import VERSION, is_newer, is_older, upgrade
 from poolkeeper_server.storage.postgres.connection import (
     CARE,
     CONNECT_WITHIN,
@@ -159,14 +159,6 @@ class PostgresDraft:
     async def snapshot(self) -> AsyncIterator[PostgresSnapshot]:
         """What it holds so far."""
         yield PostgresSnapshot(self._connection, self.name, VERSION)
-
-
-def is_older(name: str, version: str) -> StoreUnusable:
-    """What is said of a store that must be upgraded first."""
-    return StoreUnusable(
-        f"The store {name} was written by an older release (schema {version}, this one is {VERSION}).",
-        hint="Back it up, and then start the daemon of this release on it once, which upgrades it.",
-    )
 
 
 @asynccontextmanager
