@@ -10,7 +10,7 @@ import base64
 import binascii
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -65,7 +65,9 @@ class Report:
 
 
 @dataclass(slots=True)
-class _Allocation:
+class HeldSeats:
+    """What an allocation holds by the ledger: its state, and its seats in use and in quarantine."""
+
     state: str
     active: int = 0
     quarantined: int = 0
@@ -108,22 +110,19 @@ def verify_export(
     reach. `pool` is the full name of the pool that the ledger must be of; otherwise the first
     statement says it.
     """
-    ledger = _Ledger(keys, pool)
+    ledger = LedgerReplay(keys, pool=pool)
     for item in items:
-        kind = item.WhichOneof("item")
-        if kind == "entry":
-            ledger.entry(item.entry)
-        elif kind == "statement":
-            ledger.statement(item.statement)
-        else:
-            ledger.find("an item is neither entry nor statement")
+        ledger.add(item)
     return ledger.report()
 
 
-class _Ledger:
-    """The replay of one ledger."""
+class LedgerReplay:
+    """The replay of one ledger, item by item, for whoever compares it with more than an export holds.
 
-    def __init__(self, keys: Mapping[str, bytes], pool: str | None) -> None:
+    `keys` and `pool` are those of `verify_export`.
+    """
+
+    def __init__(self, keys: Mapping[str, bytes], *, pool: str | None = None) -> None:
         self._keys = keys
         self._pool = pool
         self._first: admin_pb2.LedgerEntry | None = None
@@ -134,8 +133,48 @@ class _Ledger:
         self._ended = False
         self._problems: list[Problem] = []
         self._holdings: dict[str, list[int]] = {}
-        self._allocations: dict[str, _Allocation] = {}
+        self._allocations: dict[str, HeldSeats] = {}
         self._over: set[str] = set()
+
+    @property
+    def sequence(self) -> int:
+        """The number of the newest entry; 0 when there is none."""
+        return self._sequence
+
+    @property
+    def head(self) -> bytes:
+        """The hash of the newest entry; of the pool's name when there is none."""
+        return self._hash or b""
+
+    @property
+    def holdings(self) -> Mapping[str, Sequence[int]]:
+        """Count, active and quarantined of each licence after the newest entry."""
+        return self._holdings
+
+    @property
+    def held(self) -> Mapping[str, HeldSeats]:
+        """The allocations that hold seats after the newest entry, by id."""
+        return self._allocations
+
+    @property
+    def checkpoints(self) -> int:
+        """How many signed checkpoints fitted."""
+        return self._checkpoints
+
+    @property
+    def problems(self) -> Sequence[Problem]:
+        """What does not fit, so far; at most a thousand."""
+        return self._problems
+
+    def add(self, item: admin_pb2.ExportLedgerResponse) -> None:
+        """Checks the next item and replays it."""
+        kind = item.WhichOneof("item")
+        if kind == "entry":
+            self.entry(item.entry)
+        elif kind == "statement":
+            self.statement(item.statement)
+        else:
+            self.find("an item is neither entry nor statement")
 
     def find(self, text: str, *, sequence: int = 0) -> None:
         """Records something that does not fit."""
@@ -287,7 +326,7 @@ class _Ledger:
             self.find(f"is {event} of allocation {name}, {fault}", sequence=sequence)
         if any(count for count, _, _ in touched.values()):
             self.find(f"is {event} and yet changes a count", sequence=sequence)
-        present = known or _Allocation(state)
+        present = known or HeldSeats(state)
         present.state = state
         present.active += sum(active for _, active, _ in touched.values())
         present.quarantined += sum(quarantined for _, _, quarantined in touched.values())
@@ -300,14 +339,14 @@ class _Ledger:
         if state == "ENDED":
             del self._allocations[name]
 
-    def _split(self, sequence: int, present: _Allocation, name: str, seats: int) -> None:
+    def _split(self, sequence: int, present: HeldSeats, name: str, seats: int) -> None:
         """Seats that stay in quarantine under a name of their own, and no longer under this one."""
         if name in self._allocations or seats < 1:
             self.find(f"splits {seats} seats off as {name}, which cannot be", sequence=sequence)
         present.quarantined -= seats
-        self._allocations[name] = _Allocation("QUARANTINED", quarantined=seats)
+        self._allocations[name] = HeldSeats("QUARANTINED", quarantined=seats)
 
-    def _merge(self, sequence: int, present: _Allocation, name: str, seats: int) -> None:
+    def _merge(self, sequence: int, present: HeldSeats, name: str, seats: int) -> None:
         """Seats that were in quarantine under another name and are taken up under this one."""
         other = self._allocations.get(name)
         if other is None or other.state != "QUARANTINED" or not 0 < seats <= other.quarantined:
@@ -318,7 +357,7 @@ class _Ledger:
         if not other.quarantined:
             del self._allocations[name]
 
-    def _check_seats(self, sequence: int, name: str, allocation: _Allocation, *, quantity: int) -> None:
+    def _check_seats(self, sequence: int, name: str, allocation: HeldSeats, *, quantity: int) -> None:
         # Every change of a holding's seats in use is one of these allocations', and each is checked, so
         # the live allocations always add up to the holdings.
         wanted = {"QUARANTINED": (0, quantity), "ENDED": (0, 0)}.get(allocation.state, (quantity, 0))

@@ -7,6 +7,7 @@ import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
@@ -56,6 +57,16 @@ ListenAddress = Annotated[Address, NoDecode, BeforeValidator(_address)]
 """An Address, read from HOST:PORT."""
 FilePath = Annotated[Path, BeforeValidator(_path)]
 """An absolute path, with ~ expanded."""
+
+
+def is_postgres(text: str) -> bool:
+    """Whether that is the URL of a PostgreSQL database."""
+    try:
+        parts = urlsplit(text)
+        # Only when it is asked for does a port show that is none.
+        return parts.scheme in {"postgresql", "postgres"} and "://" in text and parts.port != 0
+    except ValueError:
+        return False
 
 
 def _default_data() -> Path:
@@ -125,7 +136,7 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _relations(self) -> Self:
-        if self.database and not self.database.startswith(("postgresql://", "postgres://")):
+        if self.database and not is_postgres(self.database):
             raise ConfigurationError(
                 f"database is {self.database}, which is not the address of a PostgreSQL database.",
                 hint="Write it as postgresql://USER@HOST/NAME, or leave it out for a file in the data directory.",

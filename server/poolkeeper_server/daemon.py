@@ -48,7 +48,7 @@ from poolkeeper_server.services.tokens import (
 )
 from poolkeeper_server.storage.embedded import EmbeddedDatabase
 from poolkeeper_server.storage.reader import Reader
-from poolkeeper_server.storage.store import Committed, Database, Mark, Store, StoreUnusable
+from poolkeeper_server.storage.store import Committed, Database, Mark, Store, StoreUnavailable, StoreUnusable
 from poolkeeper_server.transport.administration import admin_bindings
 from poolkeeper_server.transport.http import HttpServer, bind_http
 from poolkeeper_server.transport.licensing import licensing_binding
@@ -188,7 +188,11 @@ async def serving(
                 (data / _ENDPOINT).unlink(missing_ok=True)
                 for task in loops:
                     task.cancel()
-                await daemon.housekeeping.last()
+                try:
+                    await daemon.housekeeping.last()
+                except StoreUnavailable as error:
+                    # When nodes were seen is all that is lost.
+                    _log.warning(Event.COMMIT_FAILED, error=str(error), batch=0)
                 daemon.committer.close()
                 await committing
                 daemon.http.stop()

@@ -23,7 +23,7 @@ from poolkeeper_server.services.events import Event
 
 README = Path(__file__).parents[2] / "README.md"
 # What every administrative command has is told once, before the commands.
-COMMON = ("Connection", "Paging")
+COMMON = ("Connection", "Paging", "Store")
 RESOURCES = {
     declared.__metadata__[0].help
     for name, declared in vars(declarations).items()
@@ -98,9 +98,8 @@ def declared_metrics() -> Iterator[str]:
 
 def commands() -> Iterator[str]:
     """Every command, with a line for each of its options."""
-    app = build(["serve"])
-    for name in words(app):
-        command = app[name]
+    for name in words(build()):
+        command = build([name])[name]
         below = words(command)
         if below:
             yield f"#### `{name}`\n"

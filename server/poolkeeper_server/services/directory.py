@@ -11,11 +11,15 @@ from poolkeeper_server.services.configuration import ConfigurationError
 _LOCK = "daemon.lock"
 
 
+class DirectoryInUse(ConfigurationError):
+    """Another daemon has the data directory."""
+
+
 class DataDirectory:
     """A data directory that this process has for itself, from entering the context until it is left.
 
-    Raises ConfigurationError when it cannot be made or written, or when another daemon has it. The claim is a
-    lock of the kernel: it ends with the process, however that dies, and a file left behind means nothing.
+    Raises ConfigurationError when it cannot be made or written, DirectoryInUse when another daemon has it. The claim
+    is a lock of the kernel: it ends with the process, however that dies, and a file left behind means nothing.
     """
 
     def __init__(self, path: Path) -> None:
@@ -26,6 +30,10 @@ class DataDirectory:
         try:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
             lock = os.open(self.path / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            if os.geteuid() == 0:
+                # What root does here must not keep the daemon's own user out.
+                owner = self.path.stat()
+                os.fchown(lock, owner.st_uid, owner.st_gid)
         except (FileExistsError, NotADirectoryError) as error:
             raise ConfigurationError(
                 f"The data directory {self.path} is not a directory.", hint="Name another one with --data."
@@ -40,7 +48,7 @@ class DataDirectory:
         except BlockingIOError as error:
             holder = os.pread(lock, 20, 0).decode(errors="replace").strip()
             os.close(lock)
-            raise ConfigurationError(
+            raise DirectoryInUse(
                 f"The data directory {self.path} is in use by another daemon{f' (process {holder})' * bool(holder)}.",
                 hint="Stop that one first, or name another directory with --data.",
             ) from error

@@ -10,7 +10,7 @@ import signal
 from typing import Final
 
 #: Every point there is.
-POINTS: Final = ("before_commit", "after_commit", "before_reply", "in_migration")
+POINTS: Final = ("before_commit", "after_commit", "before_reply", "in_migration", "in_backup")
 
 _name, _, _count = os.environ.get("POOLKEEPER_FAILPOINT", "").partition(":")
 _left = int(_count or "1") if _name else 0

@@ -16,27 +16,28 @@ VERSION = "0001"
 _VERSIONS = Path(__file__).parent / "migrations"
 
 
-def migrate(path: Path) -> bool:
-    """Makes or upgrades the database file; True when there was something to do.
+def migrate(path: Path, version: str = VERSION) -> bool:
+    """Makes or upgrades the database file to a version of the schema; True when there was something to do.
 
-    Nothing is looked at but the version while it is this release's, so that a start is quick.
+    Nothing is looked at but the version while it is the wanted one, so that a start is quick.
 
     Raises:
         StoreUnusable: when the file is of a newer release, is not a database, or cannot be written.
     """
     try:
         connection = connect(path)
-        present = _version(connection)
-        if present == VERSION:
+        present = version_of(connection)
+        if present == version:
             connection.close()
             return False
         if present is not None and present > VERSION:
             connection.close()
             raise is_newer(str(path), present)
-        _upgrade(connection)
-        connection = connect(path)
-        guide_planner(connection)
-        connection.close()
+        _upgrade(connection, version)
+        if version == VERSION:
+            connection = connect(path)
+            guide_planner(connection)
+            connection.close()
     except sqlite.Error as error:
         raise unusable(path, error) from error
     return True
@@ -47,6 +48,14 @@ def is_newer(name: str, present: str) -> StoreUnusable:
     return StoreUnusable(
         f"The database {name} was written by a newer release (schema {present}, this one knows {VERSION}).",
         hint="Run the newer release, or restore a backup from before the upgrade.",
+    )
+
+
+def is_older(name: str, version: str) -> StoreUnusable:
+    """What is said of a store that must be upgraded first."""
+    return StoreUnusable(
+        f"The store {name} was written by an older release (schema {version}, this one is {VERSION}).",
+        hint="Back it up, and then start the daemon of this release on it once, which upgrades it.",
     )
 
 
@@ -79,15 +88,16 @@ def guide_planner(connection: Any) -> None:  # noqa: ANN401 - the driver is not 
             )
 
 
-def _version(connection: Any) -> str | None:  # noqa: ANN401 - the driver is not typed
+def version_of(connection: Any) -> str | None:  # noqa: ANN401 - the driver is not typed
+    """The version of a file's schema; None for one that has none of ours."""
     if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'alembic_version'").fetchone():
         return None
     row = connection.execute("SELECT version_num FROM alembic_version").fetchone()
     return None if row is None else str(row[0])
 
 
-def upgrade(bound: Any) -> None:  # noqa: ANN401 - SQLAlchemy is loaded when it is needed
-    """Applies the versions that are missing, on a connection that is in a transaction already."""
+def upgrade(bound: Any, version: str = VERSION) -> None:  # noqa: ANN401 - SQLAlchemy is loaded when it is needed
+    """Applies the versions that are missing up to that one, on a connection that is in a transaction already."""
     # Half a second of imports that a start without an upgrade does not need.
     from alembic import command  # noqa: PLC0415 - see above
     from alembic.config import Config  # noqa: PLC0415 - see above
@@ -95,10 +105,10 @@ def upgrade(bound: Any) -> None:  # noqa: ANN401 - SQLAlchemy is loaded when it 
     config = Config()
     config.set_main_option("script_location", str(_VERSIONS).replace("%", "%%"))
     config.attributes["connection"] = bound
-    command.upgrade(config, "head")
+    command.upgrade(config, version)
 
 
-def _upgrade(connection: Any) -> None:  # noqa: ANN401 - the driver is not typed
+def _upgrade(connection: Any, version: str) -> None:  # noqa: ANN401 - the driver is not typed
     from sqlalchemy import create_engine  # noqa: PLC0415 - as in `upgrade`
     from sqlalchemy.exc import DBAPIError  # noqa: PLC0415 - see above
     from sqlalchemy.pool import StaticPool  # noqa: PLC0415 - see above
@@ -109,7 +119,7 @@ def _upgrade(connection: Any) -> None:  # noqa: ANN401 - the driver is not typed
             # One transaction for all versions, which Alembic commits at the end: a daemon that dies before that leaves
             # the older schema whole.
             connection.execute("BEGIN EXCLUSIVE")
-            upgrade(bound)
+            upgrade(bound, version)
     except DBAPIError as error:
         # Our callers know what SQLite says, not what SQLAlchemy makes of it.
         raise (error.orig or error) from error

@@ -237,9 +237,14 @@ class SqliteStore:
             self._connection.executemany(_INSERT_ENTRY, [write(entry) for entry in state.entries])
 
 
+def is_damaged(error: sqlite.Error) -> bool:
+    """Whether SQLite says that the file is none of its own, or not whole."""
+    return any(sign in str(error) for sign in _DAMAGED)
+
+
 def unusable(path: Path, error: sqlite.Error) -> StoreUnusable:
     """Why a database cannot be used, and what to do."""
-    if any(sign in str(error) for sign in _DAMAGED):
+    if is_damaged(error):
         return StoreUnusable(
             f"The database {path} is damaged, or not a SQLite database: {error}.", hint="Restore it from a backup."
         )

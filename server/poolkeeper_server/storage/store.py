@@ -29,6 +29,14 @@ class StoreUnusable(Exception):
         self.hint = hint
 
 
+class StoreUnreachable(StoreUnusable):
+    """Nobody answers where the store should be."""
+
+
+class StoreRefused(StoreUnusable):
+    """The store could be changed as was asked, and something would be lost by it."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mark:
     """How far the clocks had come at a commit.

@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 import asyncpg
 
-from poolkeeper_server.storage.store import StoreUnusable
+from poolkeeper_server.storage.store import StoreUnreachable, StoreUnusable
 
 #: Seconds that making a connection, and any one statement, may take.
 CONNECT_WITHIN: Final = 5.0
@@ -35,7 +35,21 @@ WRITER: Final = _COMMON | {
     "enable_hashjoin": "off",
     "enable_mergejoin": "off",
 }
+#: For copies and proofs, which take as long as they take.
+CARE: Final = _COMMON | {"lock_timeout": "8s", "synchronous_commit": "on", "tcp_user_timeout": "30s"}
 READER: Final = _COMMON | {"default_transaction_read_only": "on", "statement_timeout": "30s"}
+
+#: Held shared by everybody who works on the store, for as long as the connection lasts; exclusively by whoever
+#: replaces or moves it. A daemon whose connection was cut must get it again before it goes on.
+_STORE_LOCK: Final = 7_665_651_235
+HOLD: Final = f"SELECT pg_try_advisory_lock_shared({_STORE_LOCK})"
+HOLD_ALONE: Final = f"SELECT pg_try_advisory_lock({_STORE_LOCK})"
+#: How many connections hold it shared (a key of 64 bits stands in two columns).
+HOLDERS: Final = (
+    "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted AND mode = 'ShareLock' AND objsubid = 1 "
+    "AND database = (SELECT oid FROM pg_database WHERE datname = current_database()) "
+    f"AND classid::bigint = {_STORE_LOCK >> 32} AND objid::bigint = {_STORE_LOCK & 0xFFFF_FFFF}"
+)
 
 #: Classes of SQLSTATE after which the same transaction may well succeed: connections, rollbacks forced by the server,
 #: resources, locks, an operator's word, the server's own troubles (PostgreSQL, appendix A).
@@ -44,12 +58,14 @@ _PASSING: Final = ("08", "40", "53", "55", "57", "58", "XX")
 _READ_ONLY: Final = "25006"
 
 
-async def connect(url: str, settings: dict[str, str]) -> asyncpg.Connection:
+async def connect(
+    url: str, settings: dict[str, str], *, answer_within: float | None = ANSWER_WITHIN
+) -> asyncpg.Connection:
     """A connection with those settings, which prepares each statement once."""
     return await asyncpg.connect(
         url,
         timeout=CONNECT_WITHIN,
-        command_timeout=ANSWER_WITHIN,
+        command_timeout=answer_within,
         statement_cache_size=512,
         max_cached_statement_lifetime=0,
         server_settings=settings,
@@ -74,20 +90,22 @@ def place(url: str) -> str:
     return f"{parts.path.lstrip('/') or 'postgres'} at {host}{port}"
 
 
-async def connect_first(url: str) -> asyncpg.Connection:
+async def connect_first(
+    url: str, settings: dict[str, str] = WRITER, *, answer_within: float | None = ANSWER_WITHIN
+) -> asyncpg.Connection:
     """A connection for the start.
 
     Raises:
         StoreUnusable: when there is no database, it does not let us in, or it is too old; with what to do.
     """
     try:
-        connection = await connect(url, WRITER)
+        connection = await connect(url, settings, answer_within=answer_within)
     except (asyncpg.InvalidCatalogNameError, asyncpg.InvalidAuthorizationSpecificationError) as error:
         raise StoreUnusable(
             f"The database {place(url)} refuses: {error}.", hint="Make the database and the role, or correct the URL."
         ) from error
     except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-        raise StoreUnusable(
+        raise StoreUnreachable(
             f"The database {place(url)} cannot be reached: {error or type(error).__name__}.",
             hint="Start PostgreSQL, or correct the URL and what lets this host in (pg_hba.conf).",
         ) from error

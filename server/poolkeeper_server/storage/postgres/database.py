@@ -14,6 +14,7 @@ from poolkeeper_server.storage.postgres.channel import PostgresChannel
 from poolkeeper_server.storage.postgres.connection import (
     ANSWER_WITHIN,
     CONNECT_WITHIN,
+    HOLD,
     READER,
     WRITER,
     connect,
@@ -37,12 +38,15 @@ class PostgresDatabase:
     def __init__(self, url: str) -> None:
         self._url = url
         self.name = place(url)
+        self._check = ""
 
     @asynccontextmanager
     async def _start(self) -> AsyncIterator[asyncpg.Connection]:
         """A connection whose troubles are those of a start."""
         connection = await connect_first(self._url)
         try:
+            if not await connection.fetchval(HOLD):
+                raise is_replaced(self.name)
             yield connection
         except asyncpg.PostgresError as error:
             raise StoreUnusable(
@@ -120,7 +124,10 @@ class PostgresDatabase:
     async def read_mark(self) -> tuple[Mark, str] | None:
         """The newest mark and the check value of the secrets; None for a new database."""
         async with self._start() as connection:
-            return await _mark(connection)
+            found = await _mark(connection)
+        if found is not None:
+            self._check = found[1]
+        return found
 
     async def write_first_mark(self, mark: Mark, secrets_check: str) -> tuple[Mark, str]:
         """Makes a new database the one of these secrets, unless another daemon was first; gives what it is now."""
@@ -135,7 +142,8 @@ class PostgresDatabase:
             found = await _mark(connection)
             if found is None:
                 raise StoreUnusable(f"The database {self.name} keeps nothing.")
-            return found
+        self._check = found[1]
+        return found
 
     async def record_token(self, token: Token) -> None:
         """Keeps a token as its file has it."""
@@ -143,8 +151,8 @@ class PostgresDatabase:
             await connection.execute(upsert(Token), *([value] for value in ROWS[Token].write(token)))
 
     def store(self, time: SharedTime) -> PostgresStore:
-        """The committer's store."""
-        return PostgresStore(self._url, time)
+        """The committer's store; only on the database whose mark was read."""
+        return PostgresStore(self._url, time, secrets_check=self._check)
 
     def reader(self) -> Reader:
         """Read-only queries."""
@@ -175,6 +183,13 @@ def _engine(url: str) -> Any:  # noqa: ANN401 - SQLAlchemy is loaded when it is 
         pool_timeout=CONNECT_WITHIN + ANSWER_WITHIN,
         # A connection that the server has cut shows before it is used.
         pool_pre_ping=True,
+    )
+
+
+def is_replaced(name: str) -> StoreUnusable:
+    """What is said of a database that somebody has for himself."""
+    return StoreUnusable(
+        f"The database {name} is being restored or moved.", hint="Try again when that has come to its end."
     )
 
 

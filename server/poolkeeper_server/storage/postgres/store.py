@@ -18,7 +18,8 @@ from poolkeeper_server.domain.records import KEY_FIELDS
 from poolkeeper_server.domain.state import State
 from poolkeeper_server.storage.failpoint import failpoint
 from poolkeeper_server.storage.loading import STATEMENTS, ByKeys, Query, Statement, Within, load, select
-from poolkeeper_server.storage.postgres.connection import WRITER, connect, is_passing
+from poolkeeper_server.storage.migration import VERSION
+from poolkeeper_server.storage.postgres.connection import HOLD, WRITER, connect, is_passing
 from poolkeeper_server.storage.schema import NAMES, ROWS, TABLES
 from poolkeeper_server.storage.store import MARK_FIELDS, Committed, Mark, SharedTime, StoreUnavailable, committed
 
@@ -28,6 +29,7 @@ _LOCK: Final = "BEGIN; SELECT 1 FROM marks WHERE id = 1 FOR UPDATE"
 #: The server's clock in microseconds UTC.
 CLOCK: Final = "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
 _READ_MARK: Final = f"SELECT {', '.join(MARK_FIELDS)}, {CLOCK} FROM marks WHERE id = 1"
+_READ_IDENTITY: Final = "SELECT secrets_check, version_num FROM marks CROSS JOIN alembic_version WHERE marks.id = 1"
 _WRITE_MARK: Final = (
     f"UPDATE marks SET {', '.join(f'{name} = ${place}' for place, name in enumerate(MARK_FIELDS, 1))} WHERE id = 1"
 )
@@ -123,9 +125,10 @@ _INSERT_ENTRIES: Final = (
 class PostgresStore:
     """The committer's store on PostgreSQL; see `Store` for the contract."""
 
-    def __init__(self, url: str, time: SharedTime) -> None:
+    def __init__(self, url: str, time: SharedTime, *, secrets_check: str) -> None:
         self._url = url
         self._time = time
+        self._identity = (secrets_check, VERSION)
         self._connection: asyncpg.Connection | None = None
         # Sightings and purges come beside the committer's transactions, and share its connection.
         self._turn = asyncio.Lock()
@@ -179,8 +182,30 @@ class PostgresStore:
 
     async def _connected(self) -> asyncpg.Connection:
         if self._connection is None or self._connection.is_closed():
-            self._connection = await connect(self._url, WRITER)
+            connection = await connect(self._url, WRITER)
+            try:
+                await self._hold(connection)
+            except BaseException:
+                connection.terminate()
+                raise
+            self._connection = connection
         return self._connection
+
+    async def _hold(self, connection: asyncpg.Connection) -> None:
+        """Keeps others from replacing the store while we work on it, and sees that it is still the same."""
+        if not await connection.fetchval(HOLD):
+            raise StoreUnavailable("The database is being restored or moved.")
+        try:
+            row = await connection.fetchrow(_READ_IDENTITY)
+        except asyncpg.UndefinedTableError:
+            row = None
+        if row is None:
+            raise StoreUnavailable("The database is empty: the store was moved or deleted. Stop this daemon.")
+        if tuple(row) != self._identity:
+            what = "with other secrets" if row["version_num"] == VERSION else f"with schema {row['version_num']}"
+            raise StoreUnavailable(
+                f"The database is not the one that this daemon was started on: it is now one {what}. Stop this daemon."
+            )
 
     def _drop(self) -> None:
         """After a failure nobody knows what the connection still holds; the server rolls back what it was about."""
