@@ -13,10 +13,19 @@ from poolkeeper.v1 import admin_pb2, licensing_pb2
 from tests.inprocess.installation import Installation, NodeClient, Refused, digest_of, span
 from tests.inprocess.ledgers import entries
 from tests.inprocess.restoring import Backups
-from tests.inprocess.steps import SHORT, WEST, counts, queued, reason_of, talking, update
+from tests.inprocess.steps import SHORT, WEST, counts, move, queued, reason_of, talking, update
 
 #: A lease that lasts through a restore.
 LONG: dict[str, Any] = {"lease_duration": 600, "heartbeat_interval": 60, "margin": 5}
+
+
+DEFAULT = "estates/acme/pools/default"
+
+
+async def studio(installation: Installation, seats: int, **settings: Any) -> None:
+    """The usual beginning, in an estate in which no promise is longer than those of the pool west."""
+    await installation.studio(seats=seats, **settings)
+    await update(installation, DEFAULT, **SHORT)
 
 
 def proof(*granted: licensing_pb2.Granted, session: bytes = b"") -> licensing_pb2.Proof:
@@ -42,8 +51,8 @@ def gone(answer: licensing_pb2.HeartbeatResponse) -> list[str]:
 
 async def verified(installation: Installation) -> None:
     """The ledger replays, and the replay is what the pool counts."""
-    listed = await installation.admin.ledgers.ListSigningKeys(admin_pb2.ListSigningKeysRequest())
-    keys = {key.key_id: key.public_key for key in listed.keys}
+    info = await installation.stranger().stub.GetServerInfo(licensing_pb2.GetServerInfoRequest())
+    keys = {key.key_id: key.public_key for key in info.signing_keys}
     items = [item async for item in installation.admin.ledgers.ExportLedger(admin_pb2.ExportLedgerRequest(name=WEST))]
     report = verify_export(items, keys, pool=WEST)
     assert report.ok, report.problems
@@ -54,7 +63,7 @@ async def verified(installation: Installation) -> None:
 async def test_nobody_new_gets_a_seat_until_the_last_promise_is_over(
     installation: Installation, backups: Backups
 ) -> None:
-    await installation.studio(seats=2, **SHORT)
+    await studio(installation, 2, **SHORT)
     node = await installation.node("a")
     backup = await backups.make(node)
     await node.check_out()
@@ -262,7 +271,7 @@ async def test_after_the_quiet_period_nothing_is_proven_and_everything_is_given(
 
 @pytest.mark.behaviour("CC-16")
 async def test_the_longest_promise_of_the_estate_is_waited_for(installation: Installation, backups: Backups) -> None:
-    await installation.studio(seats=1, **SHORT)
+    await studio(installation, 1, **SHORT)
     await installation.new_pool("east", lease_duration=60, heartbeat_interval=20, margin=5)
     node = await installation.node()
     # What was promised is kept, also when promises are shorter from now on.
@@ -281,7 +290,7 @@ async def test_the_longest_promise_of_the_estate_is_waited_for(installation: Ins
 
 @pytest.mark.behaviour("CC-26")
 async def test_what_the_restored_state_has_goes_on(installation: Installation, backups: Backups) -> None:
-    await installation.studio(seats=2, **SHORT)
+    await studio(installation, 2, **SHORT)
     node = await installation.node()
     held = await node.check_out(consumer="ann")
     backup = await backups.make(node)
@@ -329,12 +338,50 @@ async def test_a_seat_that_left_quarantine_after_the_backup_is_proven_too(
     await installation.pass_by(61)
     await backups.put_back(backup, node)
     await installation.pass_by(1)
-    assert await counts(installation) == (2, 0, 2, 0)
-    # Somebody may have it; whoever has, shows it.
+    # Its time is over, and yet somebody may have it; whoever has, shows it.
+    assert await entries(installation, event="QUARANTINE_ENDED") == []
     assert await reason_of(node.check_out(consumer="ann", quantity=2)) == "NO_SEAT_AVAILABLE"
     assert gone(await show(node, resumed)) == []
     assert await counts(installation) == (2, 2, 0, 0)
     await verified(installation)
+
+
+@pytest.mark.behaviour("CC-21")
+async def test_a_quarantine_that_is_over_ends_with_the_quiet_period(
+    installation: Installation, backups: Backups
+) -> None:
+    await studio(installation, 1, minimum_allocation=5, **SHORT)
+    node = await installation.node()
+    await node.check_in((await node.check_out()).allocation.name)
+    await backups.put_back(await backups.make(node), node)
+    for _ in range(8):
+        await installation.pass_by(1)
+        await node.heartbeat()
+    assert await entries(installation, event="QUARANTINE_ENDED") == []
+    await installation.pass_by(1)
+    assert len(await entries(installation, event="QUARANTINE_ENDED")) == 1
+    await node.check_out()
+
+
+@pytest.mark.behaviour("CC-11")
+async def test_seats_that_were_moved_to_a_longer_lease_after_the_backup_are_waited_for(
+    installation: Installation, backups: Backups
+) -> None:
+    await studio(installation, 1, **SHORT)
+    await installation.new_pool("east", **LONG)
+    west, east = await installation.node("a"), await installation.node("b", "estates/acme/pools/east")
+    backup = await backups.make(west, east)
+    await move(installation, "west", "east", L000001=1)
+    held = await east.check_out()
+    await backups.put_back(backup, west, east)
+    await installation.pass_by(500)
+    await west.open()
+    assert await reason_of(west.check_out()) == "NO_SEAT_AVAILABLE"
+    # Its pool has no line to charge it to: it keeps what it was promised, and no more.
+    assert gone(await show(east, held)) == [held.allocation.name]
+    await installation.pass_by(105)
+    await west.open()
+    await west.check_out()
 
 
 @pytest.mark.behaviour("CC-12")
@@ -363,7 +410,7 @@ async def test_installed_allocations_stand_and_later_ones_are_proven(
 
 @pytest.mark.behaviour("CC-18")
 async def test_who_waits_in_the_quiet_period_is_served_after_it(installation: Installation, backups: Backups) -> None:
-    await installation.studio(seats=1, **SHORT)
+    await studio(installation, 1, **SHORT)
     node = await installation.node()
     backup = await backups.make(node)
     await backups.put_back(backup, node)
@@ -385,13 +432,13 @@ async def test_who_waits_in_the_quiet_period_is_served_after_it(installation: In
 
 @pytest.mark.behaviour("CC-18")
 async def test_a_waiter_of_the_restored_queue_waits_on(installation: Installation, backups: Backups) -> None:
-    await installation.studio(seats=1, **SHORT)
+    await studio(installation, 1, **SHORT)
     node, other = await installation.node("a"), await installation.node("b")
     held = await node.check_out()
     waiting = asyncio.create_task(other.check_out(request_id="queue", wait=span(60)))
     await queued(installation, 1)
     stopping = asyncio.create_task(backups.make(node, other))
-    assert isinstance((await asyncio.gather(waiting, return_exceptions=True))[0], Exception)
+    assert isinstance((await asyncio.gather(waiting, return_exceptions=True))[0], BaseException)
     await backups.put_back(await stopping, node, other)
     assert (await installation.pool()).waiting in {0, 1}  # a caller that has gone may have left the queue
     again = asyncio.create_task(other.check_out(request_id="queue", wait=span(60)))
@@ -410,7 +457,7 @@ async def test_a_waiter_of_the_restored_queue_waits_on(installation: Installatio
 async def test_seats_do_not_escape_the_quiet_period_into_another_pool(
     installation: Installation, backups: Backups
 ) -> None:
-    await installation.studio(seats=2, **SHORT)
+    await studio(installation, 2, **SHORT)
     node = await installation.node()
     backup = await backups.make(node)
     await backups.put_back(backup, node)
@@ -424,7 +471,7 @@ async def test_seats_do_not_escape_the_quiet_period_into_another_pool(
 
 @pytest.mark.behaviour("CC-16")
 async def test_fences_grow_over_every_restore(installation: Installation, backups: Backups) -> None:
-    await installation.studio(seats=4, **SHORT)
+    await studio(installation, 4, **SHORT)
     node = await installation.node()
     backup = await backups.make(node)
     fences = []
@@ -464,7 +511,7 @@ async def test_what_only_a_lost_branch_granted_is_proven_in_the_next(
 
 
 async def test_a_migration_needs_no_quiet_period(installation: Installation, backups: Backups) -> None:
-    await installation.studio(seats=2, **SHORT)
+    await studio(installation, 2, **SHORT)
     node = await installation.node()
     held = await node.check_out()
     backup = await backups.make(node)
