@@ -225,15 +225,18 @@ def heartbeat(state: State, command: Heartbeat, now: Moment, ids: Iterator[str])
     if closed and now.lease >= session.expires_lease:
         raise Refusal(Reason.POOL_NOT_ACTIVE, f"Pool {pool.estate_id}/{pool.pool_id} is closed.", at=now.civil)
     notices: list[Notice] = []
-    if command.known is not None:
+    same_epoch = command.epoch in (0, now.epoch)
+    # A client that has not heard of the restore yet is asked again rather than judged: it has proofs to show.
+    known = command.known if same_epoch or (command.known and command.known.receipts) else None
+    if known is not None:
         # First of all: what is proven is known from now on.
-        for receipt in command.known.receipts:
-            if receipt.name in command.known.allocations:
+        for receipt in known.receipts:
+            if receipt.name in known.allocations:
                 session = open_session_of(state, command.estate_id, command.session_id)
                 readopt(state, session, receipt, now, ids)
-        notices += _reconcile(state, command, session, now, ids)
+        notices += _reconcile(state, known, session, now, ids)
         session = open_session_of(state, command.estate_id, command.session_id)
-    if session.dirty or command.known is not None:
+    if session.dirty or known is not None:
         waiting = _revocations(state, session)
         notices += waiting
         if session.dirty and not waiting:
@@ -244,13 +247,12 @@ def heartbeat(state: State, command: Heartbeat, now: Moment, ids: Iterator[str])
     state.put(session)
     agree = (session.count, session.digest) == (command.count, command.digest)
     # After a restore installed allocations, which are in no digest, may be unknown here too.
-    same_epoch = command.epoch in (0, now.epoch)
     return Renewed(
         session=session,
         remaining=promise(session, now),
         lease_duration=pool.lease_duration,
         heartbeat_interval=pool.heartbeat_interval,
-        reconcile=0 if (agree and same_epoch) or command.known is not None else session.version,
+        reconcile=0 if (agree and same_epoch) or known is not None else session.version,
         notices=tuple(notices),
         epoch=now.epoch,
         agrees=agree,
@@ -262,11 +264,8 @@ def looks_at_allocations(command: Heartbeat, session: Session) -> bool:
     return session.dirty or command.known is not None
 
 
-def _reconcile(state: State, command: Heartbeat, session: Session, now: Moment, ids: Iterator[str]) -> list[Notice]:
+def _reconcile(state: State, known: Known, session: Session, now: Moment, ids: Iterator[str]) -> list[Notice]:
     """Checks in what the client does not know, and tells it what is gone (CC-29)."""
-    known = command.known
-    if known is None:
-        return []
     here: set[str] = set()
     for use in state.many(Use, state.session_uses[(session.estate_id, session.session_id)]):
         allocation = state.get(Allocation, use.estate_id, use.allocation_id)
