@@ -71,7 +71,7 @@ async def test_nobody_new_gets_a_seat_until_the_last_promise_is_over(
     with pytest.raises(Refused) as refused:
         await node.check_out()
     assert refused.value.reason == "NO_SEAT_AVAILABLE"
-    assert "restored" in refused.value.message
+    assert "its database was restored" in refused.value.message
     assert refused.value.denial.next_free_time.ToMicroseconds() == installation.time.civil_now + 8_500_000
     for _ in range(8):
         await installation.pass_by(1)

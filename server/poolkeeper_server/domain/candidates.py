@@ -116,8 +116,8 @@ def denial(
     elif is_quiet(pool, now):
         ends = [quiet_end(pool, now)]
         message = (
-            f"{where} gives no seat yet: its state was restored, and what was granted after that state may be held "
-            "still. From the end of the last promise on it gives them again."
+            f"{where} gives no seat yet: its database was restored or promoted, and what was granted that it does not "
+            "know of may be held still. It gives seats again when the last promise is over."
         )
         hint = "Ask again with a waiting time to queue up; whoever holds a seat keeps it."
     elif queued:
