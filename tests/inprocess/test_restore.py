@@ -454,6 +454,27 @@ async def test_a_waiter_of_the_restored_queue_waits_on(installation: Installatio
     assert (await again).provisional
 
 
+@pytest.mark.behaviour("CC-18")
+async def test_a_waiter_that_accepted_its_seat_after_the_backup_keeps_it(
+    installation: Installation, backups: Backups
+) -> None:
+    await studio(installation, 1, **SHORT)
+    node, other = await installation.node("a"), await installation.node("b")
+    held = await node.check_out()
+    waiting = asyncio.create_task(other.check_out(wait=span(60)))
+    await queued(installation, 1)
+    await node.check_in(held.allocation.name)
+    offered = await waiting
+    backup = await backups.make(node, other)
+    await other.acknowledge(offered.allocation.name, offered.fence)
+    await backups.put_back(backup, node, other)
+    assert gone(await show(other, offered)) == []
+    for _ in range(4):
+        await installation.pass_by(4)
+        assert (await other.heartbeat(offered)).reconcile == 0
+    assert await counts(installation) == (1, 1, 0, 0)
+
+
 @pytest.mark.behaviour("CC-11")
 async def test_seats_do_not_escape_the_quiet_period_into_another_pool(
     installation: Installation, backups: Backups

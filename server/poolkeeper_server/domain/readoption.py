@@ -34,6 +34,8 @@ def readopt(state: State, session: Session, receipt: GrantReceipt, now: Moment, 
     if pool is None or not _is_good(receipt, session, pool, now):
         return False
     found = state.get(Allocation, receipt.estate_id, receipt.allocation_id)
+    if receipt.fence <= (pool.restored_epoch, pool.restored_sequence):
+        return found is not None and _accept(state, session, found)
     if found is None:
         lines = _lines(state, now, pool, receipt, receipt.quantity, ())
         if lines is None:
@@ -52,15 +54,23 @@ def readopt(state: State, session: Session, receipt: GrantReceipt, now: Moment, 
 
 
 def _is_good(receipt: GrantReceipt, session: Session, pool: Pool, now: Moment) -> bool:
-    """Whether it is this node's, of what the restored state cannot know, promised still, and shown in time."""
+    """Whether it is this node's, of an earlier epoch, promised still, and shown in time."""
     return (
         (receipt.estate_id, receipt.node_id) == (session.estate_id, session.node_id)
         and receipt.epoch < now.epoch
-        and receipt.fence > (pool.restored_epoch, pool.restored_sequence)
         and (receipt.until is None or now.civil < receipt.until)
         and is_quiet(pool, now)
         and pool.state is PoolState.ACTIVE
     )
+
+
+def _accept(state: State, session: Session, found: Allocation) -> bool:
+    """Of what it knows the restored state has the last word; only that a waiter has accepted it, it may not know."""
+    own = state.get(Use, found.estate_id, found.allocation_id, uses.holder_of(found, session))
+    if own is None or found.state is not AllocationState.PROVISIONAL:
+        return False
+    allocations.confirm(state, found)
+    return True
 
 
 def _join(
