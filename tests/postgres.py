@@ -59,6 +59,37 @@ class Server:
         self.port = free_port()
         self._run("initdb", "--pgdata", str(self.data), "--username", USER, "--auth", "trust", "--no-sync")
 
+    def copy(self) -> Server:
+        """A standby with what is there now, not started; at the same port, for when this one has gone."""
+        standby = Server(self.directory.with_name("standby"), settings=dict(self.settings), port=self.port)
+        standby.directory.mkdir()
+        if os.geteuid() == 0:
+            shutil.chown(standby.directory, "postgres")
+        where = ("--host", "127.0.0.1", "--port", str(self.port), "--username", USER)
+        self._run("pg_basebackup", *where, "--pgdata", str(standby.data), "--checkpoint=fast", "--write-recovery-conf")
+        return standby
+
+    def promote(self) -> None:
+        """Makes a standby the server that is written to."""
+        assert self.sql("postgres", "SELECT pg_promote()") == "t"
+
+    @contextmanager
+    def followed(self) -> Iterator[None]:
+        """Somebody keeps all that is written, as a synchronous standby that calls itself pg_receivewal does."""
+        archive = self.directory / "received"
+        archive.mkdir()
+        if os.geteuid() == 0:
+            shutil.chown(archive, "postgres")
+        where = ("--host", "127.0.0.1", "--port", str(self.port), "--username", USER)
+        words = [*self._as_user(), str(programs() / "pg_receivewal"), *where, "--synchronous", "-D", str(archive)]
+        with self.log.open("ab") as log:
+            follower = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        try:
+            yield
+        finally:
+            follower.terminate()
+            follower.wait(timeout=30)
+
     @property
     def data(self) -> Path:
         """The cluster."""

@@ -14,6 +14,7 @@ from poolkeeper._check_outs import CheckOuts, new_id
 from poolkeeper._clock import Clock
 from poolkeeper._connector import Connector
 from poolkeeper._core.lease import Change, HoldState, LeaseKeeper
+from poolkeeper._core.receipts import Receipts
 from poolkeeper._core.requests import heartbeat_request, span_of
 from poolkeeper._core.retry import Retry, RetryPolicy
 from poolkeeper._line import Line
@@ -44,7 +45,12 @@ _FOR_EVER: Final = RetryPolicy(budget=float("inf"), ceiling=2.0)
 
 
 class Session:
-    """An open session. `keeper` knows what it holds; `on_change` hears what becomes of that."""
+    """An open session. `keeper` knows what it holds; `on_change` hears what becomes of that.
+
+    It is adrift when the daemon does not know it although its promise still runs: its state was restored from a backup.
+    Then `on_adrift` is called once; what can be proven goes on in a new session (`hand_over`), and what cannot is lost
+    with `settle`. Until then everything is held as without an answer.
+    """
 
     def __init__(
         self,
@@ -58,6 +64,7 @@ class Session:
         on_change: Callable[[Change], None],
         on_notice: Callable[[pb.AllocationNotice], None],
         on_over: Callable[[LeaseLost], None],
+        on_adrift: Callable[[Session], None],
     ) -> None:
         """Starts its heartbeat; must be called within a running event loop."""
         self.name = opened.session
@@ -71,6 +78,9 @@ class Session:
         self._on_change = on_change
         self._on_notice = on_notice
         self._on_over = on_over
+        self._on_adrift = on_adrift
+        self._adrift: LeaseLost | None = None
+        self._receipts = Receipts()
         self._beat_now = asyncio.Event()
         self._watch_now = asyncio.Event()
         self._beats: list[asyncio.Future[None]] = []
@@ -86,7 +96,32 @@ class Session:
     @property
     def usable(self) -> bool:
         """Whether new requests may go through it."""
-        return not self._closed and self.keeper.over is None
+        return not self._closed and self._gone is None
+
+    @property
+    def _gone(self) -> LeaseLost | None:
+        return self.keeper.over or self._adrift
+
+    def hand_over(self, name: str, successor: Session) -> bool:
+        """Has an allocation go on in a new session; False when nothing promises or proves it any more."""
+        may_be_proven = self._adrift is not None and self._receipts.has(name)
+        if not (may_be_proven or self.keeper.outlasts_silence(name)):
+            return False
+        carried = self.keeper.left(name, self._clock.now())
+        if carried is None:
+            return False
+        successor.keeper.carried(carried, prove=self._receipts.has(name))
+        return True
+
+    def bequeath(self, successor: Session) -> None:
+        """Loses what was not handed over, and hands the receipts of the rest on."""
+        self.settle()
+        successor._receipts.inherit(self._receipts)
+
+    def settle(self, error: LeaseLost | None = None) -> None:
+        """Ends a session that is adrift: what is still in it is lost, for that reason if one is given."""
+        if self._adrift is not None and self.keeper.over is None:
+            self._end(error or self._adrift)
 
     async def call(
         self,
@@ -104,8 +139,8 @@ class Session:
         """
         retry = Retry(policy or self.policy, started=_loop_time())
         while True:
-            if self.keeper.over is not None:
-                raise self.keeper.over.with_traceback(None)
+            if self._gone is not None:
+                raise self._gone.with_traceback(None)
             try:
                 return await self._line.ask(request, limit=limit, on_waiting=on_waiting, on_sent=on_sent)
             except PoolkeeperError as error:
@@ -131,6 +166,7 @@ class Session:
         leased = granted.allocation.kind != pb.ALLOCATION_KIND_INSTALLED
         remaining = span_of(granted.remaining) if granted.HasField("remaining") else None
         self.keeper.granted(name, granted.quantity, leased=leased, sent_at=sent_at, remaining=remaining)
+        self._receipts.granted(granted)
         self.keeper.paced(span_of(granted.heartbeat_interval))
         self._watch_now.set()
         self._publish(self.keeper.observed(self._clock.now()))
@@ -163,7 +199,7 @@ class Session:
             raise
         if name in self._returning:
             del self._returning[name]
-            self.keeper.forgotten(name)
+            self._forget(name)
 
     async def say(self, request: Any) -> None:
         """Sends a request once, whatever becomes of it, also when the session is over."""
@@ -181,7 +217,7 @@ class Session:
         """Ends the session, and with it its leases, if the daemon answers within `patience` seconds."""
         if self._closed:
             return
-        over = self.keeper.over
+        over = self._gone
         try:
             with contextlib.suppress(PoolkeeperError, TimeoutError):
                 async with asyncio.timeout(patience):
@@ -233,7 +269,9 @@ class Session:
     async def _beat(self) -> None:
         retry = Retry(_FOR_EVER, started=_loop_time())
         while self.usable:
-            request = heartbeat_request(self.keeper.beat(self.check_outs.pending))
+            beat, about = self.keeper.beat(self.check_outs.pending), self._receipts.beat()
+            proofs = self._receipts.proofs()
+            request = heartbeat_request(beat, epoch=self._receipts.epoch, proofs=proofs)
             # With a short lease there is no time to wait long for one answer.
             limit = min(_ATTEMPT, max(_QUICKEST, self.keeper.interval))
             try:
@@ -249,6 +287,7 @@ class Session:
             except PoolkeeperError as error:
                 pause = retry.pause(error, now=_loop_time(), jitter=_jitter())
             else:
+                self._receipts.renewed(answer, about=about, shown=bool(beat.as_of and proofs))
                 self._renewed(sent_at, answer)
                 return
             await asyncio.sleep(_FOR_EVER.ceiling if pause is None else pause)
@@ -295,6 +334,15 @@ class Session:
         lost = (
             error if isinstance(error, LeaseLost) else LeaseExpired(error.message, reason=error.reason, hint=error.hint)
         )
+        if isinstance(lost, LeaseExpired) and self._receipts and self._clock.now() < self.keeper.deadline:
+            if self._adrift is None:
+                self._adrift = lost
+                self._beat_now.set()
+                self._on_adrift(self)
+            return
+        self._end(lost)
+
+    def _end(self, lost: LeaseLost) -> None:
         everything = isinstance(lost, NODE_LOST)
         self._publish(self.keeper.ended(lost, everything=everything, now=self._clock.now()))
         self._on_over(lost)
@@ -302,7 +350,7 @@ class Session:
         self._watch_now.set()
 
     async def _keep_watching(self) -> None:
-        while self.usable:
+        while not self._closed and self.keeper.over is None:
             self._watch_now.clear()
             now = self._clock.now()
             self._publish(self.keeper.observed(now))
@@ -312,8 +360,12 @@ class Session:
         for change in changes:
             if change.final and change.state is HoldState.LOST and not isinstance(change.error, Revoked):
                 # Gone at the daemon as well; only what is revoked waits to be acknowledged.
-                self.keeper.forgotten(change.allocation)
+                self._forget(change.allocation)
             self._on_change(change)
+
+    def _forget(self, name: str) -> None:
+        self.keeper.forgotten(name)
+        self._receipts.forgotten(name)
 
 
 def _answer(asked: list[asyncio.Future[None]]) -> None:

@@ -57,6 +57,7 @@ __all__ = ["AsyncAllocation", "AsyncBatchResult", "AsyncClient", "enrol"]
 OnWaiting = Callable[[Place], None]
 
 _CLOSE_PATIENCE: Final = 3.0
+_RECOVERY_PAUSE: Final = 1.0
 _PAGE: Final = 1000
 _log = logging.getLogger("poolkeeper")
 
@@ -317,18 +318,9 @@ class AsyncClient:
                 on_change=self._changed,
                 on_notice=self._noticed,
                 on_over=self._over,
+                on_adrift=self._adrift,
             )
-            for allocation in self._allocations.values():
-                if allocation.installed:
-                    # It outlives sessions; its news come over the present one.
-                    allocation._session = session
-                    session.keeper.granted(
-                        allocation.name,
-                        allocation.quantity,
-                        leased=False,
-                        sent_at=sent_at,
-                        remaining=None,
-                    )
+            self._carry_over(session)
             self._current = session
             try:
                 self._require_open()
@@ -338,6 +330,18 @@ class AsyncClient:
                 await session.drop_links()
                 raise
             return session
+
+    def _carry_over(self, session: Session) -> None:
+        """Has what outlives its session go on in the present one.
+
+        That is what is installed, and what the daemon may not know any more although it is promised still.
+        """
+        earlier = {id(one._session): one._session for one in self._allocations.values()}
+        for allocation in self._allocations.values():
+            if allocation._session.hand_over(allocation.name, session):
+                allocation._session = session
+        for one in earlier.values():
+            one.bequeath(session)
 
     def _require_open(self) -> None:
         if self._closed:
@@ -389,6 +393,22 @@ class AsyncClient:
         if not isinstance(error, NODE_LOST) and any(allocation.installed for allocation in self._allocations.values()):
             # Installed seats outlive the session, and their news need a new one.
             self._tasks.start(self._reopen(), name="reopen")
+
+    def _adrift(self, session: Session) -> None:
+        self._tasks.start(self._recover(session), name="recover")
+
+    async def _recover(self, session: Session) -> None:
+        """Opens a session in which what is held can be proven, while that is promised still."""
+        while True:
+            try:
+                await self._session()
+            except PoolkeeperError as problem:
+                if problem.retryable and self._clock.now() < session.keeper.deadline:
+                    await asyncio.sleep(_RECOVERY_PAUSE)
+                    continue
+                _log.warning("no session in which to prove what is held: %s", problem)
+                session.settle(problem if isinstance(problem, LeaseLost) else None)
+            return
 
     async def _reopen(self) -> None:
         try:

@@ -27,8 +27,10 @@ _BEGINS: Final = frozenset({"CHECKED_OUT", "MIGRATED_IN"})
 _KEEPS: Final = frozenset({"RESIZED", "REVOKED"})
 _ENDS: Final = frozenset({"CHECKED_IN", "EXPIRED", "RELEASED", "RECLAIMED", "MIGRATED_OUT"})
 _WITHOUT_ALLOCATION: Final = frozenset(
-    {"POOL_CREATED", "PURCHASED", "MOVED_IN", "MOVED_OUT", "POOL_UPDATED", "POOL_CLOSED"}
+    {"POOL_CREATED", "PURCHASED", "MOVED_IN", "MOVED_OUT", "POOL_UPDATED", "POOL_CLOSED", "EPOCH_BEGUN"}
 )
+_READOPTED: Final = "READOPTED"
+"""Granted after a backup, and proven by its holder after the restore: it may take more than there is."""
 _LIVE: Final = frozenset({"ACTIVE", "PROVISIONAL", "REVOKED"})
 
 
@@ -134,7 +136,7 @@ class LedgerReplay:
         self._problems: list[Problem] = []
         self._holdings: dict[str, list[int]] = {}
         self._allocations: dict[str, HeldSeats] = {}
-        self._over: set[str] = set()
+        self._restored = False
 
     @property
     def sequence(self) -> int:
@@ -288,7 +290,14 @@ class LedgerReplay:
         for licence, delta in touched.items():
             holding = self._holdings.setdefault(licence, [0, 0, 0])
             holding[:] = [old + new for old, new in zip(holding, delta, strict=True)]
-            self._check_holding(sequence, licence, holding, over=body.get("over"))
+            worse = delta[1] + delta[2] > delta[0]
+            self._check_holding(
+                sequence,
+                licence,
+                holding,
+                over=body.get("over"),
+                may_be_over=not worse or (self._restored and body["event"] == _READOPTED),
+            )
         after = body["after"]
         for licence in touched.keys() | after.keys():
             found = self._holdings.get(licence, [0, 0, 0])
@@ -299,11 +308,14 @@ class LedgerReplay:
                 )
         self._check_allocation(sequence, body, touched)
 
-    def _check_holding(self, sequence: int, licence: str, holding: list[int], *, over: object) -> None:
+    def _check_holding(
+        self, sequence: int, licence: str, holding: list[int], *, over: object, may_be_over: bool
+    ) -> None:
         count, active, quarantined = holding
         if min(holding) < 0:
             self.find(f"leaves {licence} with a negative counter: {holding}", sequence=sequence)
-        if active + quarantined > count and not (licence in over if isinstance(over, list) else over):
+        said = licence in over if isinstance(over, list) else over
+        if active + quarantined > count and not (said and may_be_over):
             self.find(
                 f"oversells {licence}: {active} active and {quarantined} in quarantine of {count}",
                 sequence=sequence,
@@ -312,6 +324,7 @@ class LedgerReplay:
     def _check_allocation(self, sequence: int, body: dict[str, Any], touched: dict[str, tuple[int, int, int]]) -> None:
         event = body["event"]
         told = body.get("allocation")
+        self._restored = self._restored or event == "EPOCH_BEGUN"
         if event in _WITHOUT_ALLOCATION:
             if any(active or quarantined for _, active, quarantined in touched.values()):
                 self.find(f"is {event} and yet changes seats in use", sequence=sequence)
@@ -377,6 +390,7 @@ def _fault(event: str, state: str, before: str | None) -> str:
         **dict.fromkeys(_BEGINS, (before is None, state in _LIVE)),
         **dict.fromkeys(_KEEPS, (before in _LIVE, state in _LIVE)),
         **{one: (before is not None, state in {"ENDED", "QUARANTINED"}) for one in _ENDS},
+        _READOPTED: (before is None or before in _LIVE, state in _LIVE),
         "RESUMED": (before == "QUARANTINED", state in _LIVE),
         "QUARANTINE_ENDED": (before == "QUARANTINED", state == "ENDED"),
     }

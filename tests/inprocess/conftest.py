@@ -12,6 +12,7 @@ import pytest
 
 from poolkeeper_server.storage.embedded import EmbeddedDatabase
 from tests.inprocess.installation import DrivenTime, Installation
+from tests.inprocess.restoring import Backups
 from tests.postgres import Server
 
 
@@ -42,3 +43,10 @@ async def installation(tmp_path: Path, store: dict[str, Any]) -> AsyncIterator[I
     await found.start()
     yield found
     await found.stop()
+
+
+@pytest.fixture
+def backups(request: pytest.FixtureRequest, installation: Installation) -> Backups:
+    """Copies of that daemon's store, to be put back."""
+    server = request.getfixturevalue("postgres_server") if "database" in installation.options else None
+    return Backups(installation, server)

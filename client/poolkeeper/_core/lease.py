@@ -21,6 +21,8 @@ _STOP_SHARE = 0.25
 _JITTER_SHARE = 0.2
 _OVERDUE_SHARE = 0.5
 _OVERDUE_LEAST = 1.0
+_JUST_OPENED = 1
+"""What `as_of` is in a session that was just opened."""
 
 
 class HoldState(StrEnum):
@@ -60,6 +62,19 @@ class Beat:
     pending: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Carried:
+    """An allocation on its way from a session that the daemon does not know to a new one."""
+
+    name: str
+    quantity: int
+    leased: bool
+    until: float
+    """The end of what was promised for it."""
+    told: HoldState
+    """What the program was told of it last."""
+
+
 @dataclass(slots=True)
 class _Held:
     quantity: int
@@ -70,6 +85,7 @@ class _Held:
     lost: LeaseLost | None = None
     final_deadline: float = math.inf
     closing: LeaseLost | None = None
+    carried: bool = False
 
 
 class LeaseKeeper:
@@ -106,6 +122,31 @@ class LeaseKeeper:
         self._held.pop(name, None)
         self._digest.drop(name)
 
+    def left(self, name: str, now: float) -> Carried | None:
+        """Lets go of an allocation that goes on in another session; None when nothing is promised for it any more."""
+        held = self._held.get(name)
+        if held is None or held.lost is not None:
+            return None
+        until = min(self._deadline, held.final_deadline) if held.leased else math.inf
+        if now >= until:
+            return None
+        self.forgotten(name)
+        return Carried(name=name, quantity=held.quantity, leased=held.leased, until=until, told=held.told)
+
+    def carried(self, what: Carried, *, prove: bool) -> None:
+        """Takes an allocation over from an earlier session.
+
+        To be proven, it is held until the end of what was promised there, and for longer when the first heartbeat,
+        which says that it is known here, was answered without a notice of it.
+        """
+        held = self._held[what.name] = _Held(quantity=what.quantity, leased=what.leased, told=what.told)
+        if what.leased:
+            held.final_deadline, held.carried = what.until, True
+            held.lapsed = what.told is HoldState.LOST
+            self._digest.put(what.name, what.quantity)
+        if prove:
+            self._reconcile = self._reconcile or _JUST_OPENED
+
     def renewed(self, *, sent_at: float, remaining: float, interval: float, reconcile: int, now: float) -> list[Change]:
         """A heartbeat that was sent at `sent_at` was answered.
 
@@ -120,6 +161,8 @@ class LeaseKeeper:
         if not reconcile:
             for held in self._held.values():
                 held.lapsed = False
+                if held.carried:
+                    held.carried, held.final_deadline = False, math.inf
         return changes + self.observed(now)
 
     def paced(self, interval: float) -> None:
@@ -189,6 +232,11 @@ class LeaseKeeper:
     def names(self) -> tuple[str, ...]:
         """The allocations that are known here, lost ones too until they are given back."""
         return tuple(self._held)
+
+    def outlasts_silence(self, name: str) -> bool:
+        """Whether an allocation is installed: silence does not end it."""
+        held = self._held.get(name)
+        return held is not None and not held.leased
 
     @property
     def stop_before(self) -> float:

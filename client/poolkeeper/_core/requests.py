@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import timedelta
 
 from google.protobuf.duration_pb2 import Duration
@@ -92,13 +92,14 @@ def _check_size(quantity: int | None, demand: Mapping[str, int] | None) -> None:
             raise InvalidRequest(f"demand has {unit!r}: {amount}.", hint="Units by name, each 0 or more.")
 
 
-def heartbeat_request(beat: Beat) -> pb.HeartbeatRequest:
-    """A heartbeat as it goes over the wire."""
-    request = pb.HeartbeatRequest(allocation_count=beat.count, digest=beat.digest)
+def heartbeat_request(beat: Beat, *, epoch: int = 0, proofs: Iterable[pb.Proof] = ()) -> pb.HeartbeatRequest:
+    """A heartbeat as it goes over the wire; proofs go with what is known."""
+    request = pb.HeartbeatRequest(allocation_count=beat.count, digest=beat.digest, epoch=epoch)
     if beat.as_of:
         request.known.as_of = beat.as_of
         request.known.allocations.extend(beat.known)
         request.known.pending_request_ids.extend(beat.pending)
+        request.known.proofs.extend(proofs)
     return request
 
 

@@ -162,6 +162,8 @@ class _AlertKindEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._Enum
     """A node's identity showed twice (CC-32)."""
     ALERT_KIND_CLOCK_FROZEN: _AlertKind.ValueType  # 5
     """The civil clock jumped (CC-27)."""
+    ALERT_KIND_EPOCH_BEGUN: _AlertKind.ValueType  # 6
+    """The state was restored from a backup, or a standby was promoted that may lack the newest of it."""
 
 class AlertKind(_AlertKind, metaclass=_AlertKindEnumTypeWrapper): ...
 
@@ -176,6 +178,8 @@ ALERT_KIND_NODE_COPIED: AlertKind.ValueType  # 4
 """A node's identity showed twice (CC-32)."""
 ALERT_KIND_CLOCK_FROZEN: AlertKind.ValueType  # 5
 """The civil clock jumped (CC-27)."""
+ALERT_KIND_EPOCH_BEGUN: AlertKind.ValueType  # 6
+"""The state was restored from a backup, or a standby was promoted that may lack the newest of it."""
 Global___AlertKind: typing_extensions.TypeAlias = AlertKind
 
 @typing.final

@@ -558,6 +558,7 @@ class Granted(google.protobuf.message.Message):
     QUANTITY_FIELD_NUMBER: builtins.int
     PROVISIONAL_FIELD_NUMBER: builtins.int
     RESUMED_FIELD_NUMBER: builtins.int
+    RECEIPT_FIELD_NUMBER: builtins.int
     grant: builtins.str
     """A JWS (EdDSA) when it was asked for."""
     quantity: builtins.int
@@ -566,6 +567,8 @@ class Granted(google.protobuf.message.Message):
     """True for a waiter's grant: it is held only after Acknowledge was answered."""
     resumed: builtins.bool
     """True when the caller took up its own quarantined seat again (CC-22)."""
+    receipt: builtins.bytes
+    """Proves this grant after a restore, until expire_time; to be kept as it is."""
     @property
     def allocation(self) -> Global___Allocation: ...
     @property
@@ -592,9 +595,10 @@ class Granted(google.protobuf.message.Message):
         quantity: builtins.int = ...,
         provisional: builtins.bool = ...,
         resumed: builtins.bool = ...,
+        receipt: builtins.bytes = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["allocation", b"allocation", "expire_time", b"expire_time", "fence", b"fence", "heartbeat_interval", b"heartbeat_interval", "remaining", b"remaining"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["allocation", b"allocation", "expire_time", b"expire_time", "fence", b"fence", "grant", b"grant", "heartbeat_interval", b"heartbeat_interval", "provisional", b"provisional", "quantity", b"quantity", "remaining", b"remaining", "resumed", b"resumed"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["allocation", b"allocation", "expire_time", b"expire_time", "fence", b"fence", "grant", b"grant", "heartbeat_interval", b"heartbeat_interval", "provisional", b"provisional", "quantity", b"quantity", "receipt", b"receipt", "remaining", b"remaining", "resumed", b"resumed"]) -> None: ...
 
 Global___Granted: typing_extensions.TypeAlias = Granted
 
@@ -750,12 +754,15 @@ class HeartbeatRequest(google.protobuf.message.Message):
     ALLOCATION_COUNT_FIELD_NUMBER: builtins.int
     DIGEST_FIELD_NUMBER: builtins.int
     KNOWN_FIELD_NUMBER: builtins.int
+    EPOCH_FIELD_NUMBER: builtins.int
     allocation_count: builtins.int
     """How many leased allocations the client knows in this session."""
     digest: builtins.int
     """Sum, modulo 2^64, over them: the first 8 bytes (big endian) of SHA-256(allocation name, NUL, Granted.quantity in
     decimal digits).
     """
+    epoch: builtins.int
+    """The epoch of the newest answer that the client has heard; 0: it has no receipts to show."""
     @property
     def known(self) -> Global___KnownAllocations:
         """Sent after an answer with reconcile set."""
@@ -766,9 +773,10 @@ class HeartbeatRequest(google.protobuf.message.Message):
         allocation_count: builtins.int = ...,
         digest: builtins.int = ...,
         known: Global___KnownAllocations | None = ...,
+        epoch: builtins.int = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["known", b"known"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["allocation_count", b"allocation_count", "digest", b"digest", "known", b"known"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["allocation_count", b"allocation_count", "digest", b"digest", "epoch", b"epoch", "known", b"known"]) -> None: ...
 
 Global___HeartbeatRequest: typing_extensions.TypeAlias = HeartbeatRequest
 
@@ -781,13 +789,18 @@ class KnownAllocations(google.protobuf.message.Message):
     AS_OF_FIELD_NUMBER: builtins.int
     ALLOCATIONS_FIELD_NUMBER: builtins.int
     PENDING_REQUEST_IDS_FIELD_NUMBER: builtins.int
+    PROOFS_FIELD_NUMBER: builtins.int
     as_of: builtins.int
-    """The value that HeartbeatResponse.reconcile gave; later grants are not judged."""
+    """The value that HeartbeatResponse.reconcile gave, or 1 in a session that was just opened; later grants are not judged."""
     @property
     def allocations(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]: ...
     @property
     def pending_request_ids(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
         """Requests that were sent and not answered yet."""
+
+    @property
+    def proofs(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Proof]:
+        """After a restore: what proves that these allocations are held."""
 
     def __init__(
         self,
@@ -795,10 +808,37 @@ class KnownAllocations(google.protobuf.message.Message):
         as_of: builtins.int = ...,
         allocations: collections.abc.Iterable[builtins.str] | None = ...,
         pending_request_ids: collections.abc.Iterable[builtins.str] | None = ...,
+        proofs: collections.abc.Iterable[Global___Proof] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["allocations", b"allocations", "as_of", b"as_of", "pending_request_ids", b"pending_request_ids"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["allocations", b"allocations", "as_of", b"as_of", "pending_request_ids", b"pending_request_ids", "proofs", b"proofs"]) -> None: ...
 
 Global___KnownAllocations: typing_extensions.TypeAlias = KnownAllocations
+
+@typing.final
+class Proof(google.protobuf.message.Message):
+    """Receipts of one session. Without a session's receipt each grant is proven for its own promise only."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    SESSION_RECEIPT_FIELD_NUMBER: builtins.int
+    RECEIPTS_FIELD_NUMBER: builtins.int
+    session_receipt: builtins.bytes
+    """HeartbeatResponse.receipt. It prolongs the promises of the grants below, which must be all that it was about:
+    everything leased that the session held when it sent that heartbeat, what was checked in since included.
+    """
+    @property
+    def receipts(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.bytes]:
+        """Granted.receipt of each."""
+
+    def __init__(
+        self,
+        *,
+        session_receipt: builtins.bytes = ...,
+        receipts: collections.abc.Iterable[builtins.bytes] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["receipts", b"receipts", "session_receipt", b"session_receipt"]) -> None: ...
+
+Global___Proof: typing_extensions.TypeAlias = Proof
 
 @typing.final
 class HeartbeatResponse(google.protobuf.message.Message):
@@ -810,10 +850,18 @@ class HeartbeatResponse(google.protobuf.message.Message):
     SESSION_TOKEN_FIELD_NUMBER: builtins.int
     RECONCILE_FIELD_NUMBER: builtins.int
     NOTICES_FIELD_NUMBER: builtins.int
+    EPOCH_FIELD_NUMBER: builtins.int
+    RECEIPT_FIELD_NUMBER: builtins.int
     session_token: builtins.str
     """When present, replaces the token."""
     reconcile: builtins.int
     """When present (not 0), count or digest differ: send a heartbeat with known, as_of this value."""
+    epoch: builtins.int
+    """Another one than before: the daemon's state was restored, see above."""
+    receipt: builtins.bytes
+    """Proves, after a restore, all that is leased in this session until expire_time; see Proof. Absent while count or
+    digest differ, and when nothing is leased.
+    """
     @property
     def expire_time(self) -> google.protobuf.timestamp_pb2.Timestamp: ...
     @property
@@ -835,9 +883,11 @@ class HeartbeatResponse(google.protobuf.message.Message):
         session_token: builtins.str = ...,
         reconcile: builtins.int = ...,
         notices: collections.abc.Iterable[Global___AllocationNotice] | None = ...,
+        epoch: builtins.int = ...,
+        receipt: builtins.bytes = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["expire_time", b"expire_time", "heartbeat_interval", b"heartbeat_interval", "remaining", b"remaining"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["expire_time", b"expire_time", "heartbeat_interval", b"heartbeat_interval", "notices", b"notices", "reconcile", b"reconcile", "remaining", b"remaining", "session_token", b"session_token"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["epoch", b"epoch", "expire_time", b"expire_time", "heartbeat_interval", b"heartbeat_interval", "notices", b"notices", "receipt", b"receipt", "reconcile", b"reconcile", "remaining", b"remaining", "session_token", b"session_token"]) -> None: ...
 
 Global___HeartbeatResponse: typing_extensions.TypeAlias = HeartbeatResponse
 

@@ -28,6 +28,16 @@ if _version_not_supported:
 class LicensingServiceStub(object):
     """Enrolment, sessions, check-out, heartbeat and check-in.
 
+    After a restore. A database that was restored from a backup lacks what was granted after it, and so may a standby
+    that was promoted. The daemon then begins a new epoch: the epoch of every Fence and of HeartbeatResponse is greater
+    than before. For one lease and its margin it gives no seat to anybody new, and whoever holds one proves it:
+    1. Keep Granted.receipt of everything that is held, and the newest HeartbeatResponse.receipt together with the grants'
+    receipts of all that was held when that heartbeat was sent.
+    2. When a heartbeat is answered with another epoch, it has reconcile set: send known, with proofs.
+    3. When a session is refused with LEASE_EXPIRED although its promise still runs, open a new one. Its first heartbeat
+    has known, as_of 1 and proofs. Go on meanwhile until the end of the promise, as without an answer.
+    4. What no notice in the answer is about is held, under the same name.
+
     GetServerInfo, Enrol, GetChallenge and OpenSession need no credential. Every other call carries the session token
     in the metadata as "authorization: Bearer TOKEN".
     """
@@ -102,6 +112,16 @@ class LicensingServiceStub(object):
 
 class LicensingServiceServicer(object):
     """Enrolment, sessions, check-out, heartbeat and check-in.
+
+    After a restore. A database that was restored from a backup lacks what was granted after it, and so may a standby
+    that was promoted. The daemon then begins a new epoch: the epoch of every Fence and of HeartbeatResponse is greater
+    than before. For one lease and its margin it gives no seat to anybody new, and whoever holds one proves it:
+    1. Keep Granted.receipt of everything that is held, and the newest HeartbeatResponse.receipt together with the grants'
+    receipts of all that was held when that heartbeat was sent.
+    2. When a heartbeat is answered with another epoch, it has reconcile set: send known, with proofs.
+    3. When a session is refused with LEASE_EXPIRED although its promise still runs, open a new one. Its first heartbeat
+    has known, as_of 1 and proofs. Go on meanwhile until the end of the promise, as without an answer.
+    4. What no notice in the answer is about is held, under the same name.
 
     GetServerInfo, Enrol, GetChallenge and OpenSession need no credential. Every other call carries the session token
     in the metadata as "authorization: Bearer TOKEN".
@@ -264,6 +284,16 @@ def add_LicensingServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class LicensingService(object):
     """Enrolment, sessions, check-out, heartbeat and check-in.
+
+    After a restore. A database that was restored from a backup lacks what was granted after it, and so may a standby
+    that was promoted. The daemon then begins a new epoch: the epoch of every Fence and of HeartbeatResponse is greater
+    than before. For one lease and its margin it gives no seat to anybody new, and whoever holds one proves it:
+    1. Keep Granted.receipt of everything that is held, and the newest HeartbeatResponse.receipt together with the grants'
+    receipts of all that was held when that heartbeat was sent.
+    2. When a heartbeat is answered with another epoch, it has reconcile set: send known, with proofs.
+    3. When a session is refused with LEASE_EXPIRED although its promise still runs, open a new one. Its first heartbeat
+    has known, as_of 1 and proofs. Go on meanwhile until the end of the promise, as without an answer.
+    4. What no notice in the answer is about is held, under the same name.
 
     GetServerInfo, Enrol, GetChallenge and OpenSession need no credential. Every other call carries the session token
     in the metadata as "authorization: Bearer TOKEN".

@@ -220,6 +220,16 @@ _LicensingServiceListAllocationsType = typing_extensions.TypeVar(
 class LicensingServiceStub(typing.Generic[_LicensingServiceGetServerInfoType, _LicensingServiceEnrolType, _LicensingServiceGetChallengeType, _LicensingServiceOpenSessionType, _LicensingServiceCheckOutType, _LicensingServiceBatchCheckOutType, _LicensingServiceCheckInType, _LicensingServiceHeartbeatType, _LicensingServiceAcknowledgeType, _LicensingServiceCloseSessionType, _LicensingServiceConnectType, _LicensingServiceListAllocationsType]):
     """Enrolment, sessions, check-out, heartbeat and check-in.
 
+    After a restore. A database that was restored from a backup lacks what was granted after it, and so may a standby
+    that was promoted. The daemon then begins a new epoch: the epoch of every Fence and of HeartbeatResponse is greater
+    than before. For one lease and its margin it gives no seat to anybody new, and whoever holds one proves it:
+    1. Keep Granted.receipt of everything that is held, and the newest HeartbeatResponse.receipt together with the grants'
+       receipts of all that was held when that heartbeat was sent.
+    2. When a heartbeat is answered with another epoch, it has reconcile set: send known, with proofs.
+    3. When a session is refused with LEASE_EXPIRED although its promise still runs, open a new one. Its first heartbeat
+       has known, as_of 1 and proofs. Go on meanwhile until the end of the promise, as without an answer.
+    4. What no notice in the answer is about is held, under the same name.
+
     GetServerInfo, Enrol, GetChallenge and OpenSession need no credential. Every other call carries the session token
     in the metadata as "authorization: Bearer TOKEN".
     """
@@ -417,6 +427,16 @@ LicensingServiceAsyncStub: typing_extensions.TypeAlias = LicensingServiceStub[
 
 class LicensingServiceServicer(metaclass=abc.ABCMeta):
     """Enrolment, sessions, check-out, heartbeat and check-in.
+
+    After a restore. A database that was restored from a backup lacks what was granted after it, and so may a standby
+    that was promoted. The daemon then begins a new epoch: the epoch of every Fence and of HeartbeatResponse is greater
+    than before. For one lease and its margin it gives no seat to anybody new, and whoever holds one proves it:
+    1. Keep Granted.receipt of everything that is held, and the newest HeartbeatResponse.receipt together with the grants'
+       receipts of all that was held when that heartbeat was sent.
+    2. When a heartbeat is answered with another epoch, it has reconcile set: send known, with proofs.
+    3. When a session is refused with LEASE_EXPIRED although its promise still runs, open a new one. Its first heartbeat
+       has known, as_of 1 and proofs. Go on meanwhile until the end of the promise, as without an answer.
+    4. What no notice in the answer is about is held, under the same name.
 
     GetServerInfo, Enrol, GetChallenge and OpenSession need no credential. Every other call carries the session token
     in the metadata as "authorization: Bearer TOKEN".

@@ -1,6 +1,7 @@
 """`poolkeeper db`: backs up, verifies, restores and moves the daemon's store."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -219,7 +220,7 @@ async def _restore(file: Path, store: Store, *, replace: bool) -> int:
                 if proof.problems:
                     raise _NotProved(f"{file}; nothing was restored", keys, proof)
                 await draft.fill(source, part("Restoring"))
-                await draft.renew(restored=True)
+                await draft.renew(restored=True, civil=time.time_ns() // 1000)
                 async with draft.snapshot() as snapshot:
                     proof = await prove(snapshot, keys.public, part("Proving the store"))
                 if proof.problems:
@@ -243,13 +244,14 @@ async def _migrate(to: str, store: Store) -> int:
             async with _now(source) as snapshot:
                 before = heads(await contents.pools(snapshot))
             await draft.fill(source, part("Moving"))
-            await draft.renew(restored=False)
             async with draft.snapshot() as snapshot:
                 keys, proof = await _proved(snapshot, settings, part("Proving"))
             if proof.problems:
                 raise _NotProved(f"the store {origin.name}; nothing was moved", keys, proof)
             if proof.heads != before:
                 raise _lost("The ledgers in the new store end elsewhere than those in the old one", proof)
+            # After the comparison: every ledger of the new store says that an epoch has begun.
+            await draft.renew(restored=False, civil=time.time_ns() // 1000)
     told = f"{place.name}, with every ledger as in {origin.name}"
     status = _taken_up(store, told, keys, proof, place.serve(settings))
     if not store.json:

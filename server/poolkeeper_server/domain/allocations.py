@@ -31,7 +31,16 @@ def grant(state: State, now: Moment, pool: Pool, allocation: Allocation) -> Allo
     return granted
 
 
-def grow(state: State, now: Moment, allocation: Allocation, more: Pairs) -> Allocation:
+def readopt(state: State, now: Moment, pool: Pool, allocation: Allocation) -> Allocation:
+    """Takes the seats of an allocation that was granted after the state that was restored; gives it with its fence."""
+    deltas = tuple(Delta(licence_id=licence, active=seats) for licence, seats in allocation.lines)
+    written = move_seats(state, now, pool, "READOPTED", deltas, allocation=allocation)
+    adopted = replace(allocation, fence=written.ledger_sequence)
+    state.put(adopted)
+    return adopted
+
+
+def grow(state: State, now: Moment, allocation: Allocation, more: Pairs, *, event: str = "RESIZED") -> Allocation:
     """Adds seats to an allocation."""
     grown = replace(
         allocation,
@@ -39,7 +48,7 @@ def grow(state: State, now: Moment, allocation: Allocation, more: Pairs) -> Allo
         quantity=allocation.quantity + sum(seats for _, seats in more),
     )
     deltas = tuple(Delta(licence_id=licence, active=seats) for licence, seats in more)
-    return _write(state, now, grown, "RESIZED", deltas)
+    return _write(state, now, grown, event, deltas)
 
 
 def shrink(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
+from poolkeeper_server.domain.epoch import is_quiet, quiet_end
 from poolkeeper_server.domain.moment import Moment
 from poolkeeper_server.domain.records import Holding, Licence, LicensedBy, Pairs, Pool, Product
 from poolkeeper_server.domain.refusal import Denial, Reason, Refusal, RejectedCandidate, SeatCounts
@@ -16,20 +17,30 @@ _TOLD = 20
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A line, its seats, and the reason that rules it out now (None: it may give)."""
+    """A line, its seats, and the reason that rules it out now (None: it may give).
+
+    Of a `quiet` pool no seat is known to be free (`domain.epoch`).
+    """
 
     licence: Licence
     holding: Holding
     rejected: Reason | None
+    quiet: bool = False
+
+    @property
+    def free(self) -> int:
+        """Seats that may be given now."""
+        return 0 if self.quiet or self.rejected is not None else max(0, self.holding.free)
 
 
 def candidates(state: State, now: Moment, pool: Pool, product_id: str) -> list[Candidate]:
     """The lines that grant the product, best first: earliest expiry, then oldest purchase, then id."""
     found = []
+    quiet = is_quiet(pool, now)
     for holding in state.many(Holding, state.holdings[(pool.estate_id, pool.pool_id)]):
         licence = state.get(Licence, holding.estate_id, holding.licence_id)
         if licence is not None and product_id in licence.products and (holding.count or holding.free < 0):
-            found.append(Candidate(licence, holding, _rejection(licence, now)))
+            found.append(Candidate(licence, holding, _rejection(licence, now), quiet))
     found.sort(key=_rank)
     return found
 
@@ -58,8 +69,8 @@ def choose(lines: list[Candidate], licensed_by: LicensedBy, need: int) -> Pairs 
     for line in lines:
         if need == 0:
             break
-        if line.rejected is None and line.licence.licensed_by is licensed_by and line.holding.free > 0:
-            taken = min(need, line.holding.free)
+        if line.licence.licensed_by is licensed_by and line.free > 0:
+            taken = min(need, line.free)
             chosen.append((line.licence.licence_id, taken))
             need -= taken
     return None if need else tuple(chosen)
@@ -84,7 +95,7 @@ def quarantine_ends(state: State, pool: Pool, lines: list[Candidate]) -> list[in
 
 
 def denial(
-    state: State, lines: list[Candidate], pool: Pool, product: Product, need: int, *, queued: int = 0
+    state: State, now: Moment, lines: list[Candidate], pool: Pool, product: Product, need: int, *, queued: int = 0
 ) -> Refusal:
     """The refusal of a check-out that these lines cannot cover, with everything that explains it (CC-17)."""
     rejected = [_explain(line, need) for line in lines]
@@ -102,6 +113,13 @@ def denial(
     elif reason is Reason.LICENCE_EXPIRED:
         message = f"Every licence for {product.product_id} in {where[0].lower()}{where[1:]} is outside its dates."
         hint = "An admin can add a purchase or move licences that are valid into the pool."
+    elif is_quiet(pool, now):
+        ends = [quiet_end(pool, now)]
+        message = (
+            f"{where} gives no seat yet: its database was restored or promoted, and what was granted that it does not "
+            "know of may be held still. It gives seats again when the last promise is over."
+        )
+        hint = "Ask again with a waiting time to queue up; whoever holds a seat keeps it."
     elif queued:
         message = f"{where}: {queued} check-outs for {product.product_id} wait already and go first."
         hint = "Ask again with a waiting time to queue up."
@@ -135,7 +153,7 @@ def _explain(line: Candidate, need: int) -> RejectedCandidate:
     elif reason is Reason.LICENCE_EXPIRED:
         detail = "Today is before its first or after its last day."
     else:
-        detail = f"{max(0, holding.free)} of {holding.count} free, {need} needed."
+        detail = f"{line.free} of {holding.count} free, {need} needed."
     return RejectedCandidate(
         licence_id=line.licence.licence_id,
         reason=reason,

@@ -15,6 +15,7 @@ from poolkeeper_server.domain.candidates import Candidate, candidates, choose, d
 from poolkeeper_server.domain.commands import CheckOut, Granted, Waiting
 from poolkeeper_server.domain.counting import CountingKey, counting_key
 from poolkeeper_server.domain.due import end_due
+from poolkeeper_server.domain.epoch import is_quiet, quiet_end
 from poolkeeper_server.domain.moment import SECOND, Moment
 from poolkeeper_server.domain.need import seats_needed
 from poolkeeper_server.domain.outcomes import remember, remembered
@@ -231,6 +232,8 @@ def _share(ask: _Ask, held: Allocation) -> Granted | None:
 def _resume(ask: _Ask, licensed_by: LicensedBy, key: CountingKey) -> Granted | None:
     """Takes up the consumer's own quarantined seats, with free ones beside them where they are too few (CC-22)."""
     state, now = ask.state, ask.now
+    if is_quiet(ask.pool, now):
+        return None  # it may have done so before, or an admin given them to another: the state does not know
     own = [
         found
         for found in state.many(Allocation, state.quarantined[(ask.command.estate_id, ask.product.product_id, key.key)])
@@ -400,7 +403,8 @@ def _move_use(state: State, session: Session, allocation: Allocation, use: Use) 
 
 def _deny_or_wait(ask: _Ask) -> Waiting:
     state, command, queue = ask.state, ask.command, ask.queue()
-    refusal = denial(state, ask.lines(), ask.pool, ask.product, ask.need, queued=0 if ask.in_turn else queue.length)
+    queued = 0 if ask.in_turn else queue.length
+    refusal = denial(state, ask.now, ask.lines(), ask.pool, ask.product, ask.need, queued=queued)
     elsewhere = (held := _held(ask, _keys(ask))) is not None and held.pool_id != ask.pool.pool_id
     never = ask.need > sum(line.holding.count for line in ask.lines() if line.rejected is None)
     if ask.in_turn or not command.wait or refusal.reason is not Reason.NO_SEAT_AVAILABLE or elsewhere or never:
@@ -442,7 +446,10 @@ def _place(state: State, waiter: Waiter, now: Moment, *, place: int | None = Non
     if place is None:
         place = state.places.get((waiter.estate_id, waiter.pool_id, waiter.product_id, waiter.sequence), 1)
     pool = state.get(Pool, waiter.estate_id, waiter.pool_id)
-    ends = [] if pool is None else quarantine_ends(state, pool, candidates(state, now, pool, waiter.product_id))
+    lines = [] if pool is None else candidates(state, now, pool, waiter.product_id)
+    ends = [] if pool is None else quarantine_ends(state, pool, lines)
+    if pool is not None and is_quiet(pool, now):
+        ends = [quiet_end(pool, now)] * sum(max(0, line.holding.free) for line in lines if line.rejected is None)
     return Waiting(
         place=place,
         pool_id=waiter.pool_id,

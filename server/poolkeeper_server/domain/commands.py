@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from poolkeeper_server.domain.receipts import GrantReceipt
 from poolkeeper_server.domain.records import (
     Alert,
     Allocation,
@@ -48,7 +49,11 @@ class Request(Command):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpenSession(Command):
-    """Opens a session whose challenge was signed by `public_key`; answers `SessionOpened`."""
+    """Opens a session whose challenge was signed by `public_key`; answers `SessionOpened`.
+
+    `secret_epoch` is the epoch in which this installation gave the secret to this node, as the secret itself proves; 0
+    where it proves nothing.
+    """
 
     estate_id: str
     node_id: str
@@ -57,6 +62,7 @@ class OpenSession(Command):
     public_key: bytes
     secret: bytes
     next_secret: bytes
+    secret_epoch: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,22 +142,30 @@ class CheckIn(Request):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Known:
-    """Everything that a client knows, to be compared with what the daemon knows (CC-29)."""
+    """Everything that a client knows, to be compared with what the daemon knows (CC-29).
+
+    `receipts` prove what the daemon may not know since its state was restored; whom they are of is still to be seen.
+    """
 
     as_of: int
     allocations: frozenset[str]
     pending: frozenset[str]
+    receipts: tuple[GrantReceipt, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Heartbeat(Command):
-    """Renews a session; answers `Renewed`. `digest` is the client's, as a signed 64-bit number."""
+    """Renews a session; answers `Renewed`. `digest` is the client's, as a signed 64-bit number.
+
+    `epoch` is that of the newest answer that the client has heard; 0 when it does not say.
+    """
 
     estate_id: str
     session_id: str
     count: int
     digest: int
     known: Known | None = None
+    epoch: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,7 +180,10 @@ class Notice:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Renewed:
-    """A renewed promise. `reconcile` is 0, or the version of the session that the client must account for."""
+    """A renewed promise. `reconcile` is 0, or the version of the session that the client must account for.
+
+    `agrees` says that the client knows all that the session has, and nothing else.
+    """
 
     session: Session
     remaining: int
@@ -175,6 +192,7 @@ class Renewed:
     reconcile: int
     notices: tuple[Notice, ...]
     epoch: int
+    agrees: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

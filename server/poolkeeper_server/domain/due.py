@@ -9,6 +9,7 @@ from functools import partial
 from poolkeeper_server.domain import allocations, uses
 from poolkeeper_server.domain.candidates import candidates, denial
 from poolkeeper_server.domain.commands import Expire, Expired
+from poolkeeper_server.domain.epoch import is_quiet
 from poolkeeper_server.domain.ledger import InvariantViolation
 from poolkeeper_server.domain.moment import Moment
 from poolkeeper_server.domain.need import seats_needed
@@ -38,7 +39,7 @@ def end_due(state: State, now: Moment, pool: Pool, ids: Iterator[str]) -> bool:
     key = (pool.estate_id, pool.pool_id)
     found = False
     for quarantined in state.many(Allocation, state.quarantined_in[key]):
-        if _quarantine_is_over(quarantined, now):
+        if _quarantine_is_over(state, quarantined, now):
             allocations.end_quarantine(state, now, quarantined)
             found = True
     for session in sorted(state.many(Session, state.pool_sessions[key]), key=_by_expiry):
@@ -97,7 +98,7 @@ def _end_allocation(state: State, found: Allocation, now: Moment) -> bool:
     allocation = state.get(Allocation, found.estate_id, found.allocation_id)
     if allocation is None:
         return False
-    if _quarantine_is_over(allocation, now):
+    if _quarantine_is_over(state, allocation, now):
         allocations.end_quarantine(state, now, allocation)
         return True
     return end_at_deadline(state, now, allocation) or _reclaim(state, now, allocation)
@@ -124,7 +125,7 @@ def wait_expired(state: State, waiter: Waiter, now: Moment) -> Refusal:
     if pool is not None and product is not None:
         need = seats_needed(product, waiter.quantity, waiter.demand)
         lines = candidates(state, now, pool, product.product_id)
-        denied = denial(state, lines, pool, product, need).denial
+        denied = denial(state, now, lines, pool, product, need).denial
         key = (waiter.estate_id, waiter.pool_id, waiter.product_id, waiter.sequence)
         told = None if denied is None else replace(denied, place=state.places.get(key, 1))
     return Refusal(
@@ -135,11 +136,13 @@ def wait_expired(state: State, waiter: Waiter, now: Moment) -> Refusal:
     )
 
 
-def _quarantine_is_over(allocation: Allocation, now: Moment) -> bool:
+def _quarantine_is_over(state: State, allocation: Allocation, now: Moment) -> bool:
+    """Whether it is; in a quiet period none is, since whoever has taken the seats up again may prove it."""
     return (
         allocation.state is AllocationState.QUARANTINED
         and allocation.quarantine_until is not None
         and now.civil >= allocation.quarantine_until
+        and not is_quiet(allocations.pool_of(state, allocation), now)
     )
 
 

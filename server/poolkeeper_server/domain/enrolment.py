@@ -267,7 +267,7 @@ def redeem(state: State, code: Code, public_key: bytes, secret: bytes, now: Mome
     bound = state.get(Binding, code.estate_id, code.node_id, code.domain)
     adds_domain = old is not None and old.public_key == public_key and bound is None
     if old is not None and adds_domain and old.state is NodeState.ENROLLED:
-        node = replace(old, previous_secret=old.secret, secret=secret)
+        node = replace(old, previous_secret=old.secret, secret=secret, secret_epoch=now.epoch)
     else:
         node = Node(
             estate_id=code.estate_id,
@@ -281,6 +281,7 @@ def redeem(state: State, code: Code, public_key: bytes, secret: bytes, now: Mome
             previous_secret=b"",
             copied_secret=b"",
             end_reason="",
+            secret_epoch=now.epoch,
         )
         if old is not None:
             end_credentials(state, old, Reason.NODE_REBOUND)

@@ -15,6 +15,9 @@ from poolkeeper_server.domain.moment import Moment
 from poolkeeper_server.domain.records import Allocation, Entry, Holding, Pool
 from poolkeeper_server.domain.state import State
 
+#: The only event that may take more seats than there are: they are held already.
+MAY_BE_OVER = "READOPTED"
+
 
 class InvariantViolation(AssertionError):
     """A change that would break an invariant; a fault of ours, never of the caller."""
@@ -53,7 +56,8 @@ def move_seats(
     """Changes counters and writes the entry that says so; gives the pool with its new head.
 
     Raises:
-        InvariantViolation: when a counter would fall below zero, or the use of a line would rise above its count.
+        InvariantViolation: when a counter would fall below zero, or the use of a line would rise above its count; but
+            what is held after a restore is written down as it is, as OVER.
     """
     lines: list[list[object]] = []
     after: dict[str, list[int]] = {}
@@ -68,7 +72,8 @@ def move_seats(
             active=old.active + delta.active,
             quarantined=old.quarantined + delta.quarantined,
         )
-        if min(new.count, new.active, new.quarantined) < 0 or (new.free < 0 and new.free < old.free):
+        oversold = new.free < 0 and new.free < old.free and event != MAY_BE_OVER
+        if min(new.count, new.active, new.quarantined) < 0 or oversold:
             raise InvariantViolation(f"{event} on {pool.estate_id}/{pool.pool_id}: {old} would become {new}")
         if new.free < 0:
             over.append(delta.licence_id)

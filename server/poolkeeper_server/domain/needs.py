@@ -90,6 +90,11 @@ def _heartbeat(needs: Needs, command: c.Heartbeat) -> None:
     if command.known is not None:
         for name in explained(command.known):
             needs.add(r.Allocation, command.estate_id, name.rpartition("/")[2])
+        for receipt in command.known.receipts:
+            needs.add(r.Allocation, receipt.estate_id, receipt.allocation_id)
+            needs.seats_of.add((receipt.estate_id, receipt.pool_id))
+            if receipt.shared:
+                needs.shared.add((receipt.estate_id, receipt.product_id, receipt.counting_key))
 
 
 def _one_allocation(needs: Needs, command: c.CheckIn | c.Acknowledge) -> None:

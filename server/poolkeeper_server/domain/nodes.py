@@ -174,7 +174,7 @@ def migrate_node(state: State, command: MigrateNode, now: Moment) -> Done:
         if chosen is None or product is None:
             if product is None:
                 raise not_found(f"product {allocation.product_id}")
-            raise denial(state, lines, target, product, allocation.quantity)
+            raise denial(state, now, lines, target, product, allocation.quantity)
         leaves = tuple(Delta(licence_id=licence, active=-seats) for licence, seats in allocation.lines)
         enters = tuple(Delta(licence_id=licence, active=seats) for licence, seats in chosen)
         move_seats(

@@ -329,6 +329,8 @@ def _move(state: State, now: Moment, estate_id: str, source_id: str, target_id: 
         return
     into = tuple(Delta(licence_id=delta.licence_id, count=-delta.count) for delta in out)
     move_seats(state, now, source, "MOVED_OUT", tuple(out), details={"peer": target_id})
+    # What is unused here may be held by somebody of whom nothing is known; it must not be given there either.
+    target = replace(target, quiet_until_lease=max(target.quiet_until_lease, source.quiet_until_lease))
     move_seats(state, now, target, "MOVED_IN", into, details={"peer": source_id})
 
 

@@ -104,6 +104,7 @@ class AlertKind(StrEnum):
     HONEY_CODE = "HONEY_CODE"
     NODE_COPIED = "NODE_COPIED"
     CLOCK_FROZEN = "CLOCK_FROZEN"
+    EPOCH_BEGUN = "EPOCH_BEGUN"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,7 +145,12 @@ class Licence:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pool:
-    """Where licences are drawn from, its policy, and the head of its ledger."""
+    """Where licences are drawn from, its policy, and the head of its ledger.
+
+    While lease time is before `quiet_until_lease` nobody new gets a seat: what was granted after the state that was
+    restored is believed in still. `restored_epoch` and `restored_sequence` are the fence up to which the restored
+    state knows everything; all three are 0 where nothing was ever restored.
+    """
 
     estate_id: str
     pool_id: str
@@ -161,6 +167,9 @@ class Pool:
     version: int
     ledger_sequence: int
     ledger_hash: bytes
+    quiet_until_lease: int = 0
+    restored_epoch: int = 0
+    restored_sequence: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -185,7 +194,8 @@ class Node:
     """An enrolled server or encoder.
 
     `generation` rises whenever its credentials end, so that older tokens are known. `secret` and `previous_secret` are
-    hashes of the rolling secret; `copied_secret` is the one that a rejected copy showed (CC-32).
+    hashes of the rolling secret, which was given in `secret_epoch`; `copied_secret` is the one that a rejected copy
+    showed (CC-32).
     """
 
     estate_id: str
@@ -199,6 +209,7 @@ class Node:
     previous_secret: bytes
     copied_secret: bytes
     end_reason: str
+    secret_epoch: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

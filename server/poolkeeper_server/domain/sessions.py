@@ -21,6 +21,7 @@ from poolkeeper_server.domain.commands import (
 from poolkeeper_server.domain.moment import Moment
 from poolkeeper_server.domain.notices import closing, revocation
 from poolkeeper_server.domain.outcomes import remember, remembered
+from poolkeeper_server.domain.readoption import readopt
 from poolkeeper_server.domain.records import (
     SEATED,
     Alert,
@@ -105,8 +106,9 @@ def ended_refusal(session: Session) -> Refusal:
 def open_session(state: State, command: OpenSession, now: Moment, ids: Iterator[str]) -> SessionOpened | Refusal:
     """Opens a session, or finds the one that this challenge has opened before.
 
-    A rolling secret that is neither the current nor the previous one shows a copied identity: the node is marked, an
-    alert is raised, and the refusal is an answer that keeps both (CC-32).
+    A rolling secret that is neither the current nor the previous one, nor was given after a state that was restored,
+    shows a copied identity: the node is marked, an alert is raised, and the refusal is an answer that keeps both
+    (CC-32).
     """
     node = state.get(Node, command.estate_id, command.node_id)
     if node is None:
@@ -141,11 +143,9 @@ def open_session(state: State, command: OpenSession, now: Moment, ids: Iterator[
             f"Node {node.node_id} is bound to no pool for {what}.",
             hint="An admin can issue a code for it.",
         )
-    if command.secret == node.secret:
-        node = replace(node, previous_secret=node.secret, secret=command.next_secret)
-    else:
-        node = replace(node, secret=command.next_secret)
-    state.put(node)
+    # One that is not known here was given after the state that was restored: it is the one before the next.
+    previous = node.previous_secret if command.secret == node.previous_secret else command.secret
+    state.put(replace(node, previous_secret=previous, secret=command.next_secret, secret_epoch=now.epoch))
     session = Session(
         estate_id=node.estate_id,
         session_id=command.session_id,
@@ -189,7 +189,7 @@ def _copied(state: State, command: OpenSession, node: Node, now: Moment, ids: It
         return refusal
     if node.state is NodeState.COPIED:
         return refusal
-    if command.secret in (node.secret, node.previous_secret):
+    if command.secret in (node.secret, node.previous_secret) or _given_since(command, node, now):
         return None
     state.put(replace(node, state=NodeState.COPIED, copied_secret=command.secret))
     state.put(
@@ -204,6 +204,16 @@ def _copied(state: State, command: OpenSession, node: Node, now: Moment, ids: It
     return refusal
 
 
+def _given_since(command: OpenSession, node: Node, now: Moment) -> bool:
+    """Whether the node was given this secret after the state that was restored, which then cannot know it.
+
+    The first opening in a new epoch may show one that is newer than the newest known. From then on the node has one of
+    this epoch, and any other shows a copy again. A copy that opens before the original is let in for once, and shows
+    at the next opening of either.
+    """
+    return node.secret_epoch <= command.secret_epoch < now.epoch and node.secret_epoch < now.epoch
+
+
 def heartbeat(state: State, command: Heartbeat, now: Moment, ids: Iterator[str]) -> Renewed:
     """Renews the promise of a session, with one row whatever the number of leases in it.
 
@@ -215,10 +225,18 @@ def heartbeat(state: State, command: Heartbeat, now: Moment, ids: Iterator[str])
     if closed and now.lease >= session.expires_lease:
         raise Refusal(Reason.POOL_NOT_ACTIVE, f"Pool {pool.estate_id}/{pool.pool_id} is closed.", at=now.civil)
     notices: list[Notice] = []
-    if command.known is not None:
-        notices += _reconcile(state, command, session, now, ids)
+    same_epoch = command.epoch in (0, now.epoch)
+    # A client that has not heard of the restore yet is asked again rather than judged: it has proofs to show.
+    known = command.known if same_epoch or (command.known and command.known.receipts) else None
+    if known is not None:
+        # First of all: what is proven is known from now on.
+        for receipt in known.receipts:
+            if receipt.name in known.allocations:
+                session = open_session_of(state, command.estate_id, command.session_id)
+                readopt(state, session, receipt, now, ids)
+        notices += _reconcile(state, known, session, now, ids)
         session = open_session_of(state, command.estate_id, command.session_id)
-    if session.dirty or command.known is not None:
+    if session.dirty or known is not None:
         waiting = _revocations(state, session)
         notices += waiting
         if session.dirty and not waiting:
@@ -228,14 +246,16 @@ def heartbeat(state: State, command: Heartbeat, now: Moment, ids: Iterator[str])
     session = renew(session, pool, now)
     state.put(session)
     agree = (session.count, session.digest) == (command.count, command.digest)
+    # After a restore installed allocations, which are in no digest, may be unknown here too.
     return Renewed(
         session=session,
         remaining=promise(session, now),
         lease_duration=pool.lease_duration,
         heartbeat_interval=pool.heartbeat_interval,
-        reconcile=0 if agree or command.known is not None else session.version,
+        reconcile=0 if (agree and same_epoch) or known is not None else session.version,
         notices=tuple(notices),
         epoch=now.epoch,
+        agrees=agree,
     )
 
 
@@ -244,11 +264,8 @@ def looks_at_allocations(command: Heartbeat, session: Session) -> bool:
     return session.dirty or command.known is not None
 
 
-def _reconcile(state: State, command: Heartbeat, session: Session, now: Moment, ids: Iterator[str]) -> list[Notice]:
+def _reconcile(state: State, known: Known, session: Session, now: Moment, ids: Iterator[str]) -> list[Notice]:
     """Checks in what the client does not know, and tells it what is gone (CC-29)."""
-    known = command.known
-    if known is None:
-        return []
     here: set[str] = set()
     for use in state.many(Use, state.session_uses[(session.estate_id, session.session_id)]):
         allocation = state.get(Allocation, use.estate_id, use.allocation_id)

@@ -7,12 +7,13 @@ beside them. Every method may raise a Refusal; NOT_FOUND where a name leads to n
 from __future__ import annotations
 
 from asyncio import Future
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
-from poolkeeper_server.domain.commands import Answer, Command, Done, Granted, IssueCode, Notice, Waiting
+from poolkeeper_server.domain.commands import Answer, Command, Done, Granted, IssueCode, Notice, Renewed, Waiting
 from poolkeeper_server.domain.commands import Request as AdminRequest
+from poolkeeper_server.domain.receipts import GrantReceipt
 from poolkeeper_server.domain.records import (
     Alert,
     Allocation,
@@ -188,6 +189,15 @@ class Leasing(Protocol):
 
     def sign_grant(self, identity: SessionIdentity, granted: Granted) -> str:
         """The grant as a JWS."""
+
+    def grant_receipt(self, granted: Granted) -> bytes:
+        """What proves the grant after a restore."""
+
+    def session_receipt(self, renewed: Renewed) -> bytes:
+        """What prolongs the proofs of all that the session has."""
+
+    def proven(self, session_receipt: bytes, receipts: Sequence[bytes]) -> list[GrantReceipt]:
+        """What receipts prove, each with the newest promise proven; those of other installations are left out."""
 
     async def node_allocations(self, identity: SessionIdentity, page: PageRequest) -> Page[AllocationView]:
         """The allocations of the caller's node that take seats, and its own quarantined ones."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from asyncio import Future
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from ipaddress import IPv6Address, IPv6Network, ip_address
@@ -15,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from poolkeeper_server.domain import commands as c
 from poolkeeper_server.domain.moment import HOUR
+from poolkeeper_server.domain.receipts import GrantReceipt, proven
 from poolkeeper_server.domain.records import (
     Allocation,
     Key,
@@ -49,6 +51,7 @@ from poolkeeper_server.services.events import Event, get_logger
 from poolkeeper_server.services.feed import Feed
 from poolkeeper_server.services.grants import Signer
 from poolkeeper_server.services.nodes import Credentials, Sightings
+from poolkeeper_server.services.receipts import Receipts
 from poolkeeper_server.services.tokens import (
     InvalidToken,
     SessionIdentity,
@@ -104,6 +107,7 @@ class LeasingService:
         self._credentials = credentials
         self._sightings = sightings
         self._info = info
+        self._receipts = Receipts(mint)
         self._places: dict[Key, dict[str, _Place]] = {}
         self._granted = metrics.CHECK_OUTS.labels("granted", "")
         self._waiting = metrics.CHECK_OUTS.labels("waiting", "")
@@ -182,7 +186,7 @@ class LeasingService:
             raise Refusal(Reason.UNAUTHENTICATED, str(error), hint="Ask for a new challenge.") from error
         public_key = await self._signing_key(attempt, name)
         session = session_id(attempt.challenge)
-        following = self._mint.rolling_secret(f"session/{session}")
+        following = self._mint.session_secret(session, node=name, epoch=self._clock.glance().epoch)
         answer = await self._committer.submit(
             c.OpenSession(
                 estate_id=attempt.estate_id,
@@ -192,6 +196,7 @@ class LeasingService:
                 public_key=public_key,
                 secret=sha256(attempt.rolling_secret).digest(),
                 next_secret=sha256(following).digest(),
+                secret_epoch=self._mint.secret_epoch(attempt.rolling_secret, node=name),
             )
         )
         if isinstance(answer, Refusal):
@@ -388,6 +393,28 @@ class LeasingService:
         if granted.remaining is not None:
             claims["exp"] = (now + granted.remaining) // 1_000_000
         return self._signer.sign_grant(claims)
+
+    def grant_receipt(self, granted: c.Granted) -> bytes:
+        """What proves the grant after a restore."""
+        until = None if granted.remaining is None else self.civil_now() + granted.remaining
+        return self._receipts.of_grant(granted, until=until)
+
+    def session_receipt(self, renewed: c.Renewed) -> bytes:
+        """What prolongs the proofs of all that the session has."""
+        until = self.civil_now() + renewed.remaining
+        return self._receipts.of_session(renewed.session, epoch=renewed.epoch, until=until)
+
+    def proven(self, session_receipt: bytes, receipts: Sequence[bytes]) -> list[GrantReceipt]:
+        """What receipts prove, each with the newest promise proven; those of other installations are left out."""
+        grants = []
+        for receipt in receipts:
+            with suppress(InvalidToken):
+                grants.append(self._receipts.read_grant(receipt))
+        session = None
+        if session_receipt:
+            with suppress(InvalidToken):
+                session = self._receipts.read_session(session_receipt)
+        return proven(session, grants)
 
     async def node_allocations(self, identity: SessionIdentity, page: PageRequest) -> Page[AllocationView]:
         """The allocations of the caller's node that take seats, and its own quarantined ones."""

@@ -22,6 +22,9 @@ _TAG_BYTES = 16
 _NONCE_BYTES = 16
 _TIMES = struct.Struct(">QQ")
 _EXPIRY = struct.Struct(">Q")
+_EPOCH = struct.Struct(">L")
+# A rolling secret of a session: the epoch, what is derived from the session, and the tag over both.
+_SECRET_BYTES = 32
 # The tag, the two numbers, and the texts, separated by NUL, which no id may hold.
 _TEXT_START = _TAG_BYTES + _TIMES.size
 _SEPARATOR = "\0"
@@ -71,6 +74,7 @@ class TokenMint:
         self._session_keys = tuple(_derived(key, "session-token") for key in held.mac_keys)
         self._challenge_keys = tuple(_derived(key, "challenge") for key in held.mac_keys)
         self._rolling_keys = tuple(_derived(key, "rolling-secret") for key in held.mac_keys)
+        self._receipt_keys = tuple(_derived(key, "receipt") for key in held.mac_keys)
         self._code_key = held.code_key.key
         self._pseudonym_key = held.pseudonym_key.key
 
@@ -110,11 +114,39 @@ class TokenMint:
             raise InvalidToken("The challenge has expired.", expired=True)
 
     def rolling_secret(self, subject: str) -> bytes:
-        """The 32 bytes that `subject` (a session, or an enrolment) gives its node to present at the next open.
+        """The 32 bytes that `subject`, an enrolment, gives its node to present at the first open.
 
         Derived, so that a repeated answer carries the same one and only its hash need be stored.
         """
         return hmac.digest(self._rolling_keys[0], subject.encode(), "sha256")
+
+    def session_secret(self, session: str, *, node: str, epoch: int) -> bytes:
+        """The 32 bytes that a session gives its node to present at the next open; derived as those of an enrolment.
+
+        It shows by itself that it was given, to whom and in which epoch: a database that was restored does not know
+        those that were given since (`secret_epoch`).
+        """
+        drawn = self.rolling_secret(f"session/{session}")[: _SECRET_BYTES - _TAG_BYTES - _EPOCH.size]
+        shown = _EPOCH.pack(epoch) + drawn
+        return shown + hmac.digest(self._rolling_keys[0], shown + node.encode(), "sha256")[:_TAG_BYTES]
+
+    def secret_epoch(self, secret: bytes, *, node: str) -> int:
+        """The epoch in which a session gave that secret to the node of that full name; 0 when none of ours did."""
+        shown, tag = secret[:-_TAG_BYTES], secret[-_TAG_BYTES:]
+        if len(secret) != _SECRET_BYTES or not _matches(self._rolling_keys, shown + node.encode(), tag):
+            return 0
+        return int(_EPOCH.unpack_from(shown)[0])
+
+    def seal(self, payload: bytes) -> bytes:
+        """A receipt: the payload, which may be read, and what proves that it was made here."""
+        return hmac.digest(self._receipt_keys[0], payload, "sha256")[:_TAG_BYTES] + payload
+
+    def unseal(self, receipt: bytes) -> bytes:
+        """The payload of a receipt. Raises InvalidToken for one that was not made here."""
+        payload = receipt[_TAG_BYTES:]
+        if not _matches(self._receipt_keys, payload, receipt[:_TAG_BYTES]):
+            raise InvalidToken("The receipt was not made by this installation.")
+        return payload
 
     def code_digest(self, code: str) -> bytes:
         """The keyed hash under which an authentication code is stored (CC-2)."""

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import replace
 from typing import Any, Final, Protocol
 
 from poolkeeper_server.storage.failpoint import failpoint
-from poolkeeper_server.storage.store import Mark
 
 Rows = list[tuple[Any, ...]]
 #: Told how much of how much is done.
@@ -66,8 +64,12 @@ class Draft(Protocol):
     async def fill(self, source: Source, told: Told) -> None:
         """Copies everything, and brings it to the schema of this release."""
 
-    async def renew(self, *, restored: bool) -> None:
-        """Makes the copy one that daemons go on with (see `renewed`)."""
+    async def renew(self, *, restored: bool, civil: int) -> None:
+        """Begins a new epoch in the copy, with which daemons go on; `civil` is what the clock says now.
+
+        `restored` says that it may lack what was answered since it was made, so that its pools must be quiet for a
+        while; a store that was moved lacks nothing.
+        """
 
     def snapshot(self) -> AbstractAsyncContextManager[Snapshot]:
         """What it holds so far."""
@@ -80,13 +82,9 @@ class Table(Protocol):
         """Adds rows."""
 
 
-def renewed(mark: Mark, *, restored: bool) -> Mark:
-    """The mark with which daemons go on from a copy.
-
-    `restored` says that the copy may lack what was answered since it was made; a store that was moved lacks nothing.
-    """
-    del restored
-    return replace(mark, epoch=mark.epoch + 1)
+def why_renewed(*, restored: bool) -> str:
+    """What the alert says of the new epoch."""
+    return "The store was restored from a backup." if restored else "The store was moved."
 
 
 async def copy_rows(source: Snapshot, target: Table, tables: Mapping[str, Sequence[str]], told: Told) -> None:

@@ -11,11 +11,12 @@ from typing import Any, Final
 from pysqlite3 import dbapi2 as sqlite
 
 from poolkeeper_server.domain.records import Token
+from poolkeeper_server.storage.epoch import POOLS, PROMISES, begun
 from poolkeeper_server.storage.migration import migrate
 from poolkeeper_server.storage.reader import Reader
 from poolkeeper_server.storage.schema import ROWS
-from poolkeeper_server.storage.sqlite import SqliteStore, connect, unusable, upsert
-from poolkeeper_server.storage.store import MARK_FIELDS, Mark, Time
+from poolkeeper_server.storage.sqlite import WRITE_MARK, SqliteStore, connect, save, unusable, upsert
+from poolkeeper_server.storage.store import MARK_FIELDS, Mark, StoreUnusable, Time
 
 #: SQLite before this has a race that can corrupt a database in WAL mode (fixed in 3.51.3).
 _SAFE: Final = (3, 51, 3)
@@ -85,6 +86,29 @@ class EmbeddedDatabase:
                 (*(getattr(mark, name) for name in MARK_FIELDS), secrets_check),
             )
         return mark, secrets_check
+
+    async def begin_epoch(self, civil: int, why: str, *, quiet: bool = True) -> int:
+        """Begins a new epoch, with a quiet period unless nothing can be missing; gives its number.
+
+        No daemon may work on the file. `civil` is what the clock says now, `why` a sentence for people.
+        """
+        stored = await self.read_mark()
+        if stored is None:
+            raise StoreUnusable(f"The database {self._path} is empty.", hint="Restore it from a backup.")
+        with self._connection() as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            state, mark = begun(
+                connection.execute(POOLS).fetchall(),
+                connection.execute(PROMISES).fetchall(),
+                stored[0],
+                civil=civil,
+                why=why,
+                quiet=quiet,
+            )
+            save(connection, state)
+            connection.execute(WRITE_MARK, tuple(getattr(mark, name) for name in MARK_FIELDS))
+            connection.execute("COMMIT")
+        return mark.epoch
 
     async def record_token(self, token: Token) -> None:
         """Keeps a token as its file has it, unless it is known."""

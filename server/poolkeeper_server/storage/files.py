@@ -10,18 +10,19 @@ import shutil
 import tempfile
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Self
 
 from pysqlite3 import dbapi2 as sqlite
 from sqlalchemy import Boolean
 
-from poolkeeper_server.storage.copying import CHUNK, Rows, Source, Told, copy_rows, renewed
+from poolkeeper_server.storage.copying import CHUNK, Rows, Source, Told, copy_rows, why_renewed
+from poolkeeper_server.storage.epoch import POOLS, PROMISES, begun
 from poolkeeper_server.storage.failpoint import failpoint
 from poolkeeper_server.storage.migration import VERSION, is_newer, migrate, version_of
 from poolkeeper_server.storage.schema import metadata
-from poolkeeper_server.storage.sqlite import is_damaged, unusable
+from poolkeeper_server.storage.sqlite import WRITE_MARK, is_damaged, save, unusable
 from poolkeeper_server.storage.store import MARK_FIELDS, Mark, StoreRefused, StoreUnusable
 
 #: How a SQLite file begins, and where it says that a write-ahead log belongs to it (sqlite.org, "File Format").
@@ -198,18 +199,26 @@ class DraftFile:
                 await copy_rows(snapshot, _Tables(connection, Path(self.name)), _layout(connection), told)
         self._upgrade()
 
-    async def renew(self, *, restored: bool) -> None:
-        """Writes the mark with which daemons go on; an epoch that was in use here is not used again."""
+    async def renew(self, *, restored: bool, civil: int) -> None:
+        """Begins a new epoch in the copy; one that was in use here before is not used again."""
         with self._opened() as connection:
             row = connection.execute(f"SELECT {', '.join(MARK_FIELDS)} FROM marks WHERE id = 1").fetchone()
             if row is None:
                 return
             mark = Mark(**dict(zip(MARK_FIELDS, row, strict=True)))
-            mark = renewed(_not_before(mark, self._epoch), restored=restored)
-            connection.execute(
-                f"UPDATE marks SET {', '.join(f'{name} = ?' for name in MARK_FIELDS)} WHERE id = 1",
-                tuple(getattr(mark, name) for name in MARK_FIELDS),
+            connection.execute("BEGIN")
+            state, renewed = begun(
+                connection.execute(POOLS).fetchall(),
+                connection.execute(PROMISES).fetchall(),
+                replace(mark, epoch=max(mark.epoch, self._epoch)),
+                civil=civil,
+                why=why_renewed(restored=restored),
+                quiet=restored,
             )
+            save(connection, state)
+            connection.execute(WRITE_MARK, tuple(getattr(renewed, name) for name in MARK_FIELDS))
+            connection.execute("UPDATE marks SET cluster = '', timeline = 0 WHERE id = 1")
+            connection.execute("COMMIT")
 
     @asynccontextmanager
     async def snapshot(self) -> AsyncIterator[SqliteSnapshot]:
@@ -258,10 +267,6 @@ class DraftFile:
                 raise unusable(source, error) from error
             raise _unwritable(Path(self.name), str(error)) from error
         told(total, total)
-
-
-def _not_before(mark: Mark, epoch: int) -> Mark:
-    return Mark(**({name: getattr(mark, name) for name in MARK_FIELDS} | {"epoch": max(mark.epoch, epoch)}))
 
 
 @dataclass(frozen=True, slots=True)

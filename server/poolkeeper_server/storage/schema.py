@@ -64,6 +64,15 @@ def _column_type(hint: object) -> tuple[Any, bool]:
     return TEXT_TYPE, False
 
 
+#: What rows had before the column was there (version 0002).
+_ADDED: Final = {
+    (r.Pool, "quiet_until_lease"): "0",
+    (r.Pool, "restored_epoch"): "0",
+    (r.Pool, "restored_sequence"): "0",
+    (r.Node, "secret_epoch"): "1",
+}
+
+
 def _table(kind: type) -> Table:
     hints = get_type_hints(kind)
     columns = []
@@ -76,6 +85,7 @@ def _table(kind: type) -> Table:
                 primary_key=field.name in r.KEY_FIELDS[kind],
                 nullable=nullable,
                 autoincrement=False,
+                server_default=_ADDED.get((kind, field.name)),
             )
         )
     return Table(NAMES[kind], metadata, *columns, sqlite_with_rowid=False)
@@ -83,7 +93,8 @@ def _table(kind: type) -> Table:
 
 TABLES: Final[dict[type, Table]] = {kind: _table(kind) for kind in NAMES}
 
-#: One row: how far both clocks had come at the newest commit, on which boot of the host.
+#: One row: how far both clocks had come at the newest commit, on which boot of the host; and which PostgreSQL cluster
+#: it was written in, on which of its timelines.
 MARKS: Final = Table(
     "marks",
     metadata,
@@ -96,6 +107,8 @@ MARKS: Final = Table(
     Column("boot_time", BigInteger, nullable=False),
     Column("frozen", TEXT_TYPE, nullable=False),
     Column("secrets_check", TEXT_TYPE, nullable=False),
+    Column("cluster", TEXT_TYPE, nullable=False, server_default=""),
+    Column("timeline", BigInteger, nullable=False, server_default="0"),
 )
 
 #: When each node was last seen; written apart from the committer's records, by its newest requests together.

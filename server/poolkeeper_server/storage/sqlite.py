@@ -102,7 +102,7 @@ DELETES: Final = {
     for kind in NAMES
 }
 _INSERT_ENTRY = f"INSERT INTO ledger ({', '.join(ROWS[r.Entry].columns)}) VALUES (?, ?, ?, ?, ?)"
-_WRITE_MARK = f"UPDATE marks SET {', '.join(f'{name} = ?' for name in MARK_FIELDS)} WHERE id = 1"
+WRITE_MARK: Final = f"UPDATE marks SET {', '.join(f'{name} = ?' for name in MARK_FIELDS)} WHERE id = 1"
 _ENDED = "SELECT estate_id, {id} FROM {table} WHERE state = 'ENDED' AND ended_at < :before LIMIT :most"
 _ENDED_ALLOCATIONS = _ENDED.format(id="allocation_id", table="allocations")
 _ENDED_SESSIONS = _ENDED.format(id="session_id", table="sessions")
@@ -175,9 +175,9 @@ class SqliteStore:
             now = self._time.moment()
             state = self._load(batch, now)
             answers, more = decide_all(state, batch, now, ids())
-            self._save(state)
+            save(self._connection, state)
             mark = self._time.mark(now)
-            self._connection.execute(_WRITE_MARK, tuple(getattr(mark, name) for name in MARK_FIELDS))
+            self._connection.execute(WRITE_MARK, tuple(getattr(mark, name) for name in MARK_FIELDS))
             failpoint("before_commit")
             committing = True
             self._connection.execute("COMMIT")
@@ -225,16 +225,18 @@ class SqliteStore:
                 parameters = (json.dumps([[_encoded(part) for part in key] for key in parameters]),)
             rows = self._connection.execute(LOADS[statement], parameters).fetchall()
 
-    def _save(self, state: State) -> None:
-        stored, deleted = state.changes()
-        for kind, keys in deleted.items():
-            self._connection.executemany(DELETES[kind], keys)
-        for kind, found in stored.items():
-            write = ROWS[kind].write
-            self._connection.executemany(_PUT[kind], [write(record) for record in found])
-        if state.entries:
-            write = ROWS[r.Entry].write
-            self._connection.executemany(_INSERT_ENTRY, [write(entry) for entry in state.entries])
+
+def save(connection: Any, state: State) -> None:  # noqa: ANN401 - the driver is not typed
+    """Writes what was changed in a state, in the transaction that the connection is in."""
+    stored, deleted = state.changes()
+    for kind, keys in deleted.items():
+        connection.executemany(DELETES[kind], keys)
+    for kind, found in stored.items():
+        write = ROWS[kind].write
+        connection.executemany(_PUT[kind], [write(record) for record in found])
+    if state.entries:
+        write = ROWS[r.Entry].write
+        connection.executemany(_INSERT_ENTRY, [write(entry) for entry in state.entries])
 
 
 def is_damaged(error: sqlite.Error) -> bool:

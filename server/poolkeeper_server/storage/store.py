@@ -141,6 +141,9 @@ class Database(Protocol):
     async def write_first_mark(self, mark: Mark, secrets_check: str) -> tuple[Mark, str]:
         """Makes a new database the one of these secrets, unless another daemon was first; gives what it is now."""
 
+    async def begin_epoch(self, civil: int, why: str, *, quiet: bool = True) -> int:
+        """Begins a new epoch while no daemon is there, with a quiet period unless nothing can be missing."""
+
     async def record_token(self, token: Token) -> None:
         """Keeps a token as its file has it."""
 

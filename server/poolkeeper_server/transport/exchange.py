@@ -1,12 +1,13 @@
 """The check-out protocol's messages: requests as commands, answers as messages. Unary calls and streams share it."""
 
 from asyncio import Future, get_running_loop
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
 from poolkeeper.v1 import licensing_pb2 as pb
 from poolkeeper_server.domain import commands
 from poolkeeper_server.domain.digest import signed
+from poolkeeper_server.domain.receipts import GrantReceipt
 from poolkeeper_server.domain.records import Allocation, AllocationState, CheckInReason, Session
 from poolkeeper_server.domain.refusal import Refusal, invalid
 from poolkeeper_server.services.contract import Leasing
@@ -98,6 +99,7 @@ class Exchange:
                 as_of=told.as_of,
                 allocations=frozenset(told.allocations),
                 pending=frozenset(told.pending_request_ids),
+                receipts=self._receipts(told.proofs),
             )
         return commands.Heartbeat(
             estate_id=self._identity.estate,
@@ -105,6 +107,20 @@ class Exchange:
             count=request.allocation_count,
             digest=signed(request.digest),
             known=known,
+            epoch=request.epoch,
+        )
+
+    def _receipts(self, proofs: Iterable[pb.Proof]) -> tuple[GrantReceipt, ...]:
+        """What is proven of the caller's own; what proves nothing is left out, and told as not known."""
+        shown = [(proof.session_receipt, tuple(proof.receipts)) for proof in proofs]
+        if sum(len(receipts) for _, receipts in shown) > _MOST_KNOWN:
+            raise invalid("known.proofs", "proofs have too many receipts.", hint=f"They may have {_MOST_KNOWN:,}.")
+        own = (self._identity.estate, self._identity.node)
+        return tuple(
+            receipt
+            for proof in shown
+            for receipt in self._leasing.proven(*proof)
+            if (receipt.estate_id, receipt.node_id) == own
         )
 
     def acknowledge(self, request: pb.AcknowledgeRequest) -> commands.Acknowledge:
@@ -152,6 +168,7 @@ class Exchange:
         if answer.remaining is not None:
             set_span(message.remaining, answer.remaining)
             set_instant(message.expire_time, self._leasing.civil_now() + answer.remaining)
+        message.receipt = self._leasing.grant_receipt(answer)
         if want_grant:
             message.grant = self._leasing.sign_grant(self._identity, answer)
 
@@ -177,6 +194,9 @@ class Exchange:
         set_span(message.heartbeat_interval, renewed.heartbeat_interval)
         message.session_token = self._leasing.fresh_token(self._identity, renewed.session.expires_lease)
         message.reconcile = renewed.reconcile
+        message.epoch = renewed.epoch
+        if renewed.agrees and renewed.session.count:
+            message.receipt = self._leasing.session_receipt(renewed)
         for one in renewed.notices:
             message.notices.append(self.notice(one, epoch=renewed.epoch))
 

@@ -170,3 +170,40 @@ def test_the_next_change_is_when_time_alone_makes_one() -> None:
     assert one.changes_at(45) == 115
     assert one.changes_at(115) == math.inf
     assert LeaseKeeper(sent_at=0, lease=120, interval=30).changes_at(0) == math.inf
+
+
+def test_what_is_carried_over_is_held_to_the_end_of_its_promise_until_it_is_confirmed() -> None:
+    one = keeper()
+    two = LeaseKeeper(sent_at=100, lease=120, interval=30)
+    found = one.left(NAME, 100)
+    assert found is not None
+    two.carried(found, prove=True)
+    assert (one.names, two.names) == ((), (NAME,))
+    assert two.held_until(NAME) == 120 - 5
+    assert two.state(NAME, 115) is HoldState.LOST
+    # The first heartbeat says that it is known; asked again, it is not confirmed yet.
+    assert (two.beat().as_of, two.beat().known, two.beat().count) == (1, (NAME,), 1)
+    renew(two, sent_at=101, now=102, reconcile=2)
+    assert two.held_until(NAME) == 120 - 5
+    renew(two, sent_at=103, now=104)
+    assert two.held_until(NAME) == 103 + 120 - 5
+    assert two.beat().as_of == 0
+
+
+def test_what_was_told_lost_and_is_carried_over_comes_back_when_it_is_confirmed() -> None:
+    one = keeper()
+    one.observed(116)
+    two = LeaseKeeper(sent_at=116, lease=120, interval=30)
+    found = one.left(NAME, 117)
+    assert found is not None
+    two.carried(found, prove=True)
+    assert two.observed(117) == []
+    assert renew(two, sent_at=117, now=118) == [HoldState.HELD]
+
+
+def test_nothing_is_carried_over_that_is_not_promised_any_more() -> None:
+    one = keeper()
+    assert one.left(NAME, 120) is None
+    one.noticed(NAME, Revoked("taken back"), final_at=None, now=10)
+    assert one.left(NAME, 10) is None
+    assert one.left("another", 10) is None

@@ -1,6 +1,7 @@
 import hashlib
 import json
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -315,9 +316,38 @@ def test_entries_that_cannot_be_are_found_though_signed(wrong: Callable[[Ledger]
     assert all(str(problem) for problem in report.problems)
 
 
-def test_a_line_that_says_over_may_be() -> None:
+def over(event: str, *, begun: bool = True, **more: Any) -> Ledger:
+    """Six seats of five are taken."""
     ledger = Ledger()
     ledger.add("MOVED_IN", 5, 0, 0)
-    ledger.allocation("CHECKED_OUT", 0, 6, 0, state="ACTIVE", quantity=6, over=[LINE])
+    if begun:
+        ledger.add("EPOCH_BEGUN", epoch=2, quiet_until=1)
+    ledger.allocation(event, 0, 6, 0, state="ACTIVE", quantity=6, **more)
+    return ledger
+
+
+def test_a_line_may_be_over_by_what_was_proven_after_a_restore_until_seats_end() -> None:
+    ledger = over("READOPTED", over=[LINE])
+    ledger.allocation("RESIZED", 0, 0, 0, state="ACTIVE", quantity=6, over=[LINE])
+    ledger.allocation("READOPTED", 0, 2, 0, state="ACTIVE", quantity=8, over=[LINE])
+    ledger.allocation("CHECKED_IN", 0, -8, 8, state="QUARANTINED", quantity=8, over=[LINE])
+    ledger.allocation("QUARANTINE_ENDED", 0, 0, -8, state="ENDED", quantity=8)
+    ledger.allocation("CHECKED_OUT", 0, 5, 0, state="ACTIVE", quantity=5, name="b")
     ledger.state("head")
-    assert ledger.verify().ok
+    assert ledger.verify().problems == ()
+
+
+@pytest.mark.parametrize(
+    "ledger",
+    [
+        over("CHECKED_OUT", over=[LINE]),
+        over("READOPTED"),
+        over("READOPTED", begun=False, over=[LINE]),
+        over("READOPTED", over=["estates/acme/licences/L2"]),
+    ],
+    ids=["by a check-out", "not said", "without a restore", "of another line"],
+)
+def test_a_line_may_not_be_over_otherwise(ledger: Ledger) -> None:
+    ledger.state("head")
+    (problem,) = ledger.verify().problems
+    assert "oversells" in str(problem)

@@ -49,7 +49,7 @@ def with_seats(count: int, seed: int = 0) -> DomainWorld:
         c.Enrol(source="", estate_id="acme", pool_id="default", digest=b"d", public_key=b"k", valid=True, secret=b"s"),
     ]
     for session in ("s0", "s1", "s2"):
-        opened = {"estate_id": "acme", "node_id": "n", "session_id": session, "domain": ""}
+        opened: dict[str, Any] = {"estate_id": "acme", "node_id": "n", "session_id": session, "domain": ""}
         commands.append(c.OpenSession(**opened, public_key=b"k", secret=b"s", next_secret=b"s"))
     world.commit([Sent(command) for command in commands])
     return world

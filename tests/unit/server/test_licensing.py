@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 from typing import Any, TypedDict, cast
 
@@ -20,6 +20,7 @@ from poolkeeper_server.domain import commands
 from poolkeeper_server.domain.decide import decide_all
 from poolkeeper_server.domain.digest import digest_of
 from poolkeeper_server.domain.moment import SECOND, Moment
+from poolkeeper_server.domain.receipts import GrantReceipt
 from poolkeeper_server.domain.records import LicensedBy, Session, SessionState
 from poolkeeper_server.domain.refusal import Reason, Refusal
 from poolkeeper_server.domain.state import State
@@ -161,6 +162,16 @@ class Installation:
 
     def sign_grant(self, identity: SessionIdentity, granted: commands.Granted) -> str:
         return self.signer.sign_grant({"session": identity.session, "quantity": granted.use.quantity})
+
+    def grant_receipt(self, granted: commands.Granted) -> bytes:
+        return b"grant " + granted.allocation.allocation_id.encode()
+
+    def session_receipt(self, renewed: commands.Renewed) -> bytes:
+        return b"session " + renewed.session.session_id.encode()
+
+    def proven(self, session_receipt: bytes, receipts: Sequence[bytes]) -> list[GrantReceipt]:
+        del session_receipt, receipts
+        return []
 
     def server_info(self) -> ServerInfo:
         return ServerInfo(version="0.1.0", authority="CA", signing_keys=self.signer.published(), retention=7 * SECOND)

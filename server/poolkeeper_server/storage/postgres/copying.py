@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import asyncpg
@@ -13,7 +13,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 from sqlalchemy.pool import NullPool
 
-from poolkeeper_server.storage.copying import CHUNK, Rows, Source, Told, copy_rows, renewed
+from poolkeeper_server.storage.copying import CHUNK, Rows, Source, Told, copy_rows, why_renewed
 from poolkeeper_server.storage.migration import VERSION, is_newer, is_older, upgrade
 from poolkeeper_server.storage.postgres.connection import (
     CARE,
@@ -27,6 +27,8 @@ from poolkeeper_server.storage.postgres.connection import (
     place,
 )
 from poolkeeper_server.storage.postgres.database import is_replaced
+from poolkeeper_server.storage.postgres.planner import guide_planner
+from poolkeeper_server.storage.postgres.store import begin_epoch
 from poolkeeper_server.storage.schema import metadata
 from poolkeeper_server.storage.store import MARK_FIELDS, Mark, StoreRefused, StoreUnreachable, StoreUnusable
 
@@ -142,18 +144,17 @@ class PostgresDraft:
         with _words(self.name):
             await self._connection.copy_records_to_table(table, records=rows, columns=list(columns))
 
-    async def renew(self, *, restored: bool) -> None:
-        """Writes the mark with which daemons go on; an epoch that was in use here is not used again."""
+    async def renew(self, *, restored: bool, civil: int) -> None:
+        """Begins a new epoch in the copy; one that was in use here before is not used again."""
         with _words(self.name):
             row = await self._connection.fetchrow(f"SELECT {', '.join(MARK_FIELDS)} FROM marks WHERE id = 1")
             if row is None:
                 return
             mark = Mark(**dict(zip(MARK_FIELDS, row, strict=True)))
-            mark = renewed(replace(mark, epoch=max(mark.epoch, self._epoch)), restored=restored)
-            changes = ", ".join(f"{field.name} = ${number}" for number, field in enumerate(fields(Mark), 1))
-            await self._connection.execute(
-                f"UPDATE marks SET {changes} WHERE id = 1", *(getattr(mark, name) for name in MARK_FIELDS)
-            )
+            mark = replace(mark, epoch=max(mark.epoch, self._epoch))
+            why = why_renewed(restored=restored)
+            await begin_epoch(self._connection, mark, civil=civil, why=why, quiet=restored)
+            await self._connection.execute("UPDATE marks SET cluster = '', timeline = 0 WHERE id = 1")
 
     @asynccontextmanager
     async def snapshot(self) -> AsyncIterator[PostgresSnapshot]:
@@ -207,6 +208,8 @@ async def _empty(connection: asyncpg.Connection, bound: AsyncConnection, name: s
             # Inside our transaction: to SQLAlchemy it is a savepoint.
             async with bound.begin():
                 await bound.run_sync(upgrade)
+        if version is None:
+            await guide_planner(connection)
         epoch = await connection.fetchval("SELECT epoch FROM marks WHERE id = 1")
         await connection.execute(f"TRUNCATE {', '.join(_TABLES)}")
     return int(epoch or 0)

@@ -23,7 +23,7 @@ from poolkeeper_server.storage.postgres.connection import (
     place,
 )
 from poolkeeper_server.storage.postgres.planner import guide_planner
-from poolkeeper_server.storage.postgres.store import CLOCK, PostgresStore, upsert
+from poolkeeper_server.storage.postgres.store import CLOCK, PostgresStore, begin_epoch, upsert
 from poolkeeper_server.storage.reader import Reader
 from poolkeeper_server.storage.schema import ROWS
 from poolkeeper_server.storage.store import MARK_FIELDS, Mark, SharedTime, StoreUnusable
@@ -74,8 +74,9 @@ class PostgresDatabase:
         ]
         if standbys and not settings["synchronous_standby_names"]:
             found.append(
-                "Replication is not synchronous: a standby that is promoted may lack answered check-outs. Set "
-                "synchronous_standby_names, or run `poolkeeper db epoch` after every promotion."
+                "Replication is not synchronous: a standby that is promoted may lack answered check-outs. After a "
+                "promotion no seat is given to anybody new until the last promises are over. Set "
+                "synchronous_standby_names on every server, and neither happens."
             )
         return found
 
@@ -144,6 +145,19 @@ class PostgresDatabase:
                 raise StoreUnusable(f"The database {self.name} keeps nothing.")
         self._check = found[1]
         return found
+
+    async def begin_epoch(self, civil: int, why: str, *, quiet: bool = True) -> int:
+        """Begins a new epoch, with a quiet period unless nothing can be missing; gives its number.
+
+        Wherever the database is now, it has come to stay. `civil` is what the clock says, `why` a sentence for people.
+        """
+        async with self._start() as connection, connection.transaction():
+            found = await _mark(connection)
+            if found is None:
+                raise StoreUnusable(f"The database {self.name} is empty.", hint="Restore it from a backup.")
+            _, renewed = await begin_epoch(connection, found[0], civil=civil, why=why, quiet=quiet)
+            await connection.execute("UPDATE marks SET cluster = '', timeline = 0 WHERE id = 1")
+            return renewed.epoch
 
     async def record_token(self, token: Token) -> None:
         """Keeps a token as its file has it."""

@@ -16,6 +16,7 @@ from poolkeeper_server.domain.decide import decide_all
 from poolkeeper_server.domain.moment import Moment
 from poolkeeper_server.domain.records import KEY_FIELDS
 from poolkeeper_server.domain.state import State
+from poolkeeper_server.storage.epoch import POOLS, PROMISES, begun
 from poolkeeper_server.storage.failpoint import failpoint
 from poolkeeper_server.storage.loading import STATEMENTS, ByKeys, Query, Statement, Within, load, select
 from poolkeeper_server.storage.migration import VERSION
@@ -23,16 +24,24 @@ from poolkeeper_server.storage.postgres.connection import HOLD, WRITER, connect,
 from poolkeeper_server.storage.schema import NAMES, ROWS, TABLES
 from poolkeeper_server.storage.store import MARK_FIELDS, Committed, Mark, SharedTime, StoreUnavailable, committed
 
-_LOCK: Final = "BEGIN; SELECT 1 FROM marks WHERE id = 1 FOR UPDATE"
+LOCK: Final = "BEGIN; SELECT 1 FROM marks WHERE id = 1 FOR UPDATE"
 # A statement of its own, so that it sees what the daemon committed for which the lock had to wait, and so that the
 # clock is read when it is ours.
 #: The server's clock in microseconds UTC.
 CLOCK: Final = "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
 _READ_MARK: Final = f"SELECT {', '.join(MARK_FIELDS)}, {CLOCK} FROM marks WHERE id = 1"
 _READ_IDENTITY: Final = "SELECT secrets_check, version_num FROM marks CROSS JOIN alembic_version WHERE marks.id = 1"
-_WRITE_MARK: Final = (
+WRITE_MARK: Final = (
     f"UPDATE marks SET {', '.join(f'{name} = ${place}' for place, name in enumerate(MARK_FIELDS, 1))} WHERE id = 1"
 )
+#: Which cluster the connection leads to, and on which timeline it writes. The control file would still say the old one
+#: for a moment after a promotion; the name of the segment that is written to does not.
+_PLACE: Final = (
+    "SELECT system_identifier::text, ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::bigint, "
+    "current_setting('synchronous_standby_names') <> '' FROM pg_control_system()"
+)
+_READ_PLACE: Final = "SELECT cluster, timeline FROM marks WHERE id = 1"
+_WRITE_PLACE: Final = "UPDATE marks SET cluster = $1, timeline = $2 WHERE id = 1"
 _SIGHT: Final = (
     "INSERT INTO sightings (estate_id, node_id, seen_at) SELECT * FROM unnest($1::text[], $2::text[], $3::bigint[]) "
     "ON CONFLICT (estate_id, node_id) DO UPDATE SET seen_at = greatest(sightings.seen_at, excluded.seen_at)"
@@ -130,6 +139,7 @@ class PostgresStore:
         self._time = time
         self._identity = (secrets_check, VERSION)
         self._connection: asyncpg.Connection | None = None
+        self._is_checked = False
         # Sightings and purges come beside the committer's transactions, and share its connection.
         self._turn = asyncio.Lock()
 
@@ -139,14 +149,15 @@ class PostgresStore:
         async with self._turn:
             try:
                 connection = await self._connected()
-                await connection.execute(_LOCK)
+                await connection.execute(LOCK)
+                alerts = [] if self._is_checked else await self._check_place(connection)
                 *stored, told = await connection.fetchrow(_READ_MARK)
                 now = self._time.moment(Mark(**dict(zip(MARK_FIELDS, stored, strict=True))), told)
                 state = await self._load(connection, batch, now)
                 answers, more = decide_all(state, batch, now, ids())
-                await self._save(connection, state)
+                await save(connection, state)
                 mark = self._time.mark(now)
-                await connection.execute(_WRITE_MARK, *(getattr(mark, name) for name in MARK_FIELDS))
+                await connection.execute(WRITE_MARK, *(getattr(mark, name) for name in MARK_FIELDS))
                 failpoint("before_commit")
                 committing = True
                 await self._commit(connection)
@@ -156,8 +167,33 @@ class PostgresStore:
                     raise StoreUnavailable(_words(error), unknown=committing) from error
                 raise
         failpoint("after_commit")
+        self._is_checked = True
         self._time.committed(now)
+        state.load(alerts)
         return committed(state, answers, more, now)
+
+    async def _check_place(self, connection: asyncpg.Connection) -> list[r.Alert]:
+        """Begins a new epoch when this is not the server that the newest mark was written on; gives the alerts of it.
+
+        A standby that was promoted goes on on a timeline of its own. Unless replication is synchronous it may lack what
+        was answered last. Another cluster is a copy, and nobody knows of when.
+        """
+        cluster, timeline, synchronous = await connection.fetchrow(_PLACE)
+        known, before = await connection.fetchrow(_READ_PLACE)
+        if (cluster, timeline) == (known, before):
+            return []
+        await connection.execute(_WRITE_PLACE, cluster, timeline)
+        if not known or (cluster == known and synchronous):
+            return []
+        *stored, told = await connection.fetchrow(_READ_MARK)
+        mark = Mark(**dict(zip(MARK_FIELDS, stored, strict=True)))
+        why = (
+            "A standby was promoted, and replication is not synchronous: it may lack the newest check-outs."
+            if cluster == known
+            else "The database was copied into another PostgreSQL cluster, and may lack the newest check-outs."
+        )
+        state, _ = await begin_epoch(connection, mark, civil=told, why=why)
+        return list(state.all(r.Alert))
 
     async def sight(self, seen: Sequence[tuple[str, str, int]]) -> None:
         """Keeps when nodes were last seen."""
@@ -182,6 +218,7 @@ class PostgresStore:
 
     async def _connected(self) -> asyncpg.Connection:
         if self._connection is None or self._connection.is_closed():
+            self._is_checked = False
             connection = await connect(self._url, WRITER)
             try:
                 await self._hold(connection)
@@ -236,25 +273,43 @@ class PostgresStore:
                 parameters = [list(column) for column in zip(*parameters, strict=True)]
             rows = await connection.fetch(LOADS[statement], *parameters)
 
-    async def _save(self, connection: asyncpg.Connection, state: State) -> None:
-        stored, deleted = state.changes()
-        for kind, keys in deleted.items():
-            await connection.execute(_DELETE[kind], *(list(column) for column in zip(*keys, strict=True)))
-        for kind, found in stored.items():
-            await self._put(connection, _PUT[kind], kind, found)
-        if state.entries:
-            await self._put(connection, _INSERT_ENTRIES, r.Entry, state.entries)
-
-    async def _put(self, connection: asyncpg.Connection, statement: str, kind: type, found: Sequence[object]) -> None:
-        write = ROWS[kind].write
-        columns = zip(*(write(record) for record in found), strict=True)
-        await connection.execute(statement, *(list(column) for column in columns))
-
     async def _commit(self, connection: asyncpg.Connection) -> None:
         ended = await connection.execute("COMMIT")
         if ended != "COMMIT":
             # What PostgreSQL says of a transaction in which something had failed.
             raise StoreUnavailable(f"The transaction ended with {ended}.")
+
+
+async def save(connection: asyncpg.Connection, state: State) -> None:
+    """Writes what was changed in a state, in the transaction that the connection is in."""
+    stored, deleted = state.changes()
+    for kind, keys in deleted.items():
+        await connection.execute(_DELETE[kind], *(list(column) for column in zip(*keys, strict=True)))
+    for kind, found in stored.items():
+        await _put(connection, _PUT[kind], kind, found)
+    if state.entries:
+        await _put(connection, _INSERT_ENTRIES, r.Entry, state.entries)
+
+
+async def _put(connection: asyncpg.Connection, statement: str, kind: type, found: Sequence[object]) -> None:
+    write = ROWS[kind].write
+    columns = zip(*(write(record) for record in found), strict=True)
+    await connection.execute(statement, *(list(column) for column in columns))
+
+
+async def begin_epoch(
+    connection: asyncpg.Connection, mark: Mark, *, civil: int, why: str, quiet: bool = True
+) -> tuple[State, Mark]:
+    """Begins a new epoch within a transaction that holds the lock of the marks; gives what was changed, and the mark.
+
+    `civil` is what the clock says now, `why` a sentence for people.
+    """
+    state, renewed = begun(
+        await connection.fetch(POOLS), await connection.fetch(PROMISES), mark, civil=civil, why=why, quiet=quiet
+    )
+    await save(connection, state)
+    await connection.execute(WRITE_MARK, *(getattr(renewed, name) for name in MARK_FIELDS))
+    return state, renewed
 
 
 def _words(error: BaseException) -> str:
