@@ -1,7 +1,7 @@
 """How long the fault tests go on, and the figures that they end with: a pytest plugin.
 
 ``--faults N`` kills the daemon N times, and makes the other faults as many as fit that; ``tests/faults`` asks for 200,
-a run without it for 20. ``--figures`` prints what the tests have counted at the end.
+a run without it for 20. ``--figures`` runs only the tests that count something, and prints at the end what that was.
 """
 
 from __future__ import annotations
@@ -43,13 +43,24 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """Adds the two options."""
     group = parser.getgroup("faults")
     group.addoption("--faults", metavar="N", type=int, default=_FEW, help=f"how often to kill the daemon ({_FEW})")
-    group.addoption("--figures", action="store_true", help="print at the end what the fault tests have counted")
+    group.addoption(
+        "--figures", action="store_true", help="run the tests that count faults, and print what they counted"
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Begins to count."""
     config.stash[_COUNTED] = Counter()
     config.pluginmanager.register(_Counter(config.stash[_COUNTED]))
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Selects by ``--figures``."""
+    if not config.getoption("--figures"):
+        return
+    counts = [item for item in items if "figures" in getattr(item, "fixturenames", ())]
+    config.hook.pytest_deselected(items=[item for item in items if item not in counts])
+    items[:] = counts
 
 
 class _Counter:

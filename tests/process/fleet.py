@@ -113,8 +113,11 @@ class Fleet:
         self.figures.add("seats doubled", len([*oversold(history), *held_twice(history)]))
         found = problems(history)
         assert found == [], "\n".join(found[:20])
-        assert {one.reason for one in history.of(Refused)} <= refusals | losses
-        assert {one.reason for one in history.of(Lost)} <= losses
+        strange: list[Refused | Lost] = [
+            one for one in history.of(Refused) if one.reason not in refusals | (losses & {"LEASE_EXPIRED"})
+        ]
+        strange += [one for one in history.of(Lost) if one.reason not in losses]
+        assert strange == [], strange
         kept = {one["kept"] for one in saw.values()}
         assert len(kept) == len(saw)
         # Nothing but what is kept is still held, since everybody else has given back what it had.

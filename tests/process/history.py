@@ -21,6 +21,8 @@ Lines: TypeAlias = Mapping[str, int]
 
 _FULL: Final = "NO_SEAT_AVAILABLE"
 _EXPIRED: Final = "LEASE_EXPIRED"
+#: What may end a promise before its time.
+_TAKEN_BACK: Final = frozenset({"REVOKED", "NODE_REVOKED", "NODE_REBOUND"})
 _BEGINS: Final = "CHECKED_OUT"
 _ENDS: Final = frozenset({"CHECKED_IN", "EXPIRED", "RELEASED", "RECLAIMED"})
 
@@ -420,7 +422,7 @@ def cut_short(history: History) -> Iterator[str]:
         promised = max(
             (promise.until for promise in by_session[over.session] if promise.told <= over.told), default=-math.inf
         )
-        if over.reason == _EXPIRED and over.told < promised:
+        if over.reason not in _TAKEN_BACK and over.told < promised:
             yield f"{over.session} was told at {over.told:.3f} of the end of what it was promised until {promised:.3f}"
 
 
