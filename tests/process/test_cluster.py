@@ -73,7 +73,7 @@ async def test_daemons_killed_one_after_the_other_undo_no_answer_end_no_lease_an
     found = await cluster.start(server, processes, tmp_path, 3)
     fleet = await begin(found, processes, tmp_path, figures)
     ways = (*POINTS, "any moment")
-    for number in range(figures.faults * 2 // 5):
+    for number in range(30 if figures.long else 6):
         # Two are always there.
         victim, point = found.daemons[number % len(found.daemons)], ways[number % len(ways)]
         if point == "any moment":
@@ -126,7 +126,7 @@ async def test_a_database_that_restarts_takes_no_lease_and_every_daemon_comes_ba
 ) -> None:
     found = await cluster.start(server, processes, tmp_path, 3)
     fleet = await begin(found, processes, tmp_path, figures)
-    for number in itertools.islice(itertools.cycle((signal.SIGINT, signal.SIGQUIT)), max(3, figures.faults // 5)):
+    for number in itertools.islice(itertools.cycle((signal.SIGINT, signal.SIGQUIT)), 10 if figures.long else 2):
         await fleet.more(20_000)
         server.stop(number)
         server.start()
@@ -156,7 +156,7 @@ async def test_cut_connections_to_the_database_undo_nothing(
         for daemon in daemons:
             await daemon.start()
         fleet = await begin(Cluster(server, database, daemons), processes, tmp_path, figures)
-        for turn in range(figures.faults):
+        for turn in range(100 if figures.long else 15):
             await fleet.more(chance.randrange(1, 10_000))
             if turn % 3 == 0:
                 # What the database has answered is lost: nobody knows whether the commit has happened.
