@@ -11,11 +11,10 @@ from typing import Any, Final
 from pysqlite3 import dbapi2 as sqlite
 
 from poolkeeper_server.domain.records import Token
-from poolkeeper_server.storage.epoch import POOLS, PROMISES, begun
 from poolkeeper_server.storage.migration import migrate
 from poolkeeper_server.storage.reader import Reader
 from poolkeeper_server.storage.schema import ROWS
-from poolkeeper_server.storage.sqlite import WRITE_MARK, SqliteStore, connect, save, unusable, upsert
+from poolkeeper_server.storage.sqlite import SqliteStore, begin_epoch, connect, unusable, upsert
 from poolkeeper_server.storage.store import MARK_FIELDS, Mark, StoreUnusable, Time
 
 #: SQLite before this has a race that can corrupt a database in WAL mode (fixed in 3.51.3).
@@ -97,16 +96,7 @@ class EmbeddedDatabase:
             raise StoreUnusable(f"The database {self._path} is empty.", hint="Restore it from a backup.")
         with self._connection() as connection:
             connection.execute("BEGIN IMMEDIATE")
-            state, mark = begun(
-                connection.execute(POOLS).fetchall(),
-                connection.execute(PROMISES).fetchall(),
-                stored[0],
-                civil=civil,
-                why=why,
-                quiet=quiet,
-            )
-            save(connection, state)
-            connection.execute(WRITE_MARK, tuple(getattr(mark, name) for name in MARK_FIELDS))
+            mark = begin_epoch(connection, stored[0], civil=civil, why=why, quiet=quiet)
             connection.execute("COMMIT")
         return mark.epoch
 

@@ -27,14 +27,17 @@ def begun(
     civil: int,
     why: str,
     quiet: bool = True,
+    above: int = 0,
 ) -> tuple[State, Mark]:
     """The state that must be saved, and the mark of the new epoch, which `civil` gives its number.
 
-    `why` is a sentence for people, such as "The database was restored from a backup."
+    `mark` is the one that came with the data: receipts are compared with its epoch. `above` is an epoch that the new
+    one must exceed too, such as that of a database which is replaced. `why` is a sentence for people, such as "The
+    database was restored from a backup."
     """
     state = State()
     state.load(ROWS[r.Pool].read(tuple(row)) for row in pools)
-    renewed = replace(mark, epoch=following(mark.epoch, civil))
+    renewed = replace(mark, epoch=following(max(mark.epoch, above), civil))
     now = Moment(lease=mark.lease, civil=mark.civil, frozen=bool(mark.frozen), epoch=renewed.epoch)
     last = {str(estate): int(lease) for estate, lease in promises}
     begin_epoch(state, now, previous=mark.epoch, promises=last, why=why, quiet=quiet)

@@ -10,7 +10,7 @@ import shutil
 import tempfile
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -18,11 +18,10 @@ from pysqlite3 import dbapi2 as sqlite
 from sqlalchemy import Boolean
 
 from poolkeeper_server.storage.copying import CHUNK, Rows, Source, Told, copy_rows, why_renewed
-from poolkeeper_server.storage.epoch import POOLS, PROMISES, begun
 from poolkeeper_server.storage.failpoint import failpoint
 from poolkeeper_server.storage.migration import VERSION, is_newer, migrate, version_of
 from poolkeeper_server.storage.schema import metadata
-from poolkeeper_server.storage.sqlite import WRITE_MARK, is_damaged, save, unusable
+from poolkeeper_server.storage.sqlite import begin_epoch, is_damaged, unusable
 from poolkeeper_server.storage.store import MARK_FIELDS, Mark, StoreRefused, StoreUnusable
 
 #: How a SQLite file begins, and where it says that a write-ahead log belongs to it (sqlite.org, "File Format").
@@ -207,16 +206,8 @@ class DraftFile:
                 return
             mark = Mark(**dict(zip(MARK_FIELDS, row, strict=True)))
             connection.execute("BEGIN")
-            state, renewed = begun(
-                connection.execute(POOLS).fetchall(),
-                connection.execute(PROMISES).fetchall(),
-                replace(mark, epoch=max(mark.epoch, self._epoch)),
-                civil=civil,
-                why=why_renewed(restored=restored),
-                quiet=restored,
-            )
-            save(connection, state)
-            connection.execute(WRITE_MARK, tuple(getattr(renewed, name) for name in MARK_FIELDS))
+            why = why_renewed(restored=restored)
+            begin_epoch(connection, mark, civil=civil, why=why, quiet=restored, above=self._epoch)
             connection.execute("UPDATE marks SET cluster = '', timeline = 0 WHERE id = 1")
             connection.execute("COMMIT")
 

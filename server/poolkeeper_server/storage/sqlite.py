@@ -19,12 +19,14 @@ from poolkeeper_server.domain.decide import decide_all
 from poolkeeper_server.domain.moment import Moment
 from poolkeeper_server.domain.records import KEY_FIELDS
 from poolkeeper_server.domain.state import State
+from poolkeeper_server.storage.epoch import POOLS, PROMISES, begun
 from poolkeeper_server.storage.failpoint import failpoint
 from poolkeeper_server.storage.loading import STATEMENTS, ByKeys, Query, Statement, load, select
 from poolkeeper_server.storage.schema import NAMES, ROWS, TABLES
 from poolkeeper_server.storage.store import (
     MARK_FIELDS,
     Committed,
+    Mark,
     StoreUnavailable,
     StoreUnusable,
     Time,
@@ -239,9 +241,34 @@ def save(connection: Any, state: State) -> None:  # noqa: ANN401 - the driver is
         connection.executemany(_INSERT_ENTRY, [write(entry) for entry in state.entries])
 
 
+<<<<<<< HEAD
 def is_damaged(error: sqlite.Error) -> bool:
     """Whether SQLite says that the file is none of its own, or not whole."""
     return any(sign in str(error) for sign in _DAMAGED)
+=======
+def begin_epoch(
+    connection: Any,  # noqa: ANN401 - the driver is not typed
+    mark: Mark,
+    *,
+    civil: int,
+    why: str,
+    quiet: bool = True,
+    above: int = 0,
+) -> Mark:
+    """Begins a new epoch in the transaction that the connection is in; gives the mark of it. See `epoch.begun`."""
+    state, renewed = begun(
+        connection.execute(POOLS).fetchall(),
+        connection.execute(PROMISES).fetchall(),
+        mark,
+        civil=civil,
+        why=why,
+        quiet=quiet,
+        above=above,
+    )
+    save(connection, state)
+    connection.execute(WRITE_MARK, tuple(getattr(renewed, name) for name in MARK_FIELDS))
+    return renewed
+>>>>>>> h4
 
 
 def unusable(path: Path, error: sqlite.Error) -> StoreUnusable:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Final
 
 import asyncpg
@@ -151,9 +151,8 @@ class PostgresDraft:
             if row is None:
                 return
             mark = Mark(**dict(zip(MARK_FIELDS, row, strict=True)))
-            mark = replace(mark, epoch=max(mark.epoch, self._epoch))
             why = why_renewed(restored=restored)
-            await begin_epoch(self._connection, mark, civil=civil, why=why, quiet=restored)
+            await begin_epoch(self._connection, mark, civil=civil, why=why, quiet=restored, above=self._epoch)
             await self._connection.execute("UPDATE marks SET cluster = '', timeline = 0 WHERE id = 1")
 
     @asynccontextmanager

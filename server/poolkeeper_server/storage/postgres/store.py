@@ -298,14 +298,20 @@ async def _put(connection: asyncpg.Connection, statement: str, kind: type, found
 
 
 async def begin_epoch(
-    connection: asyncpg.Connection, mark: Mark, *, civil: int, why: str, quiet: bool = True
+    connection: asyncpg.Connection, mark: Mark, *, civil: int, why: str, quiet: bool = True, above: int = 0
 ) -> tuple[State, Mark]:
-    """Begins a new epoch within a transaction that holds the lock of the marks; gives what was changed, and the mark.
+    """Begins a new epoch within a transaction that has the marks for itself; gives what was changed, and the mark.
 
-    `civil` is what the clock says now, `why` a sentence for people.
+    See `epoch.begun`.
     """
     state, renewed = begun(
-        await connection.fetch(POOLS), await connection.fetch(PROMISES), mark, civil=civil, why=why, quiet=quiet
+        await connection.fetch(POOLS),
+        await connection.fetch(PROMISES),
+        mark,
+        civil=civil,
+        why=why,
+        quiet=quiet,
+        above=above,
     )
     await save(connection, state)
     await connection.execute(WRITE_MARK, *(getattr(renewed, name) for name in MARK_FIELDS))
