@@ -241,11 +241,11 @@ def save(connection: Any, state: State) -> None:  # noqa: ANN401 - the driver is
         connection.executemany(_INSERT_ENTRY, [write(entry) for entry in state.entries])
 
 
-<<<<<<< HEAD
 def is_damaged(error: sqlite.Error) -> bool:
     """Whether SQLite says that the file is none of its own, or not whole."""
     return any(sign in str(error) for sign in _DAMAGED)
-=======
+
+
 def begin_epoch(
     connection: Any,  # noqa: ANN401 - the driver is not typed
     mark: Mark,
@@ -268,7 +268,6 @@ def begin_epoch(
     save(connection, state)
     connection.execute(WRITE_MARK, tuple(getattr(renewed, name) for name in MARK_FIELDS))
     return renewed
->>>>>>> h4
 
 
 def unusable(path: Path, error: sqlite.Error) -> StoreUnusable:
