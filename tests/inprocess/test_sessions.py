@@ -7,7 +7,7 @@ import random
 import pytest
 
 from poolkeeper.v1 import admin_pb2, errors_pb2, licensing_pb2
-from tests.inprocess.installation import Installation, Refused
+from tests.inprocess.installation import Installation, Refused, answer
 from tests.inprocess.steps import SHORT, close_pool, counts, move, reason_of, release, twin, unticked, update
 
 
@@ -303,3 +303,21 @@ async def test_a_due_session_can_grow_in_a_used_up_pool(installation: Installati
     grown = await node.check_out(consumer="ann", quantity=2)
     assert (await node.heartbeat(grown)).reconcile == 0
     assert await counts(installation) == (2, 2, 0, 0)
+
+
+@pytest.mark.behaviour("CC-15")
+async def test_one_tick_ends_all_that_is_due_also_when_it_is_too_much_for_one_transaction(
+    installation: Installation,
+) -> None:
+    await installation.studio(seats=600, **SHORT)
+    for name in ("a", "b", "c"):
+        node = await installation.node(name)
+        await node.check_out(quantity=1)
+        batch = [licensing_pb2.CheckOutRequest(product="encoder", request_id=node.request_id()) for _ in range(199)]
+        await answer(
+            node.stub.BatchCheckOut(licensing_pb2.BatchCheckOutRequest(requests=batch), metadata=node.metadata)
+        )
+    assert await counts(installation) == (600, 600, 0, 0)
+    await unticked(installation, await installation.node("witness"), 9)
+    await installation.daemon.housekeeping.tick()
+    assert await counts(installation) == (600, 0, 0, 600)

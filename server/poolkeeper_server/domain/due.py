@@ -67,7 +67,7 @@ def expire(state: State, command: Expire, now: Moment, ids: Iterator[str]) -> Ex
             ended += _by_itself(state, partial(_end_session, state, session, now, ids))
     for found in state.all(Allocation):
         ended += _by_itself(state, partial(_end_allocation, state, found, now))
-    return Expired(ended=ended, more=ended >= command.limit)
+    return Expired(ended=ended, more=state.more_due or ended >= command.limit)
 
 
 def _by_itself(state: State, work: Callable[[], bool]) -> int:

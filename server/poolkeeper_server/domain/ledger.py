@@ -33,6 +33,10 @@ class Delta:
     quarantined: int = 0
 
 
+#: Made once: json.dumps would make an encoder for every entry.
+_encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
+
+
 def genesis(pool_name: str) -> bytes:
     """The hash before a pool's first entry."""
     return sha256(b"poolkeeper-ledger-v1\0" + pool_name.encode()).digest()
@@ -107,7 +111,7 @@ def move_seats(
         }
     if details:
         body.update(details)
-    raw = json.dumps(body, separators=(",", ":"), ensure_ascii=False).encode()
+    raw = _encode(body).encode()
     head = chain(pool.ledger_hash, raw)
     state.entries.append(Entry(estate_id=pool.estate_id, pool_id=pool.pool_id, sequence=sequence, body=raw, hash=head))
     written = replace(pool, ledger_sequence=sequence, ledger_hash=head)

@@ -30,6 +30,8 @@ _Ask = c.CheckOut | r.Waiter
 _InSession = c.CheckOut | c.CheckIn | c.CloseSession | c.Acknowledge | c.CancelWait
 #: How many due records of one pool, and quarantined seats of one node, a batch looks at.
 AT_ONCE = 256
+#: How many leases the due sessions of one pool may have that a batch ends.
+LEASES_AT_ONCE = 1024
 #: How many waiters of one queue a batch looks at; there is more to be known of each.
 WAITERS_AT_ONCE = 32
 

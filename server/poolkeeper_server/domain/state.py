@@ -89,6 +89,8 @@ class State:
         self.whole: set[Key] = set()
         #: Up to which sequence the head of a queue is loaded without gaps; None: all of it.
         self.loaded_to: dict[Key, int | None] = {}
+        #: Whether more is due than was loaded.
+        self.more_due = False
         #: Faults of single records that were left as they are.
         self.faults: list[str] = []
         #: Pools in which seats came free or to rest, or were added: their queues are served at the end of the batch.

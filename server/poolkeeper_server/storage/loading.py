@@ -14,7 +14,7 @@ from typing import Any
 from poolkeeper_server.domain import records as r
 from poolkeeper_server.domain.commands import Command
 from poolkeeper_server.domain.moment import Moment
-from poolkeeper_server.domain.needs import AT_ONCE, WAITERS_AT_ONCE, Needs, contended, implied, named
+from poolkeeper_server.domain.needs import AT_ONCE, LEASES_AT_ONCE, WAITERS_AT_ONCE, Needs, contended, implied, named
 from poolkeeper_server.domain.records import KEY_FIELDS, Key
 from poolkeeper_server.domain.state import State
 from poolkeeper_server.storage.schema import NAMES, ROWS
@@ -169,6 +169,22 @@ def _fetch(state: State, kind: type, statement: Statement, parameters: Sequence[
     return found
 
 
+def _fetch_sessions(state: State, statement: Statement, parameters: Sequence[Any], leases: int) -> Loading:
+    """Sessions that are to be ended, as many as have so many leases, and one at least; whether there are more.
+
+    Ending a session ends all of its leases in the same transaction, for which everybody else waits.
+    """
+    rows = yield statement, parameters
+    read = ROWS[r.Session].read
+    for number, row in enumerate(rows, start=1):
+        session = read(tuple(row))
+        state.load([session])
+        leases -= max(1, session.count)
+        if leases <= 0:
+            return number < len(rows)
+    return False
+
+
 def _fetch_keys(state: State, statement: ByKeys, keys: Iterable[Key]) -> Loading:
     wanted = list(keys)
     return (yield from _fetch(state, statement.kind, statement, wanted)) if wanted else []
@@ -203,14 +219,15 @@ def _load_needs(state: State, needs: Needs, now: Moment) -> Loading:
     yield from _load_session_uses(state, needs.uses_of_sessions)
     for key in needs.due_in:
         yield from _fetch(state, r.Allocation, _DUE_QUARANTINES_IN, (*key, now.civil, AT_ONCE))
-        yield from _fetch(state, r.Session, _DUE_SESSIONS_IN, (*key, now.lease, AT_ONCE))
+        yield from _fetch_sessions(state, _DUE_SESSIONS_IN, (*key, now.lease, AT_ONCE), LEASES_AT_ONCE)
         yield from _fetch(state, r.Allocation, _DUE_DEADLINES, (now.lease, AT_ONCE))
         rows = yield _QUARANTINE_ENDS, (*key, now.civil)
         state.quarantine_ends[key] = [(row[0], tuple(map(tuple, json.loads(row[1])))) for row in rows]
     if needs.due:
         waiters = yield from _fetch(state, r.Waiter, _DUE_WAITERS, (now.lease, needs.due))
         yield from _count_places(state, waiters)
-        yield from _fetch(state, r.Session, _DUE_SESSIONS, (now.lease, needs.due))
+        if (yield from _fetch_sessions(state, _DUE_SESSIONS, (now.lease, needs.due), needs.due)):
+            state.more_due = True
         yield from _fetch(state, r.Allocation, _DUE_QUARANTINES, (now.civil, needs.due))
         yield from _fetch(state, r.Allocation, _DUE_DEADLINES, (now.lease, needs.due))
         yield from _fetch(state, r.Allocation, _UNSEEN, (now.civil, needs.due))

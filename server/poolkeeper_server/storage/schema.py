@@ -197,8 +197,8 @@ def _texts(value: str) -> tuple[str, ...]:
     return tuple(json.loads(value))
 
 
-def _json(value: object) -> str:
-    return json.dumps(value, separators=(",", ":"))
+#: Made once: json.dumps would make an encoder for every value.
+_json = json.JSONEncoder(separators=(",", ":")).encode
 
 
 def _reader(hint: object) -> Convert | None:
