@@ -90,6 +90,11 @@ async def busy(node: NodeClient, stop: asyncio.Event) -> int:
     return count
 
 
+async def passed(instant: float) -> None:
+    """Returns when it is over."""
+    await eventually(lambda: now() > instant, "an instant that passes")
+
+
 def beside(file: Path) -> list[str]:
     """The names of a file and of whatever was left beside it."""
     return [path.name for path in file.parent.iterdir() if file.name in path.name]
@@ -207,8 +212,7 @@ async def test_a_store_moves_to_the_other_kind_and_back_with_every_lease(
         daemon = site.daemon()
         daemon.options += ("--secrets", str(tmp_path / "data" / "secrets.json"))
         # Every lease would run out by then, if it ran while there is no daemon.
-        over = stopped + SHORTEST["lease_duration"] + SHORTEST["margin"]
-        await eventually(lambda over=over: now() > over, "the end of a lease")
+        await passed(stopped + SHORTEST["lease_duration"] + SHORTEST["margin"])
         await daemon.start()
         async with Office(daemon) as office:
             # The session that was open goes on: the same token, the same seats, and more of them.
