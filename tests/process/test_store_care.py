@@ -18,7 +18,7 @@ from pysqlite3 import dbapi2 as sqlite
 
 from tests.inprocess.installation import NodeClient, Refused
 from tests.postgres import Server
-from tests.process.daemon import Daemon, Done, Office, Processes, command
+from tests.process.daemon import SHORTEST, Daemon, Done, Office, Processes, command, eventually, now
 
 REFUSED, USAGE, UNREACHABLE = 1, 2, 3
 
@@ -66,12 +66,12 @@ def site(request: pytest.FixtureRequest, tmp_path: Path, processes: Processes) -
 
 
 @contextlib.asynccontextmanager
-async def lived_in(site: Site) -> AsyncIterator[tuple[Daemon, Office, NodeClient]]:
+async def lived_in(site: Site, **settings: float) -> AsyncIterator[tuple[Daemon, Office, NodeClient]]:
     """A daemon on the site with a pool of five seats, two of them leased and one in quarantine."""
     daemon = site.daemon()
     await daemon.start()
     async with Office(daemon) as office:
-        await office.studio(5, minimum_allocation=3600)
+        await office.studio(5, minimum_allocation=3600, **settings)
         node = await office.node("studio-7")
         await node.check_out(consumer="one")
         await node.check_out(consumer="two")
@@ -88,6 +88,11 @@ async def busy(node: NodeClient, stop: asyncio.Event) -> int:
         await node.check_in(granted.allocation.name, reason="UNIT_REMOVED")
         count += 1
     return count
+
+
+async def passed(instant: float) -> None:
+    """Returns when it is over."""
+    await eventually(lambda: now() > instant, "an instant that passes")
 
 
 def beside(file: Path) -> list[str]:
@@ -185,9 +190,10 @@ async def test_a_store_moves_to_the_other_kind_and_back_with_every_lease(
 ) -> None:
     site = Site(tmp_path / "data", "", processes)
     database = postgres_server.new_database()
-    async with lived_in(site) as (daemon, office, node):
+    async with lived_in(site, **SHORTEST) as (daemon, office, node):
         held = await office.held()
         assert await daemon.stop() == 0
+    stopped = now()
     old = site.data / "poolkeeper.sqlite"
     kept = hashlib.sha256(old.read_bytes()).hexdigest()
     heads = (await site.state())["pools"]
@@ -205,17 +211,22 @@ async def test_a_store_moves_to_the_other_kind_and_back_with_every_lease(
         assert (await site.state())["pools"] == heads
         daemon = site.daemon()
         daemon.options += ("--secrets", str(tmp_path / "data" / "secrets.json"))
+        # Every lease would run out by then, if it ran while there is no daemon.
+        await passed(stopped + SHORTEST["lease_duration"] + SHORTEST["margin"])
         await daemon.start()
         async with Office(daemon) as office:
             # The session that was open goes on: the same token, the same seats, and more of them.
             node.channel = office.channel
             assert await office.held() == held
-            assert (await node.heartbeat()).remaining.seconds > 0
+            renewed = await node.heartbeat()
+            assert renewed.remaining.seconds > 0
+            node.token = renewed.session_token or node.token
             held.add((await node.check_out(consumer=f"more-{turn}")).allocation.name)
             assert await office.held() == held
             with pytest.raises(Refused):
                 await node.check_out(quantity=5)
         assert await daemon.stop() == 0
+        stopped = now()
         heads = (await site.state())["pools"]
     assert hashlib.sha256(old.read_bytes()).hexdigest() == kept
 
