@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import re
 import subprocess
 from collections.abc import Sequence
@@ -136,7 +137,7 @@ class Pgbench:
         assert self.server.process is not None
         path = self.directory / "plain.sql"
         path.write_text(SCRIPT.format(pools=self.pools))
-        seconds = max(1, round(self.bench.scale.measure))
+        seconds = math.ceil(self.bench.scale.measure)
         logs = self.directory / "pgbench-log"
         words = ["--no-vacuum", "--protocol=prepared", f"--client={CALLERS}", f"--time={seconds}", f"--file={path}"]
         words += ["--log", f"--log-prefix={logs}", self.url]

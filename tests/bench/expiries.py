@@ -43,15 +43,19 @@ async def measure(bench: Bench) -> None:
     with bench.place("expiries") as directory, bench.processes() as processes:
         origin = await Origin.make(directory / "origin", processes, CALLERS)
         stocked = await origin.stocked(directory / "stocked", stock)
-        for number in bench.rounds("expiries"):
-            daemon = PlainDaemon.at(Path(shutil.copytree(stocked, directory / f"data-{number}")), processes)
-            async with running(daemon):
-                load = Load(
-                    work="cycle", callers=CALLERS, addresses=(daemon.address,), watch=(daemon.process.pid,),
-                    sessions=origin.sessions,
-                )  # fmt: skip
-                await bench.measure(BEFORE, load, stored=directory)
-                await _expire(bench, daemon, load, stock)
+        for _ in bench.rounds("expiries"):
+            with bench.place("expiring") as copy:
+                daemon = PlainDaemon.at(Path(shutil.copytree(stocked, copy / "data")), processes)
+                async with running(daemon):
+                    load = Load(
+                        work="cycle",
+                        callers=CALLERS,
+                        addresses=(daemon.address,),
+                        watch=(daemon.process.pid,),
+                        sessions=origin.sessions,
+                    )
+                    await bench.measure(BEFORE, load, stored=copy)
+                    await _expire(bench, daemon, load, stock)
 
 
 async def _expire(bench: Bench, daemon: PlainDaemon, load: Load, stock: Stock) -> None:

@@ -24,8 +24,10 @@ MANY: Final = 64
 FEW: Final = 16
 #: Seconds in which a daemon comes to rest after its start.
 _REST: Final = 1.0
-IDLE: Final = "memory of an idle daemon with an empty store, MB"
 START_EMPTY: Final = "start to ready in an empty directory, s"
+IDLE: Final = "memory of an idle daemon after its first start, MB"
+START_AGAIN: Final = "start to ready with an empty store, s"
+IDLE_AGAIN: Final = "memory of an idle daemon after a later start, MB"
 
 
 def rate(leases: int) -> str:
@@ -43,9 +45,14 @@ def start(leases: int) -> str:
     return f"start to ready with {leases:,} leases, s"
 
 
+def idle(leases: int) -> str:
+    """As start."""
+    return f"memory of an idle daemon with {leases:,} leases, MB"
+
+
 def memory(leases: int) -> str:
     """As start."""
-    return f"memory after that load with {leases:,} leases held, MB"
+    return f"memory after a load with {leases:,} leases held, MB"
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,20 +114,16 @@ def _load(daemon: PlainDaemon, callers: int, sessions: Sequence[Held]) -> Load:
 
 
 async def _starts(bench: Bench, directory: Path, processes: Processes, large: PlainDaemon) -> None:
-    """Starts of a daemon that has nothing and of one that has most."""
+    """Starts of a daemon that has nothing, not even a store, of one with an empty store, and of one that has most."""
     for number in bench.rounds("starts"):
         empty = PlainDaemon.at(directory / f"empty-{number}", processes)
-        bench.book.note(START_EMPTY, await _started(empty))
-        await asyncio.sleep(_REST)
-        bench.book.note(IDLE, machine.memory(empty.process.pid))
-        bench.book.note(start(bench.scale.most), await _started(large))
-        for daemon in (empty, large):
-            daemon.terminate()
-            await daemon.ended(within=60)
-
-
-async def _started(daemon: PlainDaemon) -> float:
-    """Seconds from the start of the process until it is ready."""
-    begun = now()
-    await daemon.start()
-    return now() - begun
+        for daemon, start_title, idle_title in (
+            (empty, START_EMPTY, IDLE),
+            (empty, START_AGAIN, IDLE_AGAIN),
+            (large, start(bench.scale.most), idle(bench.scale.most)),
+        ):
+            begun = now()
+            async with running(daemon):
+                bench.book.note(start_title, now() - begun)
+                await asyncio.sleep(_REST)
+                bench.book.note(idle_title, machine.memory(daemon.process.pid))

@@ -13,7 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Final
 
-from tests.bench import batches, calls, clusters, delays, expiries, heartbeats, leases, machine, table
+from tests.bench import batches, calls, clusters, crashes, delays, expiries, heartbeats, leases, machine, table
 from tests.bench.bench import Bench, Part, say
 from tests.bench.book import Book
 from tests.bench.load import BUILT, BrokenBenchmark
@@ -28,6 +28,7 @@ PARTS: Final[dict[str, Part]] = {
     "leases": leases.measure,
     "expiries": expiries.measure,
     "clusters": clusters.measure,
+    "crashes": crashes.measure,
 }
 
 
@@ -81,7 +82,9 @@ def _head(begun: datetime, before: float, scale: Scale) -> str:
 def _text(book: Book, wanted: list[Target], *, head: str) -> str:
     """The tables. What a target needs and no part has measured is a fault of the benchmark."""
     try:
-        parts = [head, "", *table.target_rows(book, wanted), "", *table.load_rows(book)]
+        parts = [head, "", *table.target_rows(book, wanted)]
+        if book.loads:
+            parts += ["", *table.load_rows(book)]
     except (KeyError, ValueError, ZeroDivisionError) as error:
         raise BrokenBenchmark(f"a figure is missing: {error!r}") from error
     if book.figures:

@@ -24,6 +24,8 @@ from tests.process.daemon import PRODUCT
 _SECOND: Final = 1_000_000
 #: Leases written in one statement.
 _AT_ONCE: Final = 10_000
+#: As the ledger writes a body.
+_JSON: Final = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,7 +176,7 @@ class _Writer:
                 "consumer": "",
             },
         }
-        raw = json.dumps(body, separators=(",", ":"), ensure_ascii=False).encode()
+        raw = _JSON(body).encode()
         self._head = ledger.chain(self._head, raw)
         return (self._pool.estate_id, self._pool.pool_id, self._sequence, raw, self._head)
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from tests.bench import batches, calls, clusters, delays, expiries, heartbeats, leases
+from tests.bench import batches, calls, clusters, crashes, delays, expiries, heartbeats, leases
 from tests.bench.book import Book, check_outs, cpu, late, rate
 from tests.bench.load import Measured
 from tests.bench.scale import Scale
@@ -143,7 +143,7 @@ def _leases(scale: Scale) -> Iterator[Target]:
         bound=100,
         most=True,
         part="leases",
-        figure=lambda book: book.figure(leases.memory(scale.most)) - book.figure(leases.IDLE),
+        figure=lambda book: book.figure(leases.memory(scale.most)) - book.figure(leases.IDLE_AGAIN),
     )
 
 
@@ -175,6 +175,8 @@ def _clusters() -> Iterator[Target]:
 def _starts(scale: Scale) -> Iterator[Target]:
     for title, bound in ((leases.START_EMPTY, 1.5), (leases.start(scale.most), 5.0), (leases.IDLE, 150.0)):
         yield Target(text=title, bound=bound, most=True, part="leases", figure=_figure(title))
+    # What the shortest promise is for.
+    yield Target(text=crashes.FREED, bound=10, most=True, part="crashes", figure=_figure(crashes.FREED))
 
 
 def _cores(measured: Measured) -> float:
