@@ -59,9 +59,13 @@ async def measure(bench: Bench) -> None:
                     authority = daemon.data / "ca.pem" if daemon is secure else None
                     watch, addresses = (daemon.process.pid,), (daemon.address,)
                     bases[daemon is secure] = Load(
-                        work="cycle", callers=1, addresses=addresses, watch=watch, sessions=held(nodes),
+                        work="cycle",
+                        callers=1,
+                        addresses=addresses,
+                        watch=watch,
+                        sessions=held(nodes),
                         authority=authority,
-                    )  # fmt: skip
+                    )
             floor = await Floor.start(processes, directory, answered)
             nothing = Load(work="no-op", callers=1, addresses=(floor.address,), watch=(floor.pid,), payload=asked)
             for _ in bench.rounds("calls"):

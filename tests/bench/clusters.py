@@ -78,9 +78,12 @@ async def measure(bench: Bench) -> None:
                     done = await Pgbench(bench, server, plain, pools, directory).run(sync)
                     bench.book.add(script(pools), done)
                 alone = Load(
-                    work="check-out", callers=CALLERS, addresses=(embedded.address,), watch=(embedded.process.pid,),
+                    work="check-out",
+                    callers=CALLERS,
+                    addresses=(embedded.address,),
+                    watch=(embedded.process.pid,),
                     sessions=sessions,
-                )  # fmt: skip
+                )
                 await bench.measure(ALONE_SQLITE, alone, stored=directory)
                 first = replace(hot, addresses=hot.addresses[:1], watch=_watched(members[:1], server))
                 await bench.measure(ALONE_POSTGRES, replace(first, work="check-out"), stored=directory)

@@ -13,8 +13,8 @@ from typing import Any, Final, Literal
 from tests.process.daemon import PRODUCT, REPOSITORY
 
 BUILT: Final = REPOSITORY / ".cache/bench"
-#: Seconds that the generator gets beside its own time: it waits at most 10 for a connection and 30 for last answers.
-_PATIENCE: Final = 60.0
+#: Seconds that the generator gets beside its own time: it waits at most 10 for a connection and 120 for last answers.
+_PATIENCE: Final = 180.0
 #: More connections than these make neither server nor generator quicker.
 CONNECTIONS: Final = 64
 
