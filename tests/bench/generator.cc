@@ -2,7 +2,8 @@
 //
 // It is told everything by options of the form --name=value, warms up, measures, lets what is under way come to its
 // end, and prints one JSON object. The processes given by --watch are those whose CPU time is taken at the beginning
-// and at the end of the measured time. SIGTERM ends the measured time early.
+// and at the end of the measured time. SIGTERM ends the measured time early. It lasts longer where there would be fewer
+// answers than callers.
 
 #include <grpcpp/generic/generic_stub.h>
 #include <grpcpp/grpcpp.h>
@@ -84,6 +85,7 @@ struct Book {
   bool ending = false;
   Clock::time_point begun;
   std::array<std::vector<std::uint32_t>, kKinds> microseconds;
+  std::uint64_t answers = 0;
   std::uint64_t check_outs = 0;
   std::map<std::string, std::uint64_t> errors;
   std::uint64_t failed = 0;
@@ -92,6 +94,7 @@ struct Book {
     // A request that was sent while warming up belongs to both times; it counts, and its latency does too, since all
     // callers are in step with the server by then.
     if (measuring) {
+      ++answers;
       microseconds[kind].push_back(std::chrono::duration_cast<std::chrono::microseconds>(now - sent).count());
     }
   }
@@ -672,7 +675,9 @@ int run(const Options& options) {
         before = sample();
         own = own_cpu();
       }
-      if (book.measuring && (now >= *end || told_to_end != 0 || book.ending)) {
+      const bool over = book.measuring && (now >= *end || told_to_end != 0);
+      // However slow the server is: at least as many answers as there are callers are measured.
+      if (book.measuring && (book.ending || (over && (book.answers >= callers || now >= *end + kPatience)))) {
         seconds = Seconds(now - book.begun).count();
         own = own_cpu() - own;
         after = sample();

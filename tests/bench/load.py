@@ -13,8 +13,9 @@ from typing import Any, Final, Literal
 from tests.process.daemon import PRODUCT, REPOSITORY
 
 BUILT: Final = REPOSITORY / ".cache/bench"
-#: Seconds that the generator gets beside its own time: it waits at most 10 for a connection and 120 for last answers.
-_PATIENCE: Final = 180.0
+#: Seconds that the generator gets beside its own time: it waits at most 10 for a connection, 120 for as many answers as
+#: there are callers, and 120 for the last ones.
+_PATIENCE: Final = 260.0
 #: More connections than these make neither server nor generator quicker.
 CONNECTIONS: Final = 64
 
