@@ -49,7 +49,9 @@ def main() -> int:
     except BrokenBenchmark as error:
         say(f"tests/bench/run: {error}")
         return 1
-    sys.stdout.write(text + "\n")
+    # What a short run has measured says nothing of speed, so nobody should read it.
+    told = f"All {len(book.loads)} loads and {len(wanted)} targets can be measured." if given.short else text
+    sys.stdout.write(told + "\n")
     name = "short" if given.short else "results" if not given.only else "-".join(parts)
     found = {"begun": begun.isoformat(), "machine": machine.described(), "seconds": took, "scale": repr(scale)}
     (BUILT / f"{name}.json").write_text(json.dumps(found | _figures(book, wanted) | book.raw(), indent=1))
