@@ -1,0 +1,34 @@
+"""Check-outs alone, one by one and a hundred in a message.
+
+The seats stay taken, so each round has a daemon of its own.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from tests.bench.bench import Bench, running
+from tests.bench.load import Load
+from tests.bench.servers import PlainDaemon, fleet, held, studio
+from tests.process.daemon import Office
+
+ONE_BY_ONE: Final = "check-out alone, 64 callers"
+BATCHES: Final = "BatchCheckOut of 100, 16 callers (messages)"
+
+
+async def measure(bench: Bench) -> None:
+    """Both loads once a round."""
+    for number in bench.rounds("batches"):
+        with bench.place(f"batches-{number}") as directory, bench.processes() as processes:
+            daemon = PlainDaemon.at(directory / "data", processes)
+            async with running(daemon):
+                async with Office(daemon) as office:
+                    await studio(office)
+                    sessions = held(await fleet(office, 64))
+                addresses, watch = (daemon.address,), (daemon.process.pid,)
+                alone = Load(work="check-out", callers=64, addresses=addresses, watch=watch, sessions=sessions)
+                await bench.measure(ONE_BY_ONE, alone, stored=directory)
+                batches = Load(
+                    work="batch", callers=16, addresses=addresses, watch=watch, sessions=sessions[:16], batch=100
+                )
+                await bench.measure(BATCHES, batches, stored=directory)
