@@ -55,7 +55,7 @@ async def _freed(processes: Processes, environment: dict[str, str], logs: Path) 
 def _program(processes: Processes, environment: dict[str, str], log: Path, *options: str) -> Any:
     """A program that runs only while it has the seat, and says when it does."""
     words = [*COMMAND, "run", "--product", PRODUCT, *options, "--", "sh", "-c", "echo runs; exec sleep 120"]
-    return processes.start(words, log=log, pipes=True, environment=environment)
+    return processes.start(words, log=log, talks=True, environment=environment)
 
 
 async def _runs(process: Any, log: Path) -> None:

@@ -35,8 +35,9 @@ class PlainDaemon(Daemon):
         """One on that data directory, not started yet."""
         return cls(data, processes, options=("--tls", "off", *options))
 
-    def channel(self) -> grpc.aio.Channel:
-        """A new channel to it."""
+    def channel(self, *others: str) -> grpc.aio.Channel:
+        """A new channel to it; there are no `others` here."""
+        del others
         return grpc.aio.insecure_channel(self.address, [("grpc.use_local_subchannel_pool", 1)])
 
 
@@ -57,7 +58,7 @@ class Floor:
         """Starts it; its answers have so many bytes."""
         ready = directory / "floor.port"
         words = [sys.executable, "-m", "tests.bench.noop", str(ready), str(size)]
-        process = processes.start(words, log=directory / "floor.log", pipes=False, environment={})
+        process = processes.start(words, log=directory / "floor.log", environment={})
         await eventually(ready.exists, "the server that does nothing", within=STARTING)
         return cls(process.pid, f"127.0.0.1:{ready.read_text()}")
 
