@@ -6,6 +6,7 @@ Both carry out batches and show all records after them. Time is moved by hand; a
 from __future__ import annotations
 
 import asyncio
+import atexit
 import itertools
 import shutil
 import tempfile
@@ -256,7 +257,9 @@ _KEYS = State()
 
 @cache
 def _migrated() -> Path:
-    path = Path(tempfile.mkdtemp(prefix="poolkeeper-stateful-")) / "migrated.sqlite"
+    folder = tempfile.mkdtemp(prefix="poolkeeper-stateful-")
+    atexit.register(shutil.rmtree, folder)
+    path = Path(folder) / "migrated.sqlite"
     migrate(path)
     return path
 
