@@ -263,7 +263,9 @@ _KEYS = State()
 
 @cache
 def _migrated() -> Path:
-    path = Path(tempfile.mkdtemp(prefix="poolkeeper-stateful-")) / "migrated.sqlite"
+    folder = tempfile.mkdtemp(prefix="poolkeeper-stateful-")
+    atexit.register(shutil.rmtree, folder)
+    path = Path(folder) / "migrated.sqlite"
     migrate(path)
     return path
 
