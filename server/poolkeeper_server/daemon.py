@@ -48,7 +48,7 @@ from poolkeeper_server.services.tokens import (
 )
 from poolkeeper_server.storage.embedded import EmbeddedDatabase
 from poolkeeper_server.storage.reader import Reader
-from poolkeeper_server.storage.store import Committed, Database, Mark, Store, StoreUnavailable, StoreUnusable
+from poolkeeper_server.storage.store import MOVED, Committed, Database, Mark, Store, StoreUnavailable, StoreUnusable
 from poolkeeper_server.transport.administration import admin_bindings
 from poolkeeper_server.transport.http import HttpServer, bind_http
 from poolkeeper_server.transport.licensing import licensing_binding
@@ -348,6 +348,11 @@ async def _begin(settings: Settings, data: Path, database: Database, source: Tim
         held = open_secrets(settings.secrets, stored_check=None)
         stored = await database.write_first_mark(first_mark(source, await database.clock()), held.check_value())
     mark, check = stored
+    if check.startswith(MOVED):
+        raise ConfigurationError(
+            f"The store {database.name} was {check}; on it the same seats would be given a second time.",
+            hint="Start the daemon there, with --database or --data. To have it here again, move it back.",
+        )
     held = open_secrets(settings.secrets, stored_check=check)
     return held, mark, await _operator_token(settings, data, database, mark.civil)
 

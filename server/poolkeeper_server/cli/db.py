@@ -233,29 +233,34 @@ async def _migrate(to: str, store: Store) -> int:
     from poolkeeper_server.cli.proof import heads
     from poolkeeper_server.cli.stores import DirectoryPlace, other_store, place_of, place_of_settings
     from poolkeeper_server.storage import contents
-    from poolkeeper_server.storage.store import StoreRefused
+    from poolkeeper_server.storage.store import MOVED, StoreRefused
 
     settings = store.settings()
     origin, place = place_of_settings(settings), place_of(to)
     if origin == place:
         raise StoreRefused(f"The store is in {place.name} already.", hint="Name another place with --to.")
     with progress() as part:
-        async with origin.alone() as source, place.draft(replace=False) as draft:
-            async with _now(source) as snapshot:
-                before = heads(await contents.pools(snapshot))
-            await draft.fill(source, part("Moving"))
-            async with draft.snapshot() as snapshot:
-                keys, proof = await _proved(snapshot, settings, part("Proving"))
-            if proof.problems:
-                raise _NotProved(f"the store {origin.name}; nothing was moved", keys, proof)
-            if proof.heads != before:
-                raise _lost("The ledgers in the new store end elsewhere than those in the old one", proof)
-            # After the comparison: every ledger of the new store says that an epoch has begun.
-            await draft.renew(restored=False, civil=time.time_ns() // 1000)
+        async with origin.alone() as source:
+            async with place.draft(replace=False) as draft:
+                async with _now(source) as snapshot:
+                    check = await contents.secrets_check(snapshot)
+                    if check.startswith(MOVED):
+                        raise StoreRefused(f"The store {origin.name} was {check}.", hint="Move it from there.")
+                    before = heads(await contents.pools(snapshot))
+                await draft.fill(source, part("Moving"))
+                async with draft.snapshot() as snapshot:
+                    keys, proof = await _proved(snapshot, settings, part("Proving"))
+                if proof.problems:
+                    raise _NotProved(f"the store {origin.name}; nothing was moved", keys, proof)
+                if proof.heads != before:
+                    raise _lost("The ledgers in the new store end elsewhere than those in the old one", proof)
+                # After the comparison: every ledger of the new store says that an epoch has begun.
+                await draft.renew(restored=False, civil=time.time_ns() // 1000)
+            await source.retire(place.name)
     told = f"{place.name}, with every ledger as in {origin.name}"
     status = _taken_up(store, told, keys, proof, place.serve(settings))
     if not store.json:
-        _line(f"Never start a daemon on {origin.name} again: it would give the same seats a second time.")
+        _line(f"No daemon starts on {origin.name} any more: it would give the same seats a second time.")
         if isinstance(place, DirectoryPlace) and other_store(place.directory):
             _line("Take `database` out of the daemon's settings first: it still names a PostgreSQL database.")
     return status

@@ -53,6 +53,9 @@ class Source(Protocol):
     def snapshot(self) -> AbstractAsyncContextManager[Snapshot]:
         """The database as it is now."""
 
+    async def retire(self, to: str) -> None:
+        """Has no daemon start on it again, which would give the seats a second time that were moved to there."""
+
 
 class Draft(Protocol):
     """A database in the making."""

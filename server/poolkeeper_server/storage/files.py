@@ -22,7 +22,7 @@ from poolkeeper_server.storage.failpoint import failpoint
 from poolkeeper_server.storage.migration import VERSION, is_newer, migrate, version_of
 from poolkeeper_server.storage.schema import metadata
 from poolkeeper_server.storage.sqlite import begin_epoch, is_damaged, unusable
-from poolkeeper_server.storage.store import MARK_FIELDS, Mark, StoreRefused, StoreUnusable
+from poolkeeper_server.storage.store import MARK_FIELDS, MOVED, Mark, StoreRefused, StoreUnusable
 
 #: How a SQLite file begins, and where it says that a write-ahead log belongs to it (sqlite.org, "File Format").
 _MAGIC: Final = b"SQLite format 3\0"
@@ -55,9 +55,15 @@ class SqliteFile:
             connection.execute("BEGIN")
             yield SqliteSnapshot(self.path, connection)
 
+    async def retire(self, to: str) -> None:
+        """Has no daemon start on it again."""
+        with self.opened() as connection:
+            connection.execute("PRAGMA synchronous = FULL")
+            connection.execute("UPDATE marks SET secrets_check = ? WHERE id = 1", (f"{MOVED}{to}",))
+
     @contextmanager
     def opened(self) -> Iterator[Any]:
-        """A connection that changes nothing.
+        """A connection, which whoever asks for it changes nothing with.
 
         Raises:
             StoreUnusable: when the file is missing, is none of ours, or of a newer release.

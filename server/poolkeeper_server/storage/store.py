@@ -55,6 +55,9 @@ class Mark:
     frozen: str
 
 
+#: How the check value of the secrets begins in a store that was moved; where to follows.
+MOVED: Final = "moved to "
+
 #: The fields of a mark, as the columns of its table.
 MARK_FIELDS: Final = tuple(field.name for field in fields(Mark))
 

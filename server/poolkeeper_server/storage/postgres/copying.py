@@ -30,7 +30,7 @@ from poolkeeper_server.storage.postgres.database import is_replaced
 from poolkeeper_server.storage.postgres.planner import guide_planner
 from poolkeeper_server.storage.postgres.store import begin_epoch
 from poolkeeper_server.storage.schema import metadata
-from poolkeeper_server.storage.store import MARK_FIELDS, Mark, StoreRefused, StoreUnreachable, StoreUnusable
+from poolkeeper_server.storage.store import MARK_FIELDS, MOVED, Mark, StoreRefused, StoreUnreachable, StoreUnusable
 
 _TABLES: Final = {table.name: [column.name for column in table.columns] for table in metadata.sorted_tables}
 
@@ -68,6 +68,15 @@ class PostgresSource:
             yield PostgresSnapshot(connection, self.name, version, transaction)
         finally:
             await _let_go(connection)
+
+    async def retire(self, to: str) -> None:
+        """Has no daemon start on it again."""
+        connection = await connect_first(self.url, CARE)
+        try:
+            with _words(self.name):
+                await connection.execute("UPDATE marks SET secrets_check = $1 WHERE id = 1", f"{MOVED}{to}")
+        finally:
+            await connection.close()
 
     @asynccontextmanager
     async def alone(self) -> AsyncIterator[PostgresSource]:
