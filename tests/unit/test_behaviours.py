@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.behaviours import Behaviour, account, read_catalogue, record
+from tests.behaviours import CATALOGUES, Behaviour, Sabotage, account, read_catalogue, record
+from tests.sabotaged import REPOSITORY
 
 pytest_plugins = ["pytester"]
 
@@ -111,3 +112,16 @@ def test_one_invariant_can_be_selected_and_its_marker_is_held_to_its_own_catalog
     run = project.runpytest_subprocess()
     run.assert_outcomes(errors=1)
     run.stdout.fnmatch_lines("an invariant marker takes one id of invariants.toml*")
+
+
+SABOTAGES = [
+    pytest.param(sabotage, id=f"{one.id}-{place}")
+    for path in CATALOGUES.values()
+    for one in read_catalogue(path).values()
+    for place, sabotage in enumerate(one.sabotages)
+]
+
+
+@pytest.mark.parametrize("sabotage", SABOTAGES)
+def test_a_sabotage_names_one_place_of_the_code_as_it_is_now(sabotage: Sabotage) -> None:
+    assert (REPOSITORY / sabotage.file).read_text(encoding="utf-8").count(sabotage.find) == 1
