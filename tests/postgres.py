@@ -46,7 +46,6 @@ class Server:
 
     directory: Path
     settings: dict[str, str] = field(default_factory=lambda: dict(_QUICK))
-    environment: dict[str, str] = field(default_factory=dict)
     port: int = 0
     process: subprocess.Popen[bytes] | None = None
     _names: Iterator[int] = field(default_factory=itertools.count)
@@ -119,7 +118,6 @@ class Server:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env=os.environ | self.environment,
             )
         ready = [str(programs() / "pg_isready"), "--host", "127.0.0.1", "--port", str(self.port), "--quiet"]
         for _ in range(300):

@@ -25,7 +25,7 @@ from poolkeeper_server.services.administration import AdministrationService
 from poolkeeper_server.services.certificates import Authority, ServerCertificate, given_certificate, own_certificate
 from poolkeeper_server.services.clock import Clock, HostClock, HostTime, TimeSource, first_mark
 from poolkeeper_server.services.committer import Committer
-from poolkeeper_server.services.configuration import ConfigurationError
+from poolkeeper_server.services.configuration import ConfigurationError, without_driver
 from poolkeeper_server.services.contract import ServerInfo
 from poolkeeper_server.services.directory import DataDirectory
 from poolkeeper_server.services.events import Event, configure_logging, get_logger
@@ -330,10 +330,7 @@ def _postgres(url: str) -> PostgresDatabase:
     try:
         from poolkeeper_server.storage.postgres.database import PostgresDatabase  # noqa: PLC0415 - an extra
     except ModuleNotFoundError as error:
-        raise ConfigurationError(
-            f"{error.name} is not installed, and a PostgreSQL database needs it.",
-            hint='Run: pip install "poolkeeper[postgres]"',
-        ) from error
+        raise without_driver(error) from error
     return PostgresDatabase(url)
 
 

@@ -7,7 +7,6 @@ What each command must be answered is the business of test_model, which knows fe
 from __future__ import annotations
 
 import itertools
-import os
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -15,7 +14,6 @@ from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
@@ -45,7 +43,7 @@ from poolkeeper_server.domain.uses import allocation_name
 from poolkeeper_server.services.administration import statement_payload
 from tests.inprocess.installation import BEGINNING
 from tests.stateful.invariants import Caller, Invariants
-from tests.stateful.worlds import CommitterWorld, DomainWorld, PostgresStored, Sent, SqliteStored, World
+from tests.stateful.worlds import CommitterWorld, DomainWorld, PostgresStored, Sent, SqliteStored, World, runs
 
 ESTATE = "acme"
 NODES = ("a", "b")
@@ -702,26 +700,12 @@ class PostgresMachine(EverythingMachine):
         return CommitterWorld(PostgresStored())
 
 
-_LONG = int(os.environ.get("POOLKEEPER_TEST_EXAMPLES", "0"))
-
-
-def _settings(examples: int) -> settings:
-    return settings(
-        max_examples=_LONG or examples,
-        stateful_step_count=60 if _LONG else 40,
-        deadline=None,
-        derandomize=not _LONG,
-        database=None,
-        suppress_health_check=list(HealthCheck),
-    )
-
-
 TestDomain: Any = DomainMachine.TestCase
-TestDomain.settings = _settings(120)
+TestDomain.settings = runs(120)
 TestSqlite: Any = SqliteMachine.TestCase
-TestSqlite.settings = _settings(40)
+TestSqlite.settings = runs(40)
 TestPostgres: Any = PostgresMachine.TestCase
-TestPostgres.settings = _settings(12)
+TestPostgres.settings = runs(12)
 pytestmark = [
     pytest.mark.filterwarnings("default"),
     pytest.mark.invariant("INV-1"),

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -17,7 +16,7 @@ from random import Random
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, note, settings
+from hypothesis import note
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
@@ -38,7 +37,7 @@ from poolkeeper_server.services.clock import LONGEST_STEP
 from tests.inprocess.installation import BEGINNING
 from tests.stateful.invariants import Caller, Invariants
 from tests.stateful.model import Model, Words, said
-from tests.stateful.worlds import CommitterWorld, DomainWorld, Happened, PostgresStored, Sent, SqliteStored, World
+from tests.stateful.worlds import CommitterWorld, DomainWorld, Happened, PostgresStored, Sent, SqliteStored, World, runs
 
 ESTATES = ("acme", "zoo")
 NODES = {"a": "west", "b": "west", "c": "east"}
@@ -583,26 +582,12 @@ def split_off(entries: list[Entry]) -> dict[str, dict[str, list[str]]]:
     return spares
 
 
-_LONG = int(os.environ.get("POOLKEEPER_TEST_EXAMPLES", "0"))
-
-
-def _settings(examples: int) -> settings:
-    return settings(
-        max_examples=_LONG or examples,
-        stateful_step_count=60 if _LONG else 40,
-        deadline=None,
-        derandomize=not _LONG,
-        database=None,
-        suppress_health_check=list(HealthCheck),
-    )
-
-
 TestDomain: Any = DomainMachine.TestCase
-TestDomain.settings = _settings(250)
+TestDomain.settings = runs(250)
 TestSqlite: Any = SqliteMachine.TestCase
-TestSqlite.settings = _settings(80)
+TestSqlite.settings = runs(80)
 TestPostgres: Any = PostgresMachine.TestCase
-TestPostgres.settings = _settings(20)
+TestPostgres.settings = runs(20)
 pytestmark = [
     pytest.mark.filterwarnings("default"),
     pytest.mark.invariant("INV-1"),

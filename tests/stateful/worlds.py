@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import itertools
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -17,6 +18,8 @@ from functools import cache
 from pathlib import Path
 from random import Random
 from typing import Any, Protocol, cast
+
+from hypothesis import HealthCheck, settings
 
 from poolkeeper_server.domain import commands as c
 from poolkeeper_server.domain.decide import decide_all
@@ -38,6 +41,19 @@ from tests.inprocess.installation import BEGINNING, DrivenTime
 from tests.postgres import Server, serving
 
 Records = dict[tuple[type, Key], Any]
+_LONG = int(os.environ.get("POOLKEEPER_TEST_EXAMPLES", "0"))
+
+
+def runs(examples: int) -> settings:
+    """The settings of a machine: so many runs, unless POOLKEEPER_TEST_EXAMPLES asks for more, and longer ones."""
+    return settings(
+        max_examples=_LONG or examples,
+        stateful_step_count=60 if _LONG else 40,
+        deadline=None,
+        derandomize=not _LONG,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+    )
 
 
 @dataclass(frozen=True, slots=True)

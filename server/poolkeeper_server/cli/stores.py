@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 from poolkeeper.cli.problem import sentence
 from poolkeeper_server.config import ConfigurationError, Settings, is_postgres, load_settings
+from poolkeeper_server.services.configuration import without_driver
 from poolkeeper_server.services.directory import DataDirectory
 from poolkeeper_server.services.grants import Signer
 from poolkeeper_server.services.secrets import Secrets, read_secrets
@@ -140,10 +141,7 @@ def place_of(text: str) -> StorePlace:
         try:
             import poolkeeper_server.storage.postgres.copying  # noqa: F401 - whether its driver is there
         except ModuleNotFoundError as error:
-            raise ConfigurationError(
-                f"{error.name} is not installed, and a PostgreSQL database needs it.",
-                hint='Run: pip install "poolkeeper[postgres]"',
-            ) from error
+            raise without_driver(error) from error
         return PostgresPlace(text)
     if not text or "://" in text:
         raise ConfigurationError(

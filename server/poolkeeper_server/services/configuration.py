@@ -15,3 +15,11 @@ class ConfigurationError(Exception):
 
     def __str__(self) -> str:
         return f"{self.message} {self.hint}" if self.hint else self.message
+
+
+def without_driver(error: ModuleNotFoundError) -> ConfigurationError:
+    """What is said when the extra [postgres] is not installed."""
+    return ConfigurationError(
+        f"{error.name} is not installed, and a PostgreSQL database needs it.",
+        hint='Run: pip install "poolkeeper[postgres]"',
+    )

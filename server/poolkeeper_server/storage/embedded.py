@@ -15,7 +15,7 @@ from poolkeeper_server.storage.migration import migrate
 from poolkeeper_server.storage.reader import Reader
 from poolkeeper_server.storage.schema import ROWS
 from poolkeeper_server.storage.sqlite import SqliteStore, begin_epoch, connect, unusable, upsert
-from poolkeeper_server.storage.store import MARK_FIELDS, Mark, StoreUnusable, Time
+from poolkeeper_server.storage.store import MARK_FIELDS, READ_FIRST_MARK, Mark, StoreUnusable, Time
 
 #: SQLite before this has a race that can corrupt a database in WAL mode (fixed in 3.51.3).
 _SAFE: Final = (3, 51, 3)
@@ -71,10 +71,8 @@ class EmbeddedDatabase:
     async def read_mark(self) -> tuple[Mark, str] | None:
         """The newest mark and the check value of the secrets; None for a new database."""
         with self._connection() as connection:
-            row = connection.execute(
-                f"SELECT {', '.join(MARK_FIELDS)}, secrets_check FROM marks WHERE id = 1"
-            ).fetchone()
-        return None if row is None else (Mark(**dict(zip(MARK_FIELDS, row[:-1], strict=True))), row[-1])
+            row = connection.execute(READ_FIRST_MARK).fetchone()
+        return None if row is None else (Mark.read(row[:-1]), row[-1])
 
     async def write_first_mark(self, mark: Mark, secrets_check: str) -> tuple[Mark, str]:
         """Makes a new database the one of these secrets; gives what it is now."""
@@ -82,7 +80,7 @@ class EmbeddedDatabase:
             connection.execute(
                 f"INSERT INTO marks (id, {', '.join(MARK_FIELDS)}, secrets_check) "
                 f"VALUES (1, {', '.join('?' * len(MARK_FIELDS))}, ?)",
-                (*(getattr(mark, name) for name in MARK_FIELDS), secrets_check),
+                (*mark.write(), secrets_check),
             )
         return mark, secrets_check
 

@@ -16,6 +16,8 @@ from poolkeeper_server.storage.store import Mark
 
 #: Both databases have these words. Every pool is read: this happens once in a great while.
 POOLS: Final = f"SELECT {select(r.Pool)} FROM {NAMES[r.Pool]} AS t"
+#: Wherever the database is now, it has come to stay: which server it is on is found out anew.
+FORGET_PLACE: Final = "UPDATE marks SET cluster = '', timeline = 0 WHERE id = 1"
 PROMISES: Final = "SELECT estate_id, max(expires_lease) FROM sessions WHERE state <> 'ENDED' GROUP BY estate_id"
 
 

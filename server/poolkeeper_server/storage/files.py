@@ -20,9 +20,9 @@ from sqlalchemy import Boolean
 from poolkeeper_server.storage.copying import CHUNK, Rows, Source, Told, copy_rows, why_renewed
 from poolkeeper_server.storage.failpoint import failpoint
 from poolkeeper_server.storage.migration import VERSION, is_newer, migrate, version_of
-from poolkeeper_server.storage.schema import metadata
+from poolkeeper_server.storage.schema import metadata, quoted
 from poolkeeper_server.storage.sqlite import begin_epoch, is_damaged, unusable
-from poolkeeper_server.storage.store import MARK_FIELDS, MOVED, Mark, StoreRefused, StoreUnusable
+from poolkeeper_server.storage.store import MOVED, READ_MARK, Mark, StoreRefused, StoreUnusable
 
 #: How a SQLite file begins, and where it says that a write-ahead log belongs to it (sqlite.org, "File Format").
 _MAGIC: Final = b"SQLite format 3\0"
@@ -63,7 +63,7 @@ class SqliteFile:
 
     @contextmanager
     def opened(self) -> Iterator[Any]:
-        """A connection, which whoever asks for it changes nothing with.
+        """A connection to a database of ours.
 
         Raises:
             StoreUnusable: when the file is missing, is none of ours, or of a newer release.
@@ -141,7 +141,7 @@ class SqliteSnapshot:
         kinds = metadata.tables[table].c
         flags = [place for place, column in enumerate(columns) if isinstance(kinds[column].type, Boolean)]
         with _words(self._path):
-            cursor = self._connection.execute(f"SELECT {_listed(columns)} FROM {table}")
+            cursor = self._connection.execute(f"SELECT {quoted(columns)} FROM {table}")
         while True:
             with _words(self._path):
                 rows = cursor.fetchmany(CHUNK)
@@ -160,10 +160,6 @@ class SqliteSnapshot:
         with _words(self._path):
             if self._connection.in_transaction:
                 self._connection.execute("COMMIT")
-
-
-def _listed(columns: Sequence[str]) -> str:
-    return ", ".join(f'"{column}"' for column in columns)
 
 
 def _with_flags(row: tuple[Any, ...], flags: Sequence[int]) -> tuple[Any, ...]:
@@ -207,14 +203,12 @@ class DraftFile:
     async def renew(self, *, restored: bool, civil: int) -> None:
         """Begins a new epoch in the copy; one that was in use here before is not used again."""
         with self._opened() as connection:
-            row = connection.execute(f"SELECT {', '.join(MARK_FIELDS)} FROM marks WHERE id = 1").fetchone()
+            row = connection.execute(READ_MARK).fetchone()
             if row is None:
                 return
-            mark = Mark(**dict(zip(MARK_FIELDS, row, strict=True)))
             connection.execute("BEGIN")
             why = why_renewed(restored=restored)
-            begin_epoch(connection, mark, civil=civil, why=why, quiet=restored, above=self._epoch)
-            connection.execute("UPDATE marks SET cluster = '', timeline = 0 WHERE id = 1")
+            begin_epoch(connection, Mark.read(row), civil=civil, why=why, quiet=restored, above=self._epoch)
             connection.execute("COMMIT")
 
     @asynccontextmanager
@@ -277,7 +271,7 @@ class _Tables:
         try:
             self.connection.execute("BEGIN")
             self.connection.executemany(
-                f"INSERT INTO {table} ({_listed(columns)}) VALUES ({', '.join('?' * len(columns))})", rows
+                f"INSERT INTO {table} ({quoted(columns)}) VALUES ({', '.join('?' * len(columns))})", rows
             )
             self.connection.execute("COMMIT")
         except sqlite.Error as error:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import fields
 from enum import StrEnum
 from typing import Any, Final, get_args, get_origin, get_type_hints
@@ -187,6 +187,22 @@ _index("queues_waiting", r.Queue, "estate_id", "pool_id", where="length > 0")
 _index("outcomes_by_time", r.Outcome, "at")
 _index("alerts_by_time", r.Alert, "at")
 _index("tokens_by_digest", r.Token, "digest")
+
+
+#: What is deleted once it is old: the table, where to look, the key by which, and when it is.
+KEPT_NO_LONGER: Final = (
+    ("uses", "allocations", "estate_id, allocation_id", "state = 'ENDED' AND ended_at < {before}"),
+    ("allocations", "allocations", "estate_id, allocation_id", "state = 'ENDED' AND ended_at < {before}"),
+    ("sessions", "sessions", "estate_id, session_id", "state = 'ENDED' AND ended_at < {before}"),
+    ("outcomes", "outcomes", "estate_id, caller, request_id", "at < {before}"),
+    ("codes", "codes", "estate_id, code_id", "expires_at < {before} AND state NOT IN ('HONEY', 'PENDING')"),
+    ("limits", "limits", "scope, subject", "last_at < {before}"),
+)
+
+
+def quoted(columns: Iterable[str]) -> str:
+    """Columns as they stand in a statement; quoted, since one of them is called user."""
+    return ", ".join(f'"{column}"' for column in columns)
 
 
 def _pairs(value: str) -> tuple[tuple[Any, ...], ...]:

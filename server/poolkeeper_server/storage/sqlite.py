@@ -19,10 +19,10 @@ from poolkeeper_server.domain.decide import decide_all
 from poolkeeper_server.domain.moment import Moment
 from poolkeeper_server.domain.records import KEY_FIELDS
 from poolkeeper_server.domain.state import State
-from poolkeeper_server.storage.epoch import POOLS, PROMISES, begun
+from poolkeeper_server.storage.epoch import FORGET_PLACE, POOLS, PROMISES, begun
 from poolkeeper_server.storage.failpoint import failpoint
 from poolkeeper_server.storage.loading import STATEMENTS, ByKeys, Query, Statement, load, select
-from poolkeeper_server.storage.schema import NAMES, ROWS, TABLES
+from poolkeeper_server.storage.schema import KEPT_NO_LONGER, NAMES, ROWS, TABLES
 from poolkeeper_server.storage.store import (
     MARK_FIELDS,
     Committed,
@@ -105,21 +105,10 @@ DELETES: Final = {
 }
 _INSERT_ENTRY = f"INSERT INTO ledger ({', '.join(ROWS[r.Entry].columns)}) VALUES (?, ?, ?, ?, ?)"
 WRITE_MARK: Final = f"UPDATE marks SET {', '.join(f'{name} = ?' for name in MARK_FIELDS)} WHERE id = 1"
-_ENDED = "SELECT estate_id, {id} FROM {table} WHERE state = 'ENDED' AND ended_at < :before LIMIT :most"
-_ENDED_ALLOCATIONS = _ENDED.format(id="allocation_id", table="allocations")
-_ENDED_SESSIONS = _ENDED.format(id="session_id", table="sessions")
-_OLD_OUTCOMES = "SELECT estate_id, caller, request_id FROM outcomes WHERE at < :before LIMIT :most"
-_OLD_CODES = (
-    "SELECT estate_id, code_id FROM codes WHERE expires_at < :before AND state NOT IN ('HONEY', 'PENDING') LIMIT :most"
-)
-_OLD_LIMITS = "SELECT scope, subject FROM limits WHERE last_at < :before LIMIT :most"
-PURGES: Final = (
-    f"DELETE FROM uses WHERE (estate_id, allocation_id) IN ({_ENDED_ALLOCATIONS})",
-    f"DELETE FROM allocations WHERE (estate_id, allocation_id) IN ({_ENDED_ALLOCATIONS})",
-    f"DELETE FROM sessions WHERE (estate_id, session_id) IN ({_ENDED_SESSIONS})",
-    f"DELETE FROM outcomes WHERE (estate_id, caller, request_id) IN ({_OLD_OUTCOMES})",
-    f"DELETE FROM codes WHERE (estate_id, code_id) IN ({_OLD_CODES})",
-    f"DELETE FROM limits WHERE (scope, subject) IN ({_OLD_LIMITS})",
+PURGES: Final = tuple(
+    f"DELETE FROM {table} WHERE ({key}) IN "
+    f"(SELECT {key} FROM {origin} WHERE {old.format(before=':before')} LIMIT :most)"
+    for table, origin, key, old in KEPT_NO_LONGER
 )
 
 
@@ -179,7 +168,7 @@ class SqliteStore:
             answers, more = decide_all(state, batch, now, ids())
             save(self._connection, state)
             mark = self._time.mark(now)
-            self._connection.execute(WRITE_MARK, tuple(getattr(mark, name) for name in MARK_FIELDS))
+            self._connection.execute(WRITE_MARK, mark.write())
             failpoint("before_commit")
             committing = True
             self._connection.execute("COMMIT")
@@ -266,7 +255,8 @@ def begin_epoch(
         above=above,
     )
     save(connection, state)
-    connection.execute(WRITE_MARK, tuple(getattr(renewed, name) for name in MARK_FIELDS))
+    connection.execute(WRITE_MARK, renewed.write())
+    connection.execute(FORGET_PLACE)
     return renewed
 
 

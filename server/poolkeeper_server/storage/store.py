@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from poolkeeper_server.domain.commands import Answer, Command
 from poolkeeper_server.domain.moment import Moment
@@ -54,12 +54,25 @@ class Mark:
     boot_time: int
     frozen: str
 
+    @classmethod
+    def read(cls, row: Sequence[Any]) -> Mark:
+        """The mark in a row of `MARK_FIELDS`."""
+        return cls(**dict(zip(MARK_FIELDS, row, strict=True)))
+
+    def write(self) -> tuple[Any, ...]:
+        """Its row."""
+        return tuple(getattr(self, name) for name in MARK_FIELDS)
+
 
 #: How the check value of the secrets begins in a store that was moved; where to follows.
 MOVED: Final = "moved to "
 
 #: The fields of a mark, as the columns of its table.
 MARK_FIELDS: Final = tuple(field.name for field in fields(Mark))
+#: Both databases have these words.
+READ_MARK: Final = f"SELECT {', '.join(MARK_FIELDS)} FROM marks WHERE id = 1"
+#: The same, and the check value of the secrets.
+READ_FIRST_MARK: Final = f"SELECT {', '.join(MARK_FIELDS)}, secrets_check FROM marks WHERE id = 1"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -72,6 +72,14 @@ async def connect(
     )
 
 
+async def version_of(connection: asyncpg.Connection) -> str | None:
+    """The version of a database's schema; None for one that has none of ours."""
+    if await connection.fetchval("SELECT to_regclass('public.alembic_version')") is None:
+        return None
+    found = await connection.fetchval("SELECT version_num FROM alembic_version")
+    return None if found is None else str(found)
+
+
 def is_passing(error: BaseException) -> bool:
     """Whether the fault is the connection's or the server's, and not that of a statement or of its values."""
     if isinstance(error, asyncpg.PostgresError):

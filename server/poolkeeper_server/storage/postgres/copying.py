@@ -25,12 +25,13 @@ from poolkeeper_server.storage.postgres.connection import (
     connect_first,
     is_passing,
     place,
+    version_of,
 )
 from poolkeeper_server.storage.postgres.database import is_replaced
 from poolkeeper_server.storage.postgres.planner import guide_planner
-from poolkeeper_server.storage.postgres.store import begin_epoch
-from poolkeeper_server.storage.schema import metadata
-from poolkeeper_server.storage.store import MARK_FIELDS, MOVED, Mark, StoreRefused, StoreUnreachable, StoreUnusable
+from poolkeeper_server.storage.postgres.store import begin_epoch, numbered
+from poolkeeper_server.storage.schema import metadata, quoted
+from poolkeeper_server.storage.store import MOVED, READ_MARK, Mark, StoreRefused, StoreUnreachable, StoreUnusable
 
 _TABLES: Final = {table.name: [column.name for column in table.columns] for table in metadata.sorted_tables}
 
@@ -56,7 +57,7 @@ class PostgresSource:
                 # Emptying a table is seen by every transaction: nobody may begin to replace what is being read.
                 if not self.held and not await connection.fetchval(HOLD):
                     raise is_replaced(self.name)
-                version = await _version(connection)
+                version = await version_of(connection)
                 if version is None:
                     raise StoreUnusable(
                         f"There is no store in the database {self.name}.", hint="Correct the URL, or start a daemon."
@@ -106,15 +107,13 @@ class PostgresSnapshot:
 
     async def all(self, statement: str, *values: object) -> Rows:
         """What it says to a query."""
-        first, *rest = statement.split("?")
-        numbered = first + "".join(f"${number}{part}" for number, part in enumerate(rest, 1))
         with _words(self.name):
-            return [tuple(row) for row in await self._connection.fetch(numbered, *values)]
+            return [tuple(row) for row in await self._connection.fetch(numbered(statement), *values)]
 
     async def rows(self, table: str, columns: Sequence[str]) -> AsyncIterator[Rows]:
         """A whole table."""
         with _words(self.name):
-            cursor = await self._connection.cursor(f"SELECT {_listed(columns)} FROM {table}")
+            cursor = await self._connection.cursor(f"SELECT {quoted(columns)} FROM {table}")
         while True:
             with _words(self.name):
                 rows = [tuple(row) for row in await cursor.fetch(CHUNK)]
@@ -156,13 +155,11 @@ class PostgresDraft:
     async def renew(self, *, restored: bool, civil: int) -> None:
         """Begins a new epoch in the copy; one that was in use here before is not used again."""
         with _words(self.name):
-            row = await self._connection.fetchrow(f"SELECT {', '.join(MARK_FIELDS)} FROM marks WHERE id = 1")
+            row = await self._connection.fetchrow(READ_MARK)
             if row is None:
                 return
-            mark = Mark(**dict(zip(MARK_FIELDS, row, strict=True)))
             why = why_renewed(restored=restored)
-            await begin_epoch(self._connection, mark, civil=civil, why=why, quiet=restored, above=self._epoch)
-            await self._connection.execute("UPDATE marks SET cluster = '', timeline = 0 WHERE id = 1")
+            await begin_epoch(self._connection, Mark.read(row), civil=civil, why=why, quiet=restored, above=self._epoch)
 
     @asynccontextmanager
     async def snapshot(self) -> AsyncIterator[PostgresSnapshot]:
@@ -207,7 +204,7 @@ async def new_database(url: str, *, replace: bool) -> AsyncIterator[PostgresDraf
 async def _empty(connection: asyncpg.Connection, bound: AsyncConnection, name: str, *, replace: bool) -> int:
     """Leaves the tables of this release's schema with nothing in them; gives the epoch that was in use."""
     with _words(name):
-        version = await _version(connection)
+        version = await version_of(connection)
         if version is not None and version > VERSION:
             raise is_newer(name, version)
         if not replace and version is not None:
@@ -253,17 +250,6 @@ async def _let_go(connection: asyncpg.Connection) -> None:
     with suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError):
         await connection.execute("ROLLBACK; SELECT pg_advisory_unlock_all()", timeout=CONNECT_WITHIN)
     connection.terminate()
-
-
-async def _version(connection: asyncpg.Connection) -> str | None:
-    if await connection.fetchval("SELECT to_regclass('public.alembic_version')") is None:
-        return None
-    found = await connection.fetchval("SELECT version_num FROM alembic_version")
-    return None if found is None else str(found)
-
-
-def _listed(columns: Sequence[str]) -> str:
-    return ", ".join(f'"{column}"' for column in columns)
 
 
 @contextmanager

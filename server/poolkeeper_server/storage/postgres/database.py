@@ -21,12 +21,13 @@ from poolkeeper_server.storage.postgres.connection import (
     connect_first,
     is_passing,
     place,
+    version_of,
 )
 from poolkeeper_server.storage.postgres.planner import guide_planner
 from poolkeeper_server.storage.postgres.store import CLOCK, PostgresStore, begin_epoch, upsert
 from poolkeeper_server.storage.reader import Reader
 from poolkeeper_server.storage.schema import ROWS
-from poolkeeper_server.storage.store import MARK_FIELDS, Mark, SharedTime, StoreUnusable
+from poolkeeper_server.storage.store import MARK_FIELDS, READ_FIRST_MARK, Mark, SharedTime, StoreUnusable
 
 #: Held while the schema is looked at and changed, so that daemons that start together do it once.
 _MIGRATION_LOCK: Final = 7_665_651_234
@@ -88,9 +89,7 @@ class PostgresDatabase:
         """
         async with self._start() as connection:
             await connection.execute("SELECT pg_advisory_lock($1)", _MIGRATION_LOCK)
-            present = None
-            if await connection.fetchval("SELECT to_regclass('public.alembic_version')") is not None:
-                present = await connection.fetchval("SELECT version_num FROM alembic_version")
+            present = await version_of(connection)
             if present == VERSION:
                 return False
             if present is not None and present > VERSION:
@@ -137,7 +136,7 @@ class PostgresDatabase:
                 f"INSERT INTO marks (id, {', '.join(MARK_FIELDS)}, secrets_check) "
                 f"VALUES (1, {', '.join(f'${place}' for place in range(1, len(MARK_FIELDS) + 2))}) "
                 "ON CONFLICT (id) DO NOTHING",
-                *(getattr(mark, name) for name in MARK_FIELDS),
+                *mark.write(),
                 secrets_check,
             )
             found = await _mark(connection)
@@ -156,7 +155,6 @@ class PostgresDatabase:
             if found is None:
                 raise StoreUnusable(f"The database {self.name} is empty.", hint="Restore it from a backup.")
             _, renewed = await begin_epoch(connection, found[0], civil=civil, why=why, quiet=quiet)
-            await connection.execute("UPDATE marks SET cluster = '', timeline = 0 WHERE id = 1")
             return renewed.epoch
 
     async def record_token(self, token: Token) -> None:
@@ -208,8 +206,8 @@ def is_replaced(name: str) -> StoreUnusable:
 
 
 async def _mark(connection: asyncpg.Connection) -> tuple[Mark, str] | None:
-    row = await connection.fetchrow(f"SELECT {', '.join(MARK_FIELDS)}, secrets_check FROM marks WHERE id = 1")
+    row = await connection.fetchrow(READ_FIRST_MARK)
     if row is None:
         return None
     *mark, check = row
-    return Mark(**dict(zip(MARK_FIELDS, mark, strict=True))), str(check)
+    return Mark.read(mark), str(check)

@@ -7,7 +7,7 @@ from typing import Any, Final
 import asyncpg
 from sqlalchemy import BigInteger, Boolean, Column, LargeBinary, Table
 
-from poolkeeper_server.storage.schema import metadata
+from poolkeeper_server.storage.schema import metadata, quoted
 
 _ROWS: Final = 4_000
 #: How many different values these columns have among so many rows; others have as many as there are rows.
@@ -38,7 +38,7 @@ async def guide_planner(connection: asyncpg.Connection) -> None:
     then is measured no more. `EXPLAIN` in the tests holds the plans.
     """
     for table in metadata.sorted_tables:
-        columns = ", ".join(f'"{column.name}"' for column in table.columns)
+        columns = quoted(column.name for column in table.columns)
         values = ", ".join(_value(table, column) for column in table.columns)
         await connection.execute(
             f"INSERT INTO {table.name} ({columns}) SELECT {values} FROM generate_series(1, {_ROWS}) AS g "

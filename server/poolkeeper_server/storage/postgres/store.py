@@ -16,20 +16,20 @@ from poolkeeper_server.domain.decide import decide_all
 from poolkeeper_server.domain.moment import Moment
 from poolkeeper_server.domain.records import KEY_FIELDS
 from poolkeeper_server.domain.state import State
-from poolkeeper_server.storage.epoch import POOLS, PROMISES, begun
+from poolkeeper_server.storage.epoch import FORGET_PLACE, POOLS, PROMISES, begun
 from poolkeeper_server.storage.failpoint import failpoint
 from poolkeeper_server.storage.loading import STATEMENTS, ByKeys, Query, Statement, Within, load, select
 from poolkeeper_server.storage.migration import VERSION
 from poolkeeper_server.storage.postgres.connection import HOLD, WRITER, connect, is_passing
-from poolkeeper_server.storage.schema import NAMES, ROWS, TABLES
+from poolkeeper_server.storage.schema import KEPT_NO_LONGER, NAMES, ROWS, TABLES, quoted
 from poolkeeper_server.storage.store import MARK_FIELDS, Committed, Mark, SharedTime, StoreUnavailable, committed
 
 LOCK: Final = "BEGIN; SELECT 1 FROM marks WHERE id = 1 FOR UPDATE"
-# A statement of its own, so that it sees what the daemon committed for which the lock had to wait, and so that the
-# clock is read when it is ours.
 #: The server's clock in microseconds UTC.
 CLOCK: Final = "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
-_READ_MARK: Final = f"SELECT {', '.join(MARK_FIELDS)}, {CLOCK} FROM marks WHERE id = 1"
+# A statement of its own, so that it sees what the daemon committed for which the lock had to wait, and so that the
+# clock is read when it is ours.
+_READ_MARK_AND_CLOCK: Final = f"SELECT {', '.join(MARK_FIELDS)}, {CLOCK} FROM marks WHERE id = 1"
 _READ_IDENTITY: Final = "SELECT secrets_check, version_num FROM marks CROSS JOIN alembic_version WHERE marks.id = 1"
 WRITE_MARK: Final = (
     f"UPDATE marks SET {', '.join(f'{name} = ${place}' for place, name in enumerate(MARK_FIELDS, 1))} WHERE id = 1"
@@ -47,17 +47,10 @@ _SIGHT: Final = (
     "ON CONFLICT (estate_id, node_id) DO UPDATE SET seen_at = greatest(sightings.seen_at, excluded.seen_at)"
 )
 # Whoever deletes skips what another daemon deletes at the same time.
-_OLD: Final = (
-    ("uses", "allocations", "estate_id, allocation_id", "state = 'ENDED' AND ended_at < $1"),
-    ("allocations", "allocations", "estate_id, allocation_id", "state = 'ENDED' AND ended_at < $1"),
-    ("sessions", "sessions", "estate_id, session_id", "state = 'ENDED' AND ended_at < $1"),
-    ("outcomes", "outcomes", "estate_id, caller, request_id", "at < $1"),
-    ("codes", "codes", "estate_id, code_id", "expires_at < $1 AND state NOT IN ('HONEY', 'PENDING')"),
-    ("limits", "limits", "scope, subject", "last_at < $1"),
-)
 PURGES: Final = tuple(
-    f"DELETE FROM {table} WHERE ({key}) IN (SELECT {key} FROM {origin} WHERE {old} LIMIT $2 FOR UPDATE SKIP LOCKED)"
-    for table, origin, key, old in _OLD
+    f"DELETE FROM {table} WHERE ({key}) IN "
+    f"(SELECT {key} FROM {origin} WHERE {old.format(before='$1')} LIMIT $2 FOR UPDATE SKIP LOCKED)"
+    for table, origin, key, old in KEPT_NO_LONGER
 )
 
 
@@ -72,11 +65,7 @@ def _unnest(kind: type, columns: Sequence[str]) -> str:
     return ", ".join(f"${place}::{_array(table.c[column])}" for place, column in enumerate(columns, 1))
 
 
-def _quoted(columns: Sequence[str]) -> str:
-    return ", ".join(f'"{column}"' for column in columns)
-
-
-def _numbered(text: str) -> str:
+def numbered(text: str) -> str:
     """The text with $1, $2 … for its question marks."""
     first, *rest = text.split("?")
     return first + "".join(f"${place}{part}" for place, part in enumerate(rest, 1))
@@ -94,14 +83,14 @@ def _each(outer: str, kind: type, match: str) -> str:
 def _text(statement: Statement) -> str:
     """A statement of the loading in PostgreSQL's words."""
     if isinstance(statement, Query):
-        return _numbered(statement.text)
+        return numbered(statement.text)
     if isinstance(statement, Within):
-        return _numbered(f"{_each(statement.outer, statement.kind, statement.match)} WHERE {statement.where} LIMIT ?")
+        return numbered(f"{_each(statement.outer, statement.kind, statement.match)} WHERE {statement.where} LIMIT ?")
     kind, columns = statement.kind, statement.columns
     match = " AND ".join(f't."{column}" = wanted."{column}"' for column in columns)
     if statement.where:
         match += f" AND {statement.where}"
-    return _each(f"unnest({_unnest(kind, columns)}) AS wanted({_quoted(columns)})", kind, match)
+    return _each(f"unnest({_unnest(kind, columns)}) AS wanted({quoted(columns)})", kind, match)
 
 
 def upsert(kind: type) -> str:
@@ -109,24 +98,22 @@ def upsert(kind: type) -> str:
     columns, keys = ROWS[kind].columns, KEY_FIELDS[kind]
     changes = ", ".join(f'"{column}" = excluded."{column}"' for column in columns if column not in keys)
     return (
-        f"INSERT INTO {NAMES[kind]} ({_quoted(columns)}) SELECT * FROM unnest({_unnest(kind, columns)}) "
-        f"ON CONFLICT ({_quoted(keys)}) DO UPDATE SET {changes}"
+        f"INSERT INTO {NAMES[kind]} ({quoted(columns)}) SELECT * FROM unnest({_unnest(kind, columns)}) "
+        f"ON CONFLICT ({quoted(keys)}) DO UPDATE SET {changes}"
     )
 
 
 def _delete(kind: type) -> str:
     keys = KEY_FIELDS[kind]
     match = " AND ".join(f'wanted."{column}" = t."{column}"' for column in keys)
-    return (
-        f"DELETE FROM {NAMES[kind]} AS t USING unnest({_unnest(kind, keys)}) AS wanted({_quoted(keys)}) WHERE {match}"
-    )
+    return f"DELETE FROM {NAMES[kind]} AS t USING unnest({_unnest(kind, keys)}) AS wanted({quoted(keys)}) WHERE {match}"
 
 
 LOADS: Final = {statement: _text(statement) for statement in STATEMENTS}
 _PUT: Final = {kind: upsert(kind) for kind in NAMES}
 _DELETE: Final = {kind: _delete(kind) for kind in NAMES}
 _INSERT_ENTRIES: Final = (
-    f"INSERT INTO ledger ({_quoted(ROWS[r.Entry].columns)}) "
+    f"INSERT INTO ledger ({quoted(ROWS[r.Entry].columns)}) "
     f"SELECT * FROM unnest({_unnest(r.Entry, ROWS[r.Entry].columns)})"
 )
 
@@ -151,13 +138,13 @@ class PostgresStore:
                 connection = await self._connected()
                 await connection.execute(LOCK)
                 alerts = [] if self._is_checked else await self._check_place(connection)
-                *stored, told = await connection.fetchrow(_READ_MARK)
-                now = self._time.moment(Mark(**dict(zip(MARK_FIELDS, stored, strict=True))), told)
+                *stored, told = await connection.fetchrow(_READ_MARK_AND_CLOCK)
+                now = self._time.moment(Mark.read(stored), told)
                 state = await self._load(connection, batch, now)
                 answers, more = decide_all(state, batch, now, ids())
                 await save(connection, state)
                 mark = self._time.mark(now)
-                await connection.execute(WRITE_MARK, *(getattr(mark, name) for name in MARK_FIELDS))
+                await connection.execute(WRITE_MARK, *mark.write())
                 failpoint("before_commit")
                 committing = True
                 await self._commit(connection)
@@ -182,18 +169,18 @@ class PostgresStore:
         known, before = await connection.fetchrow(_READ_PLACE)
         if (cluster, timeline) == (known, before):
             return []
+        alerts: list[r.Alert] = []
+        if known and (cluster != known or not synchronous):
+            *stored, told = await connection.fetchrow(_READ_MARK_AND_CLOCK)
+            why = (
+                "A standby was promoted, and replication is not synchronous: it may lack the newest check-outs."
+                if cluster == known
+                else "The database was copied into another PostgreSQL cluster, and may lack the newest check-outs."
+            )
+            state, _ = await begin_epoch(connection, Mark.read(stored), civil=told, why=why)
+            alerts += state.all(r.Alert)
         await connection.execute(_WRITE_PLACE, cluster, timeline)
-        if not known or (cluster == known and synchronous):
-            return []
-        *stored, told = await connection.fetchrow(_READ_MARK)
-        mark = Mark(**dict(zip(MARK_FIELDS, stored, strict=True)))
-        why = (
-            "A standby was promoted, and replication is not synchronous: it may lack the newest check-outs."
-            if cluster == known
-            else "The database was copied into another PostgreSQL cluster, and may lack the newest check-outs."
-        )
-        state, _ = await begin_epoch(connection, mark, civil=told, why=why)
-        return list(state.all(r.Alert))
+        return alerts
 
     async def sight(self, seen: Sequence[tuple[str, str, int]]) -> None:
         """Keeps when nodes were last seen."""
@@ -314,7 +301,8 @@ async def begin_epoch(
         above=above,
     )
     await save(connection, state)
-    await connection.execute(WRITE_MARK, *(getattr(renewed, name) for name in MARK_FIELDS))
+    await connection.execute(WRITE_MARK, *renewed.write())
+    await connection.execute(FORGET_PLACE)
     return state, renewed
 
 
