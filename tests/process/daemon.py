@@ -425,3 +425,20 @@ async def ask_all(callers: Iterable[Caller], do: str, *, within: float = PATIENC
     for caller in asked:
         caller.tell(do, **fields)
     return [await caller.hear(within=within) for caller in asked]
+
+
+def live(data: Path) -> None:
+    """Has a daemon serve on a data directory, with an estate and three seats, and stop in order."""
+    processes = Processes()
+
+    async def lived() -> None:
+        daemon = Daemon(data, processes)
+        await daemon.start()
+        async with Office(daemon) as office:
+            await office.studio(3)
+        assert await daemon.stop() == 0
+
+    try:
+        asyncio.run(lived())
+    finally:
+        processes.end()

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from pysqlite3 import dbapi2 as sqlite
 
-from tests.process.daemon import COMMAND, REPOSITORY, STARTING, Daemon, Done, Office, Processes
+from tests.process.daemon import COMMAND, REPOSITORY, STARTING, Daemon, Done, Office, Processes, live
 
 REFUSED = 2
 LOCK = "daemon.lock"
@@ -26,19 +26,7 @@ LOCK = "daemon.lock"
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The data directory of a daemon that has served and stopped in order."""
     data = tmp_path_factory.mktemp("finished") / "data"
-    processes = Processes()
-
-    async def live() -> None:
-        daemon = Daemon(data, processes)
-        await daemon.start()
-        async with Office(daemon) as office:
-            await office.studio(3)
-        assert await daemon.stop() == 0
-
-    try:
-        asyncio.run(live())
-    finally:
-        processes.end()
+    live(data)
     return data
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import shutil
 import subprocess
@@ -13,7 +12,7 @@ import pytest
 from pysqlite3 import dbapi2 as sqlite
 
 from tests.postgres import Server, free_port
-from tests.process.daemon import COMMAND, REPOSITORY, STARTING, Daemon, Office, Processes
+from tests.process.daemon import COMMAND, REPOSITORY, STARTING, live
 
 REFUSED, USAGE, UNREACHABLE = 1, 2, 3
 #: Root without the right to pass by permissions is held to them like everybody else.
@@ -24,19 +23,7 @@ HELD = ("setpriv", "--bounding-set=-dac_override,-dac_read_search", "--")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory with the data directory of a daemon that has stopped, and a backup of it."""
     directory = tmp_path_factory.mktemp("finished")
-    processes = Processes()
-
-    async def live() -> None:
-        daemon = Daemon(directory / "data", processes)
-        await daemon.start()
-        async with Office(daemon) as office:
-            await office.studio(3)
-        assert await daemon.stop() == 0
-
-    try:
-        asyncio.run(live())
-    finally:
-        processes.end()
+    live(directory / "data")
     Care(directory).done("backup", str(directory / "backup"))
     return directory
 

@@ -8,6 +8,7 @@ import pytest
 import poolkeeper
 from poolkeeper import AsyncClient, HoldState
 from poolkeeper._connector import Transport
+from poolkeeper.aio import AsyncAllocation
 from poolkeeper_server.storage.embedded import EmbeddedDatabase
 from tests.contract.client.backend import LEASE, eventually, state_of
 from tests.contract.client.real import HEARTBEAT, MARGIN, RealDaemon, SharedClock
@@ -29,6 +30,15 @@ def put_back(daemon: RealDaemon, clock: SharedClock) -> None:
     daemon.run(EmbeddedDatabase(database).begin_epoch(daemon.time.civil_now, WHY))
     daemon.start()
     clock.advance(HEARTBEAT)
+
+
+async def heard(client: AsyncClient, told: list[str]) -> AsyncAllocation:
+    """A seat whose losses and returns are noted."""
+    return await client.check_out(
+        "enc",
+        on_lost=lambda _, error: told.append(error.reason),
+        on_regained=lambda _: told.append("REGAINED"),
+    )
 
 
 async def beat(client: AsyncClient) -> None:
@@ -92,11 +102,7 @@ async def test_what_was_lost_by_silence_is_regained_while_it_is_promised(daemon:
     clock = daemon.clock()
     back_up(daemon)
     async with AsyncClient(identity=node, _clock=clock) as client:
-        seat = await client.check_out(
-            "enc",
-            on_lost=lambda _, error: told.append(error.reason),
-            on_regained=lambda _: told.append("REGAINED"),
-        )
+        seat = await heard(client, told)
         daemon.stop()
         clock.advance(LEASE - 3)
         await eventually(lambda: told == ["LEASE_EXPIRED"])
@@ -112,11 +118,7 @@ async def test_what_is_not_promised_any_more_stays_lost(daemon: RealDaemon, node
     clock = daemon.clock()
     back_up(daemon)
     async with AsyncClient(identity=node, _clock=clock) as client:
-        seat = await client.check_out(
-            "enc",
-            on_lost=lambda _, error: told.append(error.reason),
-            on_regained=lambda _: told.append("REGAINED"),
-        )
+        seat = await heard(client, told)
         daemon.stop()
         clock.advance(LEASE + 1)
         await eventually(lambda: told == ["LEASE_EXPIRED"])
