@@ -82,24 +82,8 @@ def fake(tmp_path: Path) -> Iterator[FakeServer]:
 
 
 @pytest.fixture
-def heeded() -> Iterator[None]:
-    """Signals are not ignored, as they are below nohup or a shell's &; a process that is started inherits that."""
-    ignored = [
-        number
-        for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT)
-        if signal.getsignal(number) is signal.SIG_IGN
-    ]
-    for number in ignored:
-        signal.signal(number, signal.SIG_DFL)
-    yield
-    for number in ignored:
-        signal.signal(number, signal.SIG_IGN)
-
-
-@pytest.fixture
-def poolkeeper(tmp_path: Path, heeded: None) -> Iterator[Start]:
+def poolkeeper(tmp_path: Path) -> Iterator[Start]:
     """Starts the command with the identity of the test."""
-    del heeded
     started: list[subprocess.Popen[str]] = []
 
     def start(*words: str, **environment: str) -> Running:
