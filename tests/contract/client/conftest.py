@@ -8,6 +8,7 @@ from poolkeeper._connector import Transport
 from poolkeeper.testing import FakeServer
 from tests.contract.client.backend import LEASE, Backend, identity_of
 from tests.contract.client.real import RealDaemon
+from tests.postgres import Server
 
 
 class Fake(FakeServer):
@@ -21,10 +22,19 @@ class Fake(FakeServer):
         self._fake.minimum_allocation = seconds
 
 
-@pytest.fixture(params=["fake", "daemon"])
+@pytest.fixture(params=["fake", "sqlite", "postgres"])
 def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Backend]:
-    """What users' tests run against, and what their programs will: both must behave alike."""
-    server: Fake | RealDaemon = Fake(lease=LEASE) if request.param == "fake" else RealDaemon(tmp_path / "data")
+    """What users' tests run against, and what their programs will, on each of the stores: all must behave alike."""
+    server: Fake | RealDaemon
+    match request.param:
+        case "fake":
+            server = Fake(lease=LEASE)
+        case "sqlite":
+            server = RealDaemon(tmp_path / "data")
+        case _:
+            postgres: Server = request.getfixturevalue("postgres_server")
+            database = postgres.new_database(request.getfixturevalue("migrated_template"))
+            server = RealDaemon(tmp_path / "data", database=database)
     with server:
         yield server
 

@@ -80,11 +80,14 @@ class RealDaemon:
         *,
         tls: bool = False,
         drain_timeout: int = 0,
+        database: str | None = None,
         **pool: Any,
     ) -> None:
-        """`pool` are settings of the pool."""
+        """`database` is the URL of a store that is not the embedded one, `pool` are settings of the pool."""
         self.time = DrivenTime()
-        options = {"tls": "auto" if tls else "off", "drain_timeout": drain_timeout}
+        options: dict[str, Any] = {"tls": "auto" if tls else "off", "drain_timeout": drain_timeout}
+        if database is not None:
+            options["database"] = database
         self.installation = _Installation(data, self.time, options)
         self._pool = {"lease_duration": LEASE, "heartbeat_interval": HEARTBEAT, "margin": MARGIN, **pool}
         self._tls = tls
