@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -26,9 +27,14 @@ class Fleet:
     """Client processes, each a node of its own with several callers, one seat that it keeps, and a journal."""
 
     daemon: Daemon
+    processes: Processes
     directory: Path
     figures: Figures
+    products: Sequence[str]
+    ports: Sequence[str]
     callers: dict[str, Caller] = field(default_factory=dict)
+    killed: list[Path] = field(default_factory=list)
+    """The journals of those that are no more."""
 
     @classmethod
     async def start(
@@ -46,26 +52,37 @@ class Fleet:
 
         With `others` on the same database, the calls of each client go round all of them.
         """
-        daemon = office.daemon
-        ports = [one.port for one in (daemon, *others)]
-        fleet = cls(daemon, directory, figures)
+        ports = [one.port for one in (office.daemon, *others)]
+        fleet = cls(office.daemon, processes, directory, figures, products, ports)
         await office.admin.consumers.CreateConsumer(admin_pb2.CreateConsumerRequest(parent=ESTATE, consumer=CONSUMER))
         for place, name in enumerate(nodes):
-            first = place % len(ports)
-            given = {
-                "data": str(daemon.data),
-                "ports": ports[first:] + ports[:first],
-                "name": name,
-                "journal": str(fleet.journal(name)),
-                "products": list(products),
-                "consumer": CONSUMER,
-            }
-            fleet.callers[name] = await Caller.start(
-                processes, "traffic", log=directory / f"{name}.log", TRAFFIC=json.dumps(given)
-            )
-        for name, caller in fleet.callers.items():
-            await caller.ask("begin", pool=POOL, code=await office.code(name))
+            await fleet.launch(name, first=place % len(ports))
+        for name in nodes:
+            await fleet.begin(office, name)
         return fleet
+
+    async def launch(self, name: str, *, first: int = 0) -> None:
+        """One more client process, which waits for its code; it calls that daemon first."""
+        given = {
+            "data": str(self.daemon.data),
+            "ports": [*self.ports[first:], *self.ports[:first]],
+            "name": name,
+            "journal": str(self.journal(name)),
+            "products": list(self.products),
+            "consumer": CONSUMER,
+        }
+        self.callers[name] = await Caller.start(
+            self.processes, "traffic", log=self.directory / f"{name}.log", TRAFFIC=json.dumps(given)
+        )
+
+    async def begin(self, office: Office, name: str) -> None:
+        """Has a client that was launched enrol and take its seat; from then on it has traffic."""
+        await self.callers[name].ask("begin", pool=POOL, code=await office.code(name))
+
+    def kill(self, name: str) -> None:
+        """Ends a client in the middle of its calls; what it has written down goes into the judgement."""
+        self.callers.pop(name).send(signal.SIGKILL)
+        self.killed.append(self.journal(name))
 
     def journal(self, name: str) -> Path:
         """Where one of them writes down what happens to it."""
@@ -84,6 +101,10 @@ class Fleet:
     async def saw(self) -> dict[str, Any]:
         """What came of all that each of them sent so far."""
         return dict(zip(self.callers, await ask_all(self.callers.values(), "say"), strict=True))
+
+    async def repeats(self, reason: str) -> dict[str, int]:
+        """How often each of them has sent something again for that reason."""
+        return {name: one["repeats"].get(reason, 0) for name, one in (await self.saw()).items()}
 
     async def finish(self) -> dict[str, Any]:
         """Lets every caller come to its end; what came of it. The seats that are kept are still renewed."""
@@ -108,7 +129,7 @@ class Fleet:
         """
         saw = await self.finish()
         async with Office(self.daemon) as office:
-            history = await read_history(office, [*map(self.journal, self.callers), *others])
+            history = await read_history(office, [*map(self.journal, self.callers), *self.killed, *others])
         self.figures.add("grants lost", len([*lost(history), *unknown(history)]))
         self.figures.add("seats doubled", len([*oversold(history), *held_twice(history)]))
         found = problems(history)

@@ -62,6 +62,15 @@ class Crashes:
         await self.fleet.more(self.chance.randrange(1, 50_000))
         await self.daemon.kill()
 
+    async def in_backup(self) -> None:
+        """Kills a backup of the store in use in the middle of its work, and the daemon with it."""
+        await self.daemon.ready()
+        passing = self.chance.randrange(1, 4)
+        backup = ("db", "backup", str(self.fleet.directory / "backup.sqlite"))
+        killed = await self.daemon.command(*backup, POOLKEEPER_FAILPOINT=f"in_backup:{passing}")
+        assert killed.status == -signal.SIGKILL, killed.err
+        await self.daemon.kill()
+
 
 @dataclass(frozen=True, slots=True)
 class Way:
@@ -79,7 +88,8 @@ WAYS: Final = {
     "before_reply": Way(4, Crashes.at_commit, Crashes.by_itself),
     "in_migration": Way(2, Crashes.in_migration, Crashes.by_itself),
     "while starting": Way(2, Crashes.undisturbed, Crashes.while_starting),
-    "any moment": Way(4, Crashes.undisturbed, Crashes.at_any_moment),
+    "in_backup": Way(1, Crashes.undisturbed, Crashes.in_backup),
+    "any moment": Way(3, Crashes.undisturbed, Crashes.at_any_moment),
 }
 
 

@@ -10,10 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.figures import Figures
 from tests.inprocess.installation import NodeClient, Refused
 from tests.process.daemon import PATIENCE, SHORTEST, STARTING, Daemon, Office, Processes, now
+from tests.process.fleet import Fleet
 
-SIZE = 4 << 20
+SIZE = 32 << 20
 FILLER = "filler"
 
 
@@ -95,6 +97,36 @@ async def test_while_the_disk_is_full_nothing_is_written_or_lost_and_afterwards_
         await daemon.start()
         assert await office.held() == {held.allocation.name, granted.allocation.name}
         assert await daemon.stop() == 0
+
+
+@pytest.mark.behaviour("CC-13")
+@pytest.mark.behaviour("CC-14")
+@pytest.mark.behaviour("CC-26")
+async def test_clients_in_the_middle_of_traffic_hear_nothing_wrong_while_the_disk_is_full(
+    disk: Path, processes: Processes, tmp_path: Path, figures: Figures
+) -> None:
+    daemon = Daemon(disk / "data", processes)
+    await daemon.start()
+    async with Office(daemon) as office:
+        await office.studio(8, lease_duration=30.0, heartbeat_interval=5.0)
+        fleet = await Fleet.start(processes, office, tmp_path, figures)
+        for number in range(max(2, figures.faults // 20)):
+            fill(disk, daemon)
+            refused = await fleet.repeats("STORE_UNAVAILABLE")
+            end = now() + 2 * PATIENCE
+            # All of them are refused, and again.
+            while any(one < refused[name] + 10 for name, one in (await fleet.repeats("STORE_UNAVAILABLE")).items()):
+                assert now() < end, "the disk is not full"
+                await asyncio.sleep(0.1)
+            if number % 2:
+                await daemon.kill()
+                make_room(disk, daemon)
+                await daemon.start()
+            else:
+                make_room(disk, daemon)
+            await fleet.more(5000)
+            figures.add("faults survived: a full disk")
+    await fleet.judge()
 
 
 async def refusal(call: Awaitable[object]) -> str:

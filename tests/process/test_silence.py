@@ -14,7 +14,7 @@ import pytest
 from tests.figures import Figures
 from tests.process.daemon import PATIENCE, SHORTEST, Caller, Daemon, Office, Processes, eventually, now, until
 from tests.process.fleet import Fleet
-from tests.process.history import Belief, Lost, most_believed
+from tests.process.history import Belief, Granted, Lost, most_believed
 
 LAPSE = SHORTEST["lease_duration"] + SHORTEST["margin"]
 
@@ -184,5 +184,33 @@ async def test_clients_that_are_suspended_beyond_their_deadline_in_the_middle_of
         figures.add("suspensions survived: the daemon")
     # Of what others share, which goes on without it, a client that comes back has nothing to give back.
     history = await fleet.judge(losses=frozenset({"LEASE_EXPIRED", "NOT_FOUND"}))
-    expired = {one.node for one in history.steps if one.event == "EXPIRED"}
+    # It stands in the ledger under the node that took it first, whoever was the last to use it.
+    shared = {one.allocation for one in history.of(Granted) if one.shared}
+    expired = {one.node for one in history.steps if one.event == "EXPIRED" and one.allocation not in shared}
     assert expired == {one.node for one in history.of(Lost)}
+
+
+@pytest.mark.behaviour("CC-13")
+@pytest.mark.behaviour("CC-15")
+@pytest.mark.behaviour("CC-16")
+async def test_clients_that_are_killed_in_the_middle_of_traffic_leave_their_seats_to_others_and_never_too_soon(
+    processes: Processes, office: Office, tmp_path: Path, figures: Figures
+) -> None:
+    chance = random.Random(15)
+    await office.studio(8, **SHORTEST)
+    fleet = await Fleet.start(processes, office, tmp_path, figures)
+    for number in range(max(2, figures.faults // 25)):
+        name = chance.choice(list(fleet.callers))
+        kept = (await fleet.saw())[name]["kept"]
+        await fleet.more(chance.randrange(1, 3000))
+        fleet.kill(name)
+        killed = now()
+        while kept in await office.held():
+            assert now() < killed + 10, "the seat does not come back"
+            await asyncio.sleep(0.05)
+        await fleet.launch(f"studio-1{number}")
+        await fleet.begin(office, f"studio-1{number}")
+        await fleet.more(5000)
+        figures.add("kills survived: a client")
+    # Of what others share nothing ends with the one that was killed.
+    await fleet.judge()
