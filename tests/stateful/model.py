@@ -300,15 +300,19 @@ class Model:
             self.done[command.caller, command.request_id] = (command.digest, seats.name)
             self.end_use(seats, command.session_id, command.reason.value)
         elif not before:
-            self.must_be_over(command.session_id, command.allocation_id)
+            self.must_be_over(command.session_id, command.allocation_id, Reason.LEASE_EXPIRED)
         return self.look(command.allocation_id)
 
-    def must_be_over(self, session: str, name: str) -> None:
-        """Giving back what is over is answered; what others hold is nobody else's business."""
+    def must_be_over(self, session: str, name: str, refusal: Reason | None = None) -> None:
+        """Giving back what is over is answered; what others hold is nobody else's business.
+
+        `refusal` is what a session that is over hears instead.
+        """
         seats, holder = self.find(name), self.sessions.get(session)
         node = seats.node if seats else self.gone.get(name)
         if holder is None or holder.node != node or (seats and seats.state != "QUARANTINED"):
-            raise Refused(Reason.NOT_FOUND)
+            over = holder is not None and node is not None and not holder.open
+            raise Refused(refusal if refusal and over else Reason.NOT_FOUND)
 
     def acknowledge(self, command: c.Acknowledge) -> Words:
         seats = self.find(command.allocation_id)

@@ -357,10 +357,11 @@ class ModelMachine(RuleBasedStateMachine):
                 if name in caller.known:
                     caller.known[name] = min(caller.known[name], answer.use.quantity)
                 return
+            # A node's retry takes a use over from its earlier session, even if it is given back in the same batch.
+            seats = self.models[caller.estate].find(name)
             for other in self.callers.values():
-                # A node's retry takes a use over from the earlier session.
-                users = self.models[caller.estate].find(name)
-                if other.estate == caller.estate and users and other.session_id not in users.users:
+                same = (other.estate, other.node) == (caller.estate, caller.node)
+                if same and (seats is None or other.session_id not in seats.users):
                     other.known.pop(name, None)
             self.given(caller, answer)
             if answer.remaining is not None:

@@ -335,6 +335,8 @@ def check_in(state: State, command: CheckIn, now: Moment, ids: Iterator[str]) ->
         allocation.node_id != session.node_id
         or allocation.state not in (AllocationState.ENDED, AllocationState.QUARANTINED)
     ):
+        # Others may still share it; a session that is over hears that it is (CC-15).
+        open_session_of(state, command.estate_id, command.session_id)
         raise not_found(f"allocation {command.allocation_id} held by this session")
     return allocation
 
