@@ -19,6 +19,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from poolkeeper_server.domain.purchasing import LONGEST_LEASE, SHORTEST_LEASE
 from poolkeeper_server.services.address import Address
 from poolkeeper_server.services.configuration import ConfigurationError
 
@@ -162,8 +163,8 @@ class Settings(BaseSettings):
         return self
 
     def _span_relations(self) -> None:
-        if not 6 * _SECOND <= self.lease_duration <= 30 * _DAY:
-            raise ConfigurationError(f"lease_duration is {_text(self.lease_duration)}.", hint="Set it from 6s to 30d.")
+        if not SHORTEST_LEASE <= self.lease_duration <= LONGEST_LEASE:
+            raise ConfigurationError(f"lease_duration is {_text(self.lease_duration)}.", hint="Set it from 6s to 5d.")
         if not 2 * _SECOND <= self.heartbeat_interval <= self.lease_duration // 3:
             raise ConfigurationError(
                 f"heartbeat_interval is {_text(self.heartbeat_interval)} beside a lease_duration of"
@@ -179,13 +180,11 @@ class Settings(BaseSettings):
             )
         if not 60 * _SECOND <= self.code_lifetime <= 30 * _DAY:
             raise ConfigurationError(f"code_lifetime is {_text(self.code_lifetime)}.", hint="Set it from 1m to 30d.")
-        # A retry may come after a wait of a day and the whole promise; its effect must still be known then.
-        least_retention = self.lease_duration + self.margin + _DAY
-        if self.outcome_retention < least_retention:
+        # A retry may come after a wait of a day and the whole promise of any pool; its effect must still be known then.
+        if self.outcome_retention < LONGEST_LEASE + 2 * _DAY:
             raise ConfigurationError(
                 f"outcome_retention is {_text(self.outcome_retention)}.",
-                hint="A late retry would take a second seat: set outcome_retention to at least lease_duration"
-                f" + margin + 1d, which is {_text(least_retention)}.",
+                hint="A late retry would take a second seat: set outcome_retention to at least 7d.",
             )
 
 

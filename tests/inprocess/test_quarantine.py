@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 import pytest
 
 from poolkeeper.v1 import admin_pb2, licensing_pb2
@@ -21,6 +23,7 @@ from tests.inprocess.steps import (
 
 ENDED = licensing_pb2.ALLOCATION_STATE_ENDED
 QUARANTINED = licensing_pb2.ALLOCATION_STATE_QUARANTINED
+DAY = 24 * 3600
 
 
 @pytest.mark.behaviour("CC-21")
@@ -236,6 +239,25 @@ async def test_after_its_quarantine_a_seat_is_a_new_allocation(installation: Ins
     again = await node.check_out(consumer="ann")
     assert not again.resumed
     assert again.allocation.name != first.allocation.name
+
+
+@pytest.mark.behaviour("CC-22")
+async def test_a_resting_seat_is_taken_up_again_past_the_licence_s_last_day_as_a_lease_is_renewed(
+    installation: Installation,
+) -> None:
+    await installation.estate()
+    await installation.product()
+    today = datetime.fromtimestamp(installation.time.civil_now / 1_000_000, UTC).date()
+    await installation.licence(1, order="ending", valid_until=today.isoformat())
+    await installation.new_pool(moves={"ending": 1}, minimum_allocation=3 * DAY)
+    node = await installation.node()
+    first = await node.check_out(consumer="ann")
+    await node.check_in(first.allocation.name)
+    installation.time.pass_by(2 * DAY)
+    await node.open()
+    assert await reason_of(node.check_out(consumer="bob")) == "LICENCE_EXPIRED"
+    again = await node.check_out(consumer="ann")
+    assert (again.resumed, again.allocation.name) == (True, first.allocation.name)
 
 
 @pytest.mark.behaviour("CC-22")

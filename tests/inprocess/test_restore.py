@@ -258,10 +258,14 @@ async def test_after_the_quiet_period_nothing_is_proven_and_everything_is_given(
     await installation.pass_by(590)
     renewal = await node.heartbeat(held)
     await backups.put_back(backup, node, other)
+    quiet = await installation.pool()
+    left = quiet.quiet_until_time.ToMicroseconds() - installation.time.civil_now
+    assert 590_000_000 < left <= 605_000_000
     for _ in range(61):
         await installation.pass_by(10)
         await other.heartbeat()
         await node.heartbeat()
+    assert not (await installation.pool()).HasField("quiet_until_time")
     anew = await other.check_out()
     assert gone(await show(node, held, proofs=[proof(held, session=renewal.receipt)])) == [held.allocation.name]
     assert await counts(installation) == (1, 1, 0, 0)

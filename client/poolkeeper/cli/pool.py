@@ -42,6 +42,7 @@ DETAILS: tuple[Column[pb.Pool], ...] = (
     Column("Counting", lambda pool: phrase.choice(pool, "counting")),
     Column("Skip quarantine", lambda pool: phrase.choices(pool, "skip_quarantine")),
     Column("Reclaim after", lambda pool: phrase.span(pool, "reclaim_after") or "never"),
+    Column("Gives no seat until", lambda pool: phrase.instant(pool, "quiet_until_time")),
     Column("Codes frozen until", lambda pool: phrase.instant(pool, "enrolment_thaw_time")),
     Column("Created", lambda pool: phrase.instant(pool, "create_time")),
     Column("Etag", lambda pool: pool.etag),
@@ -51,7 +52,7 @@ Title = Annotated[str | None, Parameter(help="Its name for people.")]
 MinimumAllocation = Annotated[
     str | None, Parameter(help="A seat given back sooner waits in quarantine for the rest, as 30m.")
 ]
-Lease = Annotated[str | None, Parameter(help="How long a renewal holds, 6s to 30d.")]
+Lease = Annotated[str | None, Parameter(help="How long a renewal holds, 6s to 5d.")]
 Heartbeat = Annotated[
     str | None, Parameter(help="How often clients renew, at least 2s and at most a third of the lease.")
 ]

@@ -646,6 +646,7 @@ class Pool(google.protobuf.message.Message):
     ENROLMENT_THAW_TIME_FIELD_NUMBER: builtins.int
     NODE_COUNT_FIELD_NUMBER: builtins.int
     WAITING_FIELD_NUMBER: builtins.int
+    QUIET_UNTIL_TIME_FIELD_NUMBER: builtins.int
     name: builtins.str
     title: builtins.str
     state: Global___PoolState.ValueType
@@ -691,6 +692,10 @@ class Pool(google.protobuf.message.Message):
     def enrolment_thaw_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
         """Set while failed attempts keep enrolment into this pool pending."""
 
+    @property
+    def quiet_until_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
+        """Set while it gives no seat, since a restored or promoted database may not know of all that are held; expected."""
+
     def __init__(
         self,
         *,
@@ -711,9 +716,10 @@ class Pool(google.protobuf.message.Message):
         enrolment_thaw_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
         node_count: builtins.int = ...,
         waiting: builtins.int = ...,
+        quiet_until_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["counts", b"counts", "create_time", b"create_time", "enrolment_thaw_time", b"enrolment_thaw_time", "heartbeat_interval", b"heartbeat_interval", "lease_duration", b"lease_duration", "margin", b"margin", "minimum_allocation", b"minimum_allocation", "reclaim_after", b"reclaim_after"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["counting", b"counting", "counts", b"counts", "create_time", b"create_time", "enrolment_thaw_time", b"enrolment_thaw_time", "etag", b"etag", "heartbeat_interval", b"heartbeat_interval", "holdings", b"holdings", "lease_duration", b"lease_duration", "margin", b"margin", "minimum_allocation", b"minimum_allocation", "name", b"name", "node_count", b"node_count", "reclaim_after", b"reclaim_after", "skip_quarantine", b"skip_quarantine", "state", b"state", "title", b"title", "waiting", b"waiting"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["counts", b"counts", "create_time", b"create_time", "enrolment_thaw_time", b"enrolment_thaw_time", "heartbeat_interval", b"heartbeat_interval", "lease_duration", b"lease_duration", "margin", b"margin", "minimum_allocation", b"minimum_allocation", "quiet_until_time", b"quiet_until_time", "reclaim_after", b"reclaim_after"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["counting", b"counting", "counts", b"counts", "create_time", b"create_time", "enrolment_thaw_time", b"enrolment_thaw_time", "etag", b"etag", "heartbeat_interval", b"heartbeat_interval", "holdings", b"holdings", "lease_duration", b"lease_duration", "margin", b"margin", "minimum_allocation", b"minimum_allocation", "name", b"name", "node_count", b"node_count", "quiet_until_time", b"quiet_until_time", "reclaim_after", b"reclaim_after", "skip_quarantine", b"skip_quarantine", "state", b"state", "title", b"title", "waiting", b"waiting"]) -> None: ...
 
 Global___Pool: typing_extensions.TypeAlias = Pool
 

@@ -11,6 +11,7 @@ import orjson
 
 from poolkeeper_server.domain import commands as c
 from poolkeeper_server.domain.enrolment import POOL, WARN_ABOVE, yearly_probability
+from poolkeeper_server.domain.epoch import is_quiet, quiet_end
 from poolkeeper_server.domain.records import (
     Alert,
     Allocation,
@@ -301,7 +302,7 @@ class AdministrationService:
     async def _pool_views(self, found: list[Pool]) -> tuple[PoolView, ...]:
         if not found:
             return ()
-        estate_id, now = found[0].estate_id, self._now()
+        estate_id, moment, now = found[0].estate_id, self._clock.glance(), self._now()
         ids = [pool.pool_id for pool in found]
         holdings, queues, limits = TABLES[Holding], TABLES[Queue], TABLES[Limit]
         lines = await self._reader.all(Holding, holdings.c.estate_id == estate_id, holdings.c.pool_id.in_(ids))
@@ -334,6 +335,7 @@ class AdministrationService:
                         if line.pool_id == pool.pool_id and (line.count or line.active or line.quarantined)
                     ),
                     thaw_at=frozen.get(f"{estate_id}/{pool.pool_id}"),
+                    quiet_until=quiet_end(pool, moment) if is_quiet(pool, moment) else None,
                     node_count=nodes[(estate_id, pool.pool_id)],
                     waiting=sum(queue.length for queue in waiting if queue.pool_id == pool.pool_id),
                 )

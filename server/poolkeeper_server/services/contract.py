@@ -224,11 +224,12 @@ class LicenceView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PoolView:
-    """A pool with its holdings; `thaw_at` is civil, None unless enrolment is frozen."""
+    """A pool with its holdings. `thaw_at` and `quiet_until` are civil; None unless enrolment is frozen, it is quiet."""
 
     pool: Pool
     holdings: tuple[HoldingView, ...]
     thaw_at: int | None
+    quiet_until: int | None
     node_count: int
     waiting: int
 

@@ -147,6 +147,7 @@ def pool(view: PoolView) -> admin_pb2.Pool:
         enrolment_thaw_time=_instant(view.thaw_at),
         node_count=view.node_count,
         waiting=view.waiting,
+        quiet_until_time=_instant(view.quiet_until),
     )
 
 
