@@ -46,6 +46,7 @@ class Server:
 
     directory: Path
     settings: dict[str, str] = field(default_factory=lambda: dict(_QUICK))
+    environment: dict[str, str] = field(default_factory=dict)
     port: int = 0
     process: subprocess.Popen[bytes] | None = None
     _names: Iterator[int] = field(default_factory=itertools.count)
@@ -109,7 +110,9 @@ class Server:
             "shared_buffers": "32MB",
             **self.settings,
         }
-        words = [*self._as_user(), str(programs() / "postgres"), "-D", str(self.data)]
+        # The server's own, and not that of what becomes its user first.
+        environment = ["env", *(f"{name}={value}" for name, value in self.environment.items())]
+        words = [*self._as_user(), *environment, str(programs() / "postgres"), "-D", str(self.data)]
         words += [f"--{name}={value}" for name, value in options.items()]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
@@ -133,6 +136,9 @@ class Server:
         if self.process is not None:
             self.process.send_signal(number)
             self.process.wait(timeout=30)
+            # What libfaketime leaves behind of a process that ends at once.
+            for shared in Path("/dev/shm").glob(f"*faketime_*_{self.process.pid}"):  # noqa: S108 - its place, not ours.
+                shared.unlink()
             self.process = None
 
     def new_database(self, template: str = "template0") -> str:
@@ -172,13 +178,16 @@ class Server:
 
 
 @contextmanager
-def serving(**settings: str) -> Iterator[Server]:
-    """A new server, on a disk that is thrown away; settings replace the quick ones, which survive no power cut."""
+def serving(environment: dict[str, str] | None = None, /, **settings: str) -> Iterator[Server]:
+    """A new server, on a disk that is thrown away; settings replace the quick ones, which survive no power cut.
+
+    `environment` is the server's own, beside what it inherits.
+    """
     # Not below the tests' own directory, which only their user may enter.
     with tempfile.TemporaryDirectory(prefix="poolkeeper-postgres-") as directory:
         if os.geteuid() == 0:
             shutil.chown(directory, "postgres")
-        server = Server(Path(directory) / "server", settings={**_QUICK, **settings})
+        server = Server(Path(directory) / "server", settings={**_QUICK, **settings}, environment=environment or {})
         server.make()
         server.start()
         try:

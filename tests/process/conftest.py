@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -35,16 +36,19 @@ async def office(daemon: Daemon) -> AsyncIterator[Office]:
 
 
 @pytest.fixture
-def host(tmp_path: Path) -> HostClock:
+def host() -> Iterator[HostClock]:
     """A host whose clock is right until the test sets it."""
-    clock = HostClock(tmp_path / "faketime")
-    clock.step(RIGHT)
-    return clock
+    # Not below the tests' own directory, which a database server's user may not enter.
+    with tempfile.TemporaryDirectory(prefix="poolkeeper-host-") as directory:
+        Path(directory).chmod(0o755)
+        clock = HostClock(Path(directory) / "faketime")
+        clock.step(RIGHT)
+        yield clock
 
 
 @pytest.fixture
 async def daemon_on_host(tmp_path: Path, processes: Processes, host: HostClock) -> Daemon:
     """A daemon on that host."""
-    found = Daemon(tmp_path / "data", processes)
-    await found.start(**host.environment)
+    found = Daemon(tmp_path / "data", processes, environment=host.environment)
+    await found.start()
     return found

@@ -129,6 +129,8 @@ class Daemon:
     process: Any = None
     standby: Any = None
     port: str = "0"
+    environment: dict[str, str] = field(default_factory=dict)
+    """What every start of it has, beside what the one is told."""
     logs: Path | None = None
     """Where its log goes, from all its starts; beside the data directory unless told."""
 
@@ -143,12 +145,16 @@ class Daemon:
         """Starts it and does not wait."""
         # A daemon that was killed leaves the file, which then tells nothing of the next one.
         self.endpoint_file.unlink(missing_ok=True)
-        self.process = self.processes.start([*COMMAND, *self._words], log=self.log_file, environment=environment)
+        self.process = self.processes.start(
+            [*COMMAND, *self._words], log=self.log_file, environment=self.environment | environment
+        )
 
     def prepare(self, **environment: str) -> None:
         """Has the next one ready, which begins at `relieve`."""
         words = [*_STANDBY, *self._words]
-        self.standby = self.processes.start(words, log=self.log_file, environment=environment, waits=True)
+        self.standby = self.processes.start(
+            words, log=self.log_file, environment=self.environment | environment, waits=True
+        )
 
     def relieve(self) -> None:
         """Lets the one that is ready take the place of one that has ended, and does not wait."""

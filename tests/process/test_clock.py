@@ -1,9 +1,11 @@
-"""The host's clock is stepped under a running daemon and between two runs, with libfaketime."""
+"""The clock that counts is stepped under a running daemon and between two runs, with libfaketime."""
 
 from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import AsyncIterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ import pytest
 from poolkeeper.v1 import admin_pb2
 from tests.figures import Figures
 from tests.inprocess.installation import NodeClient, Refused
+from tests.postgres import serving
 from tests.process.daemon import PATIENCE, PRODUCT, SHORTEST, Daemon, Office, Processes, now
 from tests.process.fleet import FULL, Fleet
 from tests.process.history import Asked, Granted
@@ -23,10 +26,20 @@ MUCH = 15_000
 STEPS = {"an hour ahead": "+1h", "an hour back": "-1h", "ten years ahead": "+10y", "ten years back": "-10y"}
 
 
-@pytest.fixture
-def daemon(daemon_on_host: Daemon) -> Daemon:
-    """A daemon whose civil time the test sets."""
-    return daemon_on_host
+@pytest.fixture(params=["the daemon's", "the database server's"])
+async def daemon(
+    request: pytest.FixtureRequest, tmp_path: Path, processes: Processes, host: HostClock
+) -> AsyncIterator[Daemon]:
+    """A daemon whose civil time the test sets: by its own host's clock, or by that of its database."""
+    with ExitStack() as stack:
+        found = Daemon(tmp_path / "data", processes, environment=host.environment)
+        if request.param == "the database server's":
+            server = stack.enter_context(serving(host.environment))
+            found = Daemon(tmp_path / "data", processes, ("--database", server.new_database()))
+        await found.start()
+        yield found
+        # Before its database goes.
+        await found.kill()
 
 
 async def prepare(office: Office) -> NodeClient:
@@ -94,7 +107,9 @@ async def test_a_clock_that_is_set_while_the_daemon_runs(
     shown = await daemon.command("clock", "show")
     assert shown.status == 0, shown.err
     assert "FROZEN" in shown.out
-    assert ("set ahead by" if "ahead" in step else "set back by") in told
+    # How long it was that no daemon wrote anything, a server's clock does not tell.
+    ahead = "ahead of the newest record" if daemon.options else "set ahead by"
+    assert (ahead if "ahead" in step else "set back by") in told
     # It ends by itself when the time is right again.
     host.step(RIGHT)
     await show_running(office, node)
@@ -119,13 +134,13 @@ async def test_a_clock_that_is_set_between_two_runs(office: Office, host: HostCl
     held = [await node.check_out(), await node.check_out(DATED)]
     assert await daemon.stop() == 0
     host.step(STEPS[step])
-    await daemon.start(**host.environment)
+    await daemon.start()
     await show_frozen(office, node)
     assert len(await alerts(office)) == 1
     assert await office.held() == {one.allocation.name for one in held}
     # The newest record is what counts, also for the run after next.
     await daemon.kill()
-    await daemon.start(**host.environment)
+    await daemon.start()
     await show_frozen(office, node)
     host.step(RIGHT)
     await show_running(office, node)
@@ -156,6 +171,8 @@ async def test_a_clock_that_is_set_back_prolongs_no_lease(office: Office, host: 
 async def test_clients_keep_their_seats_through_every_step_of_the_clock(
     processes: Processes, host: HostClock, daemon: Daemon, tmp_path: Path, figures: Figures, *, between_runs: bool
 ) -> None:
+    when = "between runs" if between_runs else "while running"
+    when = f"{when}, of the database" if daemon.options else when
     frozen: list[tuple[float, float]] = []
     running: list[tuple[float, float]] = []
     async with Office(daemon) as office:
@@ -169,7 +186,7 @@ async def test_clients_keep_their_seats_through_every_step_of_the_clock(
                 return
             await daemon.kill()
             host.step(offset)
-            await daemon.start(**host.environment)
+            await daemon.start()
 
         async def live(spans: list[tuple[float, float]]) -> None:
             await clock(office, frozen=spans is frozen)
@@ -185,7 +202,7 @@ async def test_clients_keep_their_seats_through_every_step_of_the_clock(
                 accepted = await daemon.command("clock", "accept")
                 assert accepted.status == 0, accepted.err
                 await live(running)
-            figures.add(f"steps of the clock survived: {name}, {'between runs' if between_runs else 'while running'}")
+            figures.add(f"steps of the clock survived: {name}, {when}")
     history = await fleet.judge(refusals=FULL | {"CLOCK_FROZEN"})
     assert "EXPIRED" not in {one.event for one in history.steps}
     (dated,) = (line for line, there in history.lines.items() if there.product == DATED)
