@@ -132,7 +132,7 @@ class DomainWorld:
             for key in keys:
                 self.records.pop((kind, key), None)
         for kind, found in stored.items():
-            for record in found:
+            for _, record in found:
                 self.records[(kind, state.key_of(record))] = record
         self.entries += state.entries
         happened.decided += zip(taken, answers, strict=True)

@@ -6,11 +6,9 @@ were chosen; what is given back is taken from the last of them.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from poolkeeper_server.domain.ledger import Delta, move_seats
 from poolkeeper_server.domain.moment import Moment
-from poolkeeper_server.domain.records import SEATED, Allocation, AllocationState, Pairs, Pool
+from poolkeeper_server.domain.records import SEATED, Allocation, AllocationState, Pairs, Pool, replace
 from poolkeeper_server.domain.state import State
 
 

@@ -8,7 +8,7 @@ pool, after those who wait.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from poolkeeper_server.domain import allocations, uses
 from poolkeeper_server.domain.candidates import Candidate, candidates, choose, denial, quarantine_ends
@@ -36,6 +36,7 @@ from poolkeeper_server.domain.records import (
     SessionState,
     Use,
     Waiter,
+    replace,
 )
 from poolkeeper_server.domain.refusal import Reason, Refusal, not_found
 from poolkeeper_server.domain.sessions import open_session_of, pool_of_session, promise, renew
@@ -264,7 +265,7 @@ def _resume(ask: _Ask, licensed_by: LicensedBy, key: CountingKey) -> Granted | N
     else:
         resumed = replace(resumed, quarantine_until=None)
     state.put(resumed)
-    return replace(_use(ask, resumed), resumed=True)
+    return _use(ask, resumed, resumed=True)
 
 
 def _grant(ask: _Ask, licensed_by: LicensedBy, key: CountingKey) -> Granted | None:
@@ -304,16 +305,16 @@ def _grant(ask: _Ask, licensed_by: LicensedBy, key: CountingKey) -> Granted | No
     return _use(ask, allocations.grant(ask.state, now, _pool(ask.state, ask.session), new))
 
 
-def _use(ask: _Ask, allocation: Allocation) -> Granted:
+def _use(ask: _Ask, allocation: Allocation, *, resumed: bool = False) -> Granted:
     # The session is read again: what was due may have been one of its own allocations.
     session = open_session_of(ask.state, ask.session.estate_id, ask.session.session_id)
     command = ask.command
     _, use = uses.set_use(ask.state, allocation, session, ask.need, command.demand, command.request_id)
     remember(ask.state, command, allocation.allocation_id, ask.now)
-    return _granted(ask.state, allocation, use, ask.now)
+    return _granted(ask.state, allocation, use, ask.now, resumed=resumed)
 
 
-def _granted(state: State, allocation: Allocation, use: Use, now: Moment) -> Granted:
+def _granted(state: State, allocation: Allocation, use: Use, now: Moment, *, resumed: bool = False) -> Granted:
     session = open_session_of(state, use.estate_id, use.session_id)
     pool = pool_of_session(state, session)
     remaining = None
@@ -325,6 +326,7 @@ def _granted(state: State, allocation: Allocation, use: Use, now: Moment) -> Gra
         remaining=remaining,
         heartbeat_interval=pool.heartbeat_interval,
         epoch=now.epoch,
+        resumed=resumed,
     )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from typing import Any
 
 from poolkeeper_server.domain import (
@@ -18,7 +17,7 @@ from poolkeeper_server.domain import (
 )
 from poolkeeper_server.domain.commands import Answer, Command
 from poolkeeper_server.domain.moment import Moment
-from poolkeeper_server.domain.records import Key
+from poolkeeper_server.domain.records import Key, replace
 from poolkeeper_server.domain.refusal import Refusal
 from poolkeeper_server.domain.state import State
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from functools import partial
 
 from poolkeeper_server.domain import allocations, uses
@@ -22,6 +22,7 @@ from poolkeeper_server.domain.records import (
     Session,
     SessionState,
     Waiter,
+    replace,
 )
 from poolkeeper_server.domain.refusal import Reason, Refusal
 from poolkeeper_server.domain.sessions import end_session, leave_queue
@@ -127,7 +128,7 @@ def wait_expired(state: State, waiter: Waiter, now: Moment) -> Refusal:
         lines = candidates(state, now, pool, product.product_id)
         denied = denial(state, now, lines, pool, product, need).denial
         key = (waiter.estate_id, waiter.pool_id, waiter.product_id, waiter.sequence)
-        told = None if denied is None else replace(denied, place=state.places.get(key, 1))
+        told = None if denied is None else dataclasses.replace(denied, place=state.places.get(key, 1))
     return Refusal(
         Reason.WAIT_EXPIRED,
         f"No seat for {waiter.product_id} came free in pool {waiter.estate_id}/{waiter.pool_id} in time.",

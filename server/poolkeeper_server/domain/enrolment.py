@@ -6,7 +6,6 @@ Whoever presents a code is a stranger: wrong answers are counted, and every refu
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 from poolkeeper_server.domain.commands import (
     CodeIssued,
@@ -36,6 +35,7 @@ from poolkeeper_server.domain.records import (
     PoolState,
     Session,
     SessionState,
+    replace,
 )
 from poolkeeper_server.domain.refusal import Reason, Refusal, not_found
 from poolkeeper_server.domain.sessions import ended_refusal

@@ -9,11 +9,10 @@ proves it with a receipt (`readoption`), and the ledger says what became of it.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 from poolkeeper_server.domain.ledger import move_seats
 from poolkeeper_server.domain.moment import SECOND, Moment
-from poolkeeper_server.domain.records import Alert, AlertKind, Pool
+from poolkeeper_server.domain.records import Alert, AlertKind, Pool, replace
 from poolkeeper_server.domain.state import State
 
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from hashlib import sha256
 
 from poolkeeper_server.domain.moment import Moment
-from poolkeeper_server.domain.records import Allocation, Entry, Holding, Pool
+from poolkeeper_server.domain.records import Allocation, Entry, Holding, Pool, replace
 from poolkeeper_server.domain.state import State
 
 #: The only event that may take more seats than there are: they are held already.

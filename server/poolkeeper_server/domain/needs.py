@@ -349,11 +349,13 @@ def contended(batch: Sequence[c.Command], state: State, now: Moment) -> Needs:
     """Allocations by counting key, and what is due in the pools that have too few free seats."""
     needs = Needs()
     wanted: Counter[Key] = Counter()
+    # In a pool without a quarantined seat nobody has one to take up again.
+    resting = {(holding.estate_id, holding.pool_id) for holding in state.all(r.Holding) if holding.quarantined}
     for command in batch:
         if isinstance(command, c.CheckOut):
-            _keys(needs, wanted, state, command)
+            _keys(needs, wanted, resting, state, command)
     for waiter in state.all(r.Waiter):
-        _keys(needs, wanted, state, waiter)
+        _keys(needs, wanted, resting, state, waiter)
     for (estate_id, pool_id, product_id), need in wanted.items():
         pool = state.get(r.Pool, estate_id, pool_id)
         if pool is None:
@@ -364,7 +366,7 @@ def contended(batch: Sequence[c.Command], state: State, now: Moment) -> Needs:
     return needs
 
 
-def _keys(needs: Needs, wanted: Counter[Key], state: State, ask: _Ask) -> None:
+def _keys(needs: Needs, wanted: Counter[Key], resting: set[Key], state: State, ask: _Ask) -> None:
     session = state.get(r.Session, ask.estate_id, ask.session_id)
     product = state.get(r.Product, ask.product_id)
     pool = None if session is None else state.get(r.Pool, session.estate_id, session.pool_id)
@@ -381,5 +383,5 @@ def _keys(needs: Needs, wanted: Counter[Key], state: State, ask: _Ask) -> None:
         full = (ask.estate_id, product.product_id, key.key)
         if key.shared:
             needs.shared.add(full)
-        else:
+        elif (pool.estate_id, pool.pool_id) in resting:
             needs.single[full] = needs.single.get(full, AT_ONCE) + need

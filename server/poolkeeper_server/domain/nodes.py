@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from hashlib import sha256
 
 from poolkeeper_server.domain import allocations, uses
@@ -39,6 +38,7 @@ from poolkeeper_server.domain.records import (
     Session,
     SessionState,
     Token,
+    replace,
 )
 from poolkeeper_server.domain.refusal import Reason, Refusal, invalid, not_found
 from poolkeeper_server.domain.sessions import end_session

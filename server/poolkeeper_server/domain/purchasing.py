@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 from poolkeeper_server.domain.commands import (
     AddConsumer,
@@ -39,6 +38,7 @@ from poolkeeper_server.domain.records import (
     Product,
     Session,
     SessionState,
+    replace,
 )
 from poolkeeper_server.domain.refusal import Reason, Refusal, invalid, not_found
 from poolkeeper_server.domain.state import State

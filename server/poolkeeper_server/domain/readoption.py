@@ -7,7 +7,6 @@ stays as it is there: what had ended is not taken up, and what is live goes on f
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 from poolkeeper_server.domain import allocations, uses
 from poolkeeper_server.domain.candidates import candidates
@@ -24,6 +23,7 @@ from poolkeeper_server.domain.records import (
     PoolState,
     Session,
     Use,
+    replace,
 )
 from poolkeeper_server.domain.state import State
 

@@ -1,14 +1,29 @@
 """The records that state consists of: one frozen dataclass for one table of the store.
 
-A record's key is the tuple of its leading fields named in `KEYS`. Instants are microseconds; a name that ends in
-`_lease` is lease time, every other instant is civil time. Spans are microseconds too.
+A record's key is the tuple of its leading fields named in `KEYS`. Records have no slots: one that has a dictionary is
+made of another in a sixth of the time, and that is most of what deciding does. Instants are microseconds; a name that
+ends in `_lease` is lease time, every other instant is civil time. Spans are microseconds too.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from enum import StrEnum
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+R = TypeVar("R")
+
+if TYPE_CHECKING:
+    from dataclasses import replace as replace  # noqa: PLC0414 - calls of it are checked as calls of that one
+else:
+
+    def replace(record: R, /, **changes: object) -> R:
+        """As `dataclasses.replace`, for records, in a sixth of the time."""
+        made = object.__new__(type(record))
+        made.__dict__.update(record.__dict__, **changes)
+        return made
+
 
 Key = tuple[Any, ...]
 Pairs = tuple[tuple[str, int], ...]
@@ -107,7 +122,7 @@ class AlertKind(StrEnum):
     EPOCH_BEGUN = "EPOCH_BEGUN"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Estate:
     """A customer account. `next_licence` numbers its purchases."""
 
@@ -118,7 +133,7 @@ class Estate:
     next_licence: int = 1
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Product:
     """What a licence permits to use; `units` says what one seat covers (CC-19)."""
 
@@ -128,7 +143,7 @@ class Product:
     created_at: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Licence:
     """One purchase line. Valid from `valid_from` until before `valid_before`; None is without limit."""
 
@@ -143,7 +158,7 @@ class Licence:
     created_at: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Pool:
     """Where licences are drawn from, its policy, and the head of its ledger.
 
@@ -172,7 +187,7 @@ class Pool:
     restored_sequence: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Holding:
     """The share of one licence that lies in one pool, and its counters."""
 
@@ -189,7 +204,7 @@ class Holding:
         return self.count - self.active - self.quarantined
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Node:
     """An enrolled server or encoder.
 
@@ -212,7 +227,7 @@ class Node:
     secret_epoch: int = 1
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Binding:
     """The pool that a node, or a domain on it, draws from; the empty domain is the node itself."""
 
@@ -223,7 +238,7 @@ class Binding:
     bound_at: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class PendingEnrolment:
     """A right code on a frozen pool, waiting for an admin (CC-5)."""
 
@@ -234,7 +249,7 @@ class PendingEnrolment:
     requested_at: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Code:
     """An authentication code, known by a keyed hash only (CC-2)."""
 
@@ -252,7 +267,7 @@ class Code:
     redeemed_key: bytes
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Limit:
     """Failed enrolments of one source, pool or the installation (CC-5)."""
 
@@ -265,7 +280,7 @@ class Limit:
     block: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Consumer:
     """A consumer that an admin registered: known in the whole estate, not per node."""
 
@@ -276,7 +291,7 @@ class Consumer:
     created_at: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Session:
     """One running SDK instance; the arbiter of every leased seat in it (CC-10, CC-16).
 
@@ -304,7 +319,7 @@ class Session:
     end_reason: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Allocation:
     """Seats given to a consumer.
 
@@ -340,7 +355,7 @@ class Allocation:
     end_reason: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Use:
     """One session's, or one installation's, use of an allocation; the allocation ends with its last (CC-30)."""
 
@@ -355,7 +370,7 @@ class Use:
     version: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Queue:
     """The waiters of one product in one pool; `sequence` is the newest number drawn."""
 
@@ -366,7 +381,7 @@ class Queue:
     sequence: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Waiter:
     """A check-out that waits for its turn (CC-18)."""
 
@@ -388,7 +403,7 @@ class Waiter:
     demand: Pairs
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Outcome:
     """What a request id has done (CC-13). `subject` is the id of what it made or changed."""
 
@@ -400,7 +415,7 @@ class Outcome:
     at: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Entry:
     """A ledger entry as it is stored and hashed."""
 
@@ -411,7 +426,7 @@ class Entry:
     hash: bytes
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Checkpoint:
     """A signed statement of a pool's counters and head."""
 
@@ -423,7 +438,7 @@ class Checkpoint:
     signature: bytes
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Token:
     """An admin credential, known by its hash; an empty estate is the whole installation."""
 
@@ -436,7 +451,7 @@ class Token:
     revoked_at: int | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Alert:
     """Something that an admin should know of."""
 
@@ -474,3 +489,10 @@ KEYS: Final[dict[type, int]] = {
 
 #: The names of the key fields.
 KEY_FIELDS: Final = {kind: tuple(field.name for field in fields(kind))[:size] for kind, size in KEYS.items()}
+
+
+def made(kind: type[R], values: Mapping[str, object]) -> R:
+    """A record of all its fields' values, which are not looked at: what a store has kept."""
+    record = object.__new__(kind)
+    record.__dict__.update(values)
+    return record

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterator
-from dataclasses import replace
 
 from poolkeeper_server.domain import allocations, uses
 from poolkeeper_server.domain.commands import (
@@ -39,6 +38,7 @@ from poolkeeper_server.domain.records import (
     SessionState,
     Use,
     Waiter,
+    replace,
 )
 from poolkeeper_server.domain.refusal import Reason, Refusal, not_found
 from poolkeeper_server.domain.state import State

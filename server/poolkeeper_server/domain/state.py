@@ -46,19 +46,29 @@ def _session_pool(record: Session) -> Key | None:
 
 
 class Index:
-    """Keys of records by a derived value, in the order in which they came."""
+    """Keys of records by a derived value, in the order in which they came.
 
-    __slots__ = ("_groups", "_of")
+    It is made when it is first asked: most batches need few of them.
+    """
 
-    def __init__(self, of: Callable[[Any], Key | None]) -> None:
+    __slots__ = ("_groups", "_of", "_records")
+
+    def __init__(self, records: dict[Key, Any], of: Callable[[Any], Key | None]) -> None:
+        self._records = records
         self._of = of
-        self._groups: dict[Key, dict[Key, None]] = {}
+        self._groups: dict[Key, dict[Key, None]] | None = None
 
     def __getitem__(self, value: Key) -> list[Key]:
+        if self._groups is None:
+            self._groups = {}
+            for key, record in self._records.items():
+                self.move(key, None, record)
         return list(self._groups.get(value, ()))
 
     def move(self, key: Key, old: object | None, new: object | None) -> None:
         """Follows a record from one value to another."""
+        if self._groups is None:
+            return
         before = None if old is None else self._of(old)
         after = None if new is None else self._of(new)
         if before == after:
@@ -98,19 +108,23 @@ class State:
         #: What sessions must be told at once, and waiters that were granted or turned away.
         self.told: dict[Key, tuple[object, ...]] = {}
         self.served: list[tuple[Waiter, object]] = []
-        self.holdings = Index(lambda record: (record.estate_id, record.pool_id))
-        self.bindings = Index(lambda record: (record.estate_id, record.node_id))
-        self.uses = Index(lambda record: (record.estate_id, record.allocation_id))
-        self.session_uses = Index(lambda record: (record.estate_id, record.session_id))
-        self.node_sessions = Index(lambda record: (record.estate_id, record.node_id))
-        self.pool_sessions = Index(_session_pool)
-        self.live = Index(_live_key)
-        self.quarantined = Index(_quarantined_key)
-        self.quarantined_in = Index(_quarantined_pool)
-        self.waiters = Index(lambda record: (record.estate_id, record.pool_id, record.product_id))
-        self.session_waiters = Index(lambda record: (record.estate_id, record.session_id))
-        self.request_waiters = Index(lambda record: (record.estate_id, record.node_id, record.request_id))
-        self.codes = Index(lambda record: (record.estate_id, record.digest))
+        self.holdings = Index(self._records[Holding], lambda record: (record.estate_id, record.pool_id))
+        self.bindings = Index(self._records[Binding], lambda record: (record.estate_id, record.node_id))
+        self.uses = Index(self._records[Use], lambda record: (record.estate_id, record.allocation_id))
+        self.session_uses = Index(self._records[Use], lambda record: (record.estate_id, record.session_id))
+        self.node_sessions = Index(self._records[Session], lambda record: (record.estate_id, record.node_id))
+        self.pool_sessions = Index(self._records[Session], _session_pool)
+        self.live = Index(self._records[Allocation], _live_key)
+        self.quarantined = Index(self._records[Allocation], _quarantined_key)
+        self.quarantined_in = Index(self._records[Allocation], _quarantined_pool)
+        self.waiters = Index(
+            self._records[Waiter], lambda record: (record.estate_id, record.pool_id, record.product_id)
+        )
+        self.session_waiters = Index(self._records[Waiter], lambda record: (record.estate_id, record.session_id))
+        self.request_waiters = Index(
+            self._records[Waiter], lambda record: (record.estate_id, record.node_id, record.request_id)
+        )
+        self.codes = Index(self._records[Code], lambda record: (record.estate_id, record.digest))
         self._indexes: dict[type, tuple[Index, ...]] = {
             Holding: (self.holdings,),
             Binding: (self.bindings,),
@@ -186,12 +200,12 @@ class State:
         del self.entries[entries:]
         del self.served[served:]
 
-    def changes(self) -> tuple[dict[type, list[Any]], dict[type, list[Key]]]:
-        """What must be written: the records to be stored, and the keys to be deleted, by kind."""
-        stored: dict[type, list[Any]] = {}
+    def changes(self) -> tuple[dict[type, list[tuple[Any, Any]]], dict[type, list[Key]]]:
+        """What must be written by kind: records to be stored, each after what it was (or None), and keys to delete."""
+        stored: dict[type, list[tuple[Any, Any]]] = {}
         deleted: dict[type, list[Key]] = {}
         seen: set[tuple[type, Key]] = set()
-        for kind, key, _ in self._journal:
+        for kind, key, old in self._journal:
             if (kind, key) in seen:
                 continue
             seen.add((kind, key))
@@ -199,5 +213,5 @@ class State:
             if record is None:
                 deleted.setdefault(kind, []).append(key)
             else:
-                stored.setdefault(kind, []).append(record)
+                stored.setdefault(kind, []).append((old, record))
         return stored, deleted

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from poolkeeper_server.domain import allocations, digest
 from poolkeeper_server.domain.commands import Notice
 from poolkeeper_server.domain.moment import Moment
@@ -16,6 +14,7 @@ from poolkeeper_server.domain.records import (
     Session,
     SessionState,
     Use,
+    replace,
 )
 from poolkeeper_server.domain.state import State
 

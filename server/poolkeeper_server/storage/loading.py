@@ -1,13 +1,14 @@
 """What a batch needs, as questions to a database; which database it is does not matter here.
 
-`load` is a generator: it yields a statement with its parameters, is sent the rows, and ends with the state. Each store
-has the statements in its own words, and asks them in its own way: one on a thread, the other one in the event loop.
+`load` is a generator: it yields statements with their parameters, none of which needs the answer to another, is sent
+the rows of each, and ends with the state. Each store has the statements in its own words, and asks them in its own way:
+one on a thread, one after the other; the other one in the event loop, with as few messages to its server as it can.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +33,15 @@ class ByKeys:
 
 
 @dataclass(frozen=True, slots=True)
+class Present:
+    """The places, from 0 on, of those keys in a list that some row of a kind has in its columns."""
+
+    kind: type
+    columns: tuple[str, ...]
+    where: str
+
+
+@dataclass(frozen=True, slots=True)
 class Query:
     """A query in words that both databases have, with ? for each parameter."""
 
@@ -48,8 +58,9 @@ class Within:
     match: str
 
 
-Statement = ByKeys | Query | Within
-Loading = Generator[tuple[Statement, Sequence[Any]], Rows, Any]
+Statement = ByKeys | Present | Query | Within
+Ask = tuple[Statement, Sequence[Any]]
+Loading = Generator[Sequence[Ask], Sequence[Rows], Any]
 
 
 def select(kind: type, alias: str = "t") -> str:
@@ -85,6 +96,7 @@ _CODES = ByKeys(r.Code, ("estate_id", "digest"))
 
 _PLACE = Query("SELECT COUNT(*) FROM waiters WHERE estate_id = ? AND pool_id = ? AND product_id = ? AND sequence <= ?")
 _FIRST_WAITERS = _one(r.Waiter, "t.estate_id = ? AND t.pool_id = ? AND t.product_id = ? ORDER BY t.sequence LIMIT ?")
+_HAS_QUARANTINED = Present(r.Allocation, ("estate_id", "product_id", "counting_key"), "t.state = 'QUARANTINED'")
 _SINGLE_QUARANTINED = _one(
     r.Allocation,
     "t.estate_id = ? AND t.product_id = ? AND t.counting_key = ? AND t.state = 'QUARANTINED' "
@@ -136,6 +148,7 @@ STATEMENTS: tuple[Statement, ...] = (
     _CODES,
     _PLACE,
     _FIRST_WAITERS,
+    _HAS_QUARANTINED,
     _SINGLE_QUARANTINED,
     _DUE_QUARANTINES_IN,
     _DUE_SESSIONS_IN,
@@ -164,9 +177,33 @@ def load(batch: Sequence[Command], now: Moment) -> Loading:
 
 def _fetch(state: State, kind: type, statement: Statement, parameters: Sequence[Any]) -> Loading:
     read = ROWS[kind].read
-    found = [read(tuple(row)) for row in (yield statement, parameters)]
+    (rows,) = yield [(statement, parameters)]
+    found = [read(row) for row in rows]
     state.load(found)
     return found
+
+
+def _together(*loadings: Loading) -> Loading:
+    """Carries several on at the same time, and asks what all of them want to know at once; gives what each ends with.
+
+    None of them may need what another one loads.
+    """
+    ends: list[Any] = [None] * len(loadings)
+    answers: dict[int, Any] = dict.fromkeys(range(len(loadings)))
+    while answers:
+        asks: list[Ask] = []
+        parts: dict[int, slice] = {}
+        for place, answer in answers.items():
+            try:
+                wanted = loadings[place].send(answer)
+            except StopIteration as end:
+                ends[place] = end.value
+            else:
+                parts[place] = slice(len(asks), len(asks) + len(wanted))
+                asks += wanted
+        rows = (yield asks) if asks else []
+        answers = {place: rows[part] for place, part in parts.items()}
+    return ends
 
 
 def _fetch_sessions(state: State, statement: Statement, parameters: Sequence[Any], leases: int) -> Loading:
@@ -174,10 +211,10 @@ def _fetch_sessions(state: State, statement: Statement, parameters: Sequence[Any
 
     Ending a session ends all of its leases in the same transaction, for which everybody else waits.
     """
-    rows = yield statement, parameters
+    (rows,) = yield [(statement, parameters)]
     read = ROWS[r.Session].read
     for number, row in enumerate(rows, start=1):
-        session = read(tuple(row))
+        session = read(row)
         state.load([session])
         leases -= max(1, session.count)
         if leases <= 0:
@@ -196,107 +233,141 @@ def _fetch_missing(state: State, kind: type, keys: Iterable[Key]) -> Loading:
 
 def _count_places(state: State, waiters: list[r.Waiter]) -> Loading:
     """The places of waiters that are told theirs now; a queue is loaded from its head, not up to them."""
-    for waiter in waiters:
-        key = (waiter.estate_id, waiter.pool_id, waiter.product_id, waiter.sequence)
-        rows = yield _PLACE, key
+    keys = [(waiter.estate_id, waiter.pool_id, waiter.product_id, waiter.sequence) for waiter in waiters]
+    for key, rows in zip(keys, (yield [(_PLACE, key) for key in keys]) if keys else (), strict=True):
         state.places[key] = rows[0][0]
 
 
 def _load_needs(state: State, needs: Needs, now: Moment) -> Loading:
-    for kind, keys in needs.records.items():
-        yield from _fetch_missing(state, kind, keys)
-    yield from _fetch_keys(state, _BINDINGS, needs.bindings_of)
-    yield from _fetch_keys(state, _NODE_SESSIONS, needs.node_sessions)
-    yield from _fetch_keys(state, _POOL_SESSIONS, needs.sessions_of)
-    yield from _fetch_keys(state, _INSTALLED, needs.installed_of)
-    yield from _count_places(state, (yield from _fetch_keys(state, _REQUEST_WAITERS, needs.request_waiters)))
-    yield from _fetch_keys(state, _CODES, needs.digests)
-    yield from _load_seats(state, needs.seats_of)
-    yield from _fetch_keys(state, _SHARED, needs.shared)
-    yield from _fetch_keys(state, _SHARED_QUARANTINED, needs.shared)
-    for key, most in needs.single.items():
-        yield from _fetch(state, r.Allocation, _SINGLE_QUARANTINED, (*key, most))
-    yield from _load_session_uses(state, needs.uses_of_sessions)
-    for key in needs.due_in:
-        yield from _fetch(state, r.Allocation, _DUE_QUARANTINES_IN, (*key, now.civil, AT_ONCE))
-        yield from _fetch_sessions(state, _DUE_SESSIONS_IN, (*key, now.lease, AT_ONCE), LEASES_AT_ONCE)
-        yield from _fetch(state, r.Allocation, _DUE_DEADLINES, (now.lease, AT_ONCE))
-        rows = yield _QUARANTINE_ENDS, (*key, now.civil)
-        state.quarantine_ends[key] = [(row[0], tuple(map(tuple, json.loads(row[1])))) for row in rows]
-    if needs.due:
-        waiters = yield from _fetch(state, r.Waiter, _DUE_WAITERS, (now.lease, needs.due))
-        yield from _count_places(state, waiters)
-        if (yield from _fetch_sessions(state, _DUE_SESSIONS, (now.lease, needs.due), needs.due)):
-            state.more_due = True
-        yield from _fetch(state, r.Allocation, _DUE_QUARANTINES, (now.civil, needs.due))
-        yield from _fetch(state, r.Allocation, _DUE_DEADLINES, (now.lease, needs.due))
-        yield from _fetch(state, r.Allocation, _UNSEEN, (now.civil, needs.due))
+    yield from _together(
+        *(_fetch_missing(state, kind, keys) for kind, keys in needs.records.items()),
+        _fetch_keys(state, _BINDINGS, needs.bindings_of),
+        _fetch_keys(state, _NODE_SESSIONS, needs.node_sessions),
+        _fetch_keys(state, _POOL_SESSIONS, needs.sessions_of),
+        _fetch_keys(state, _INSTALLED, needs.installed_of),
+        _fetch_placed(state, _REQUEST_WAITERS, list(needs.request_waiters)),
+        _fetch_keys(state, _CODES, needs.digests),
+        _load_seats(state, needs.seats_of),
+        _fetch_keys(state, _SHARED, needs.shared),
+        _fetch_keys(state, _SHARED_QUARANTINED, needs.shared),
+        _load_single(state, needs.single),
+        _load_session_uses(state, needs.uses_of_sessions),
+        *(_load_due_in(state, key, now) for key in needs.due_in),
+        *([_load_due(state, needs.due, now)] if needs.due else ()),
+    )
+
+
+def _fetch_placed(state: State, statement: Statement, parameters: Sequence[Any]) -> Loading:
+    """Waiters, and the place of each in its queue."""
+    if parameters:
+        yield from _count_places(state, (yield from _fetch(state, r.Waiter, statement, parameters)))
+
+
+def _load_single(state: State, single: Mapping[Key, int]) -> Loading:
+    """Quarantined allocations by keys that many may have, so many of each."""
+    if single:
+        keys = list(single)
+        (places,) = yield [(_HAS_QUARANTINED, keys)]
+        found = [keys[place] for (place,) in places]
+        yield from _together(*(_fetch(state, r.Allocation, _SINGLE_QUARANTINED, (*key, single[key])) for key in found))
+
+
+def _load_due_in(state: State, key: Key, now: Moment) -> Loading:
+    """What is due in a pool, and the next ends of quarantines."""
+    *_, ends = yield from _together(
+        _fetch(state, r.Allocation, _DUE_QUARANTINES_IN, (*key, now.civil, AT_ONCE)),
+        _fetch_sessions(state, _DUE_SESSIONS_IN, (*key, now.lease, AT_ONCE), LEASES_AT_ONCE),
+        _fetch(state, r.Allocation, _DUE_DEADLINES, (now.lease, AT_ONCE)),
+        _fetch_rows(_QUARANTINE_ENDS, (*key, now.civil)),
+    )
+    state.quarantine_ends[key] = [(end, tuple(map(tuple, json.loads(lines)))) for end, lines in ends]
+
+
+def _fetch_rows(statement: Statement, parameters: Sequence[Any]) -> Loading:
+    (rows,) = yield [(statement, parameters)]
+    return rows
+
+
+def _load_due(state: State, most: int, now: Moment) -> Loading:
+    """What is due in the whole installation."""
+    more, *_ = yield from _together(
+        _fetch_sessions(state, _DUE_SESSIONS, (now.lease, most), most),
+        _fetch_placed(state, _DUE_WAITERS, (now.lease, most)),
+        _fetch(state, r.Allocation, _DUE_QUARANTINES, (now.civil, most)),
+        _fetch(state, r.Allocation, _DUE_DEADLINES, (now.lease, most)),
+        _fetch(state, r.Allocation, _UNSEEN, (now.civil, most)),
+    )
+    state.more_due = state.more_due or more
 
 
 def _load_seats(state: State, pools: Iterable[Key]) -> Loading:
     """The pools with their lines, their queues and who waits first in them."""
     new = [key for key in pools if (*key, "seats") not in state.whole]
     state.whole.update((*key, "seats") for key in new)
-    yield from _fetch_missing(state, r.Pool, new)
-    yield from _fetch_keys(state, _HOLDINGS, new)
-    licences = {
-        (holding.estate_id, holding.licence_id) for key in new for holding in state.many(r.Holding, state.holdings[key])
-    }
-    yield from _fetch_keys(state, _LICENCES, licences)
-    yield from _fetch_keys(state, _QUEUES, new)
-    for queue in state.all(r.Queue):
-        key = (queue.estate_id, queue.pool_id, queue.product_id)
-        if (queue.estate_id, queue.pool_id) in new:
-            head = []
-            if queue.length:
-                head = yield from _fetch(state, r.Waiter, _FIRST_WAITERS, (*key, WAITERS_AT_ONCE))
-            state.loaded_to[key] = head[-1].sequence if len(head) == WAITERS_AT_ONCE else None
-    sessions, products, consumers = set(), set(), set()
-    for waiter in state.all(r.Waiter):
-        sessions.add((waiter.estate_id, waiter.session_id))
-        products.add((waiter.product_id,))
-        if waiter.consumer:
-            consumers.add((waiter.estate_id, waiter.consumer))
-    yield from _fetch_missing(state, r.Session, sessions)
-    yield from _fetch_missing(state, r.Product, products)
-    yield from _fetch_missing(state, r.Consumer, consumers)
+    yield from _together(_fetch_missing(state, r.Pool, new), _load_lines(state, new), _load_queues(state, new))
+
+
+def _load_lines(state: State, pools: Sequence[Key]) -> Loading:
+    """The holdings of pools, with their licences."""
+    found = yield from _fetch_keys(state, _HOLDINGS, pools)
+    yield from _fetch_keys(state, _LICENCES, {(holding.estate_id, holding.licence_id) for holding in found})
+
+
+def _load_queues(state: State, pools: Sequence[Key]) -> Loading:
+    """The queues of pools, and what is to be known of those who wait first in them."""
+    queues = yield from _fetch_keys(state, _QUEUES, pools)
+    keys = [(queue.estate_id, queue.pool_id, queue.product_id) for queue in queues]
+    waiting = [key for key, queue in zip(keys, queues, strict=True) if queue.length]
+    state.loaded_to.update(dict.fromkeys(keys))
+    heads = yield from _together(*(_fetch(state, r.Waiter, _FIRST_WAITERS, (*key, WAITERS_AT_ONCE)) for key in waiting))
+    for key, head in zip(waiting, heads, strict=True):
+        if len(head) == WAITERS_AT_ONCE:
+            state.loaded_to[key] = head[-1].sequence
+    waiters = list(state.all(r.Waiter))
+    yield from _together(
+        _fetch_missing(state, r.Session, {(waiter.estate_id, waiter.session_id) for waiter in waiters}),
+        _fetch_missing(state, r.Product, {(waiter.product_id,) for waiter in waiters}),
+        _fetch_missing(
+            state, r.Consumer, {(waiter.estate_id, waiter.consumer) for waiter in waiters if waiter.consumer}
+        ),
+    )
 
 
 def _load_session_uses(state: State, sessions: Iterable[Key]) -> Loading:
     """Everything that ending these sessions ends: all of their uses and waits, not only those met by chance."""
     keys = [key for key in sessions if key not in state.whole]
     state.whole.update(keys)
-    yield from _fetch_keys(state, _SESSION_USES, keys)
-    yield from _fetch_keys(state, _SESSION_WAITERS, keys)
-    uses = {use[:2] for key in keys for use in state.session_uses[key]}
-    yield from _fetch_missing(state, r.Allocation, uses)
+    uses, _ = yield from _together(_fetch_keys(state, _SESSION_USES, keys), _fetch_keys(state, _SESSION_WAITERS, keys))
+    yield from _fetch_missing(state, r.Allocation, {(use.estate_id, use.allocation_id) for use in uses})
 
 
 def _complete(state: State, now: Moment) -> Loading:
     """What ending the loaded sessions and allocations touches: their uses, those sessions, and the pools."""
     known = -1
     while known != (known := state.size()):
-        yield from _load_session_uses(
-            state,
-            [
-                (session.estate_id, session.session_id)
-                for session in state.all(r.Session)
-                if session.state is not r.SessionState.ENDED and (session.dirty or session.expires_lease <= now.lease)
-            ],
-        )
-        allocations = {
+        sessions = list(state.all(r.Session))
+        allocations = list(state.all(r.Allocation))
+        waiters = list(state.all(r.Waiter))
+        due = [
+            (session.estate_id, session.session_id)
+            for session in sessions
+            if session.state is not r.SessionState.ENDED and (session.dirty or session.expires_lease <= now.lease)
+        ]
+        live = {
             (allocation.estate_id, allocation.allocation_id)
-            for allocation in state.all(r.Allocation)
+            for allocation in allocations
             if allocation.state is not r.AllocationState.ENDED
         } - state.whole
-        state.whole |= allocations
-        yield from _fetch_keys(state, _USES, allocations)
-        sessions = {(use.estate_id, use.session_id) for use in state.all(r.Use)}
-        sessions |= {(waiter.estate_id, waiter.session_id) for waiter in state.all(r.Waiter)}
-        yield from _fetch_missing(state, r.Session, sessions)
-        pools = {(found.estate_id, found.pool_id) for found in state.all(r.Allocation)}
-        pools |= {(waiter.estate_id, waiter.pool_id) for waiter in state.all(r.Waiter)}
-        yield from _load_seats(state, pools)
-        yield from _fetch_missing(state, r.Product, {(found.product_id,) for found in state.all(r.Allocation)})
-        own = {(session.estate_id, session.pool_id) for session in state.all(r.Session)}
-        yield from _fetch_missing(state, r.Pool, own)
+        state.whole |= live
+        users = {(use.estate_id, use.session_id) for use in state.all(r.Use)}
+        users |= {(waiter.estate_id, waiter.session_id) for waiter in waiters}
+        pools = {(found.estate_id, found.pool_id) for found in allocations}
+        pools |= {(waiter.estate_id, waiter.pool_id) for waiter in waiters}
+        yield from _together(
+            _load_session_uses(state, due),
+            _fetch_keys(state, _USES, live),
+            _fetch_missing(state, r.Session, users),
+            _load_seats(state, pools),
+            _fetch_missing(state, r.Product, {(found.product_id,) for found in allocations}),
+            _fetch_missing(state, r.Pool, {(session.estate_id, session.pool_id) for session in sessions}),
+        )

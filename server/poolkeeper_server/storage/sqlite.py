@@ -7,21 +7,22 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from pysqlite3 import dbapi2 as sqlite
 from sqlalchemy import LargeBinary
 
-from poolkeeper_server.domain import records as r
 from poolkeeper_server.domain.commands import Command
 from poolkeeper_server.domain.decide import decide_all
 from poolkeeper_server.domain.moment import Moment
 from poolkeeper_server.domain.records import KEY_FIELDS
 from poolkeeper_server.domain.state import State
+from poolkeeper_server.storage import saving
 from poolkeeper_server.storage.epoch import FORGET_PLACE, POOLS, PROMISES, begun
 from poolkeeper_server.storage.failpoint import failpoint
-from poolkeeper_server.storage.loading import STATEMENTS, ByKeys, Query, Statement, load, select
+from poolkeeper_server.storage.loading import STATEMENTS, ByKeys, Present, Query, Rows, Statement, load, select
 from poolkeeper_server.storage.schema import KEPT_NO_LONGER, NAMES, ROWS, TABLES
 from poolkeeper_server.storage.store import (
     MARK_FIELDS,
@@ -55,19 +56,23 @@ def connect(path: Path, *, read_only: bool = False) -> Any:  # noqa: ANN401 - th
     return connection
 
 
-def _by_keys(statement: ByKeys) -> str:
-    """Rows whose columns equal one of the keys in a JSON array; the order of the join makes each an index look-up."""
+def _match(statement: ByKeys | Present) -> str:
+    """That the columns of t equal one of the keys in a JSON array."""
     hints = TABLES[statement.kind].c
-    match = " AND ".join(
+    return " AND ".join(
         # JSON carries no bytes.
         f"t.{column} = unhex(wanted.value ->> {place})"
         if isinstance(hints[column].type, LargeBinary)
         else f"t.{column} = wanted.value ->> {place}"
         for place, column in enumerate(statement.columns)
     )
+
+
+def _by_keys(statement: ByKeys) -> str:
+    """Rows by their keys; the order of the join makes each an index look-up."""
     where = f" WHERE {statement.where}" if statement.where else ""
-    name = NAMES[statement.kind]
-    return f"SELECT {select(statement.kind)} FROM json_each(?) AS wanted CROSS JOIN {name} AS t ON {match}{where}"
+    rows = f"CROSS JOIN {NAMES[statement.kind]} AS t ON {_match(statement)}{where}"
+    return f"SELECT {select(statement.kind)} FROM json_each(?) AS wanted {rows}"
 
 
 def upsert(kind: type) -> str:
@@ -89,6 +94,9 @@ def _text(statement: Statement) -> str:
     """A statement of the loading in SQLite's words, which keeps to the order of a CROSS JOIN."""
     if isinstance(statement, ByKeys):
         return _by_keys(statement)
+    if isinstance(statement, Present):
+        found = f"SELECT 1 FROM {NAMES[statement.kind]} AS t WHERE {_match(statement)} AND {statement.where}"
+        return f"SELECT wanted.key FROM json_each(?) AS wanted WHERE EXISTS ({found})"
     if isinstance(statement, Query):
         return statement.text
     return (
@@ -97,13 +105,22 @@ def _text(statement: Statement) -> str:
     )
 
 
+@cache
+def write_statement(statement: saving.Statement) -> str:
+    """A statement of the saving in SQLite's words, for one row."""
+    kind = statement.kind
+    match = " AND ".join(f"{column} = ?" for column in KEY_FIELDS[kind])
+    if isinstance(statement, saving.Put):
+        return upsert(kind)
+    if isinstance(statement, saving.Delete):
+        return f"DELETE FROM {NAMES[kind]} WHERE {match}"
+    if isinstance(statement, saving.Change):
+        return f"UPDATE {NAMES[kind]} SET {', '.join(f'{column} = ?' for column in statement.columns)} WHERE {match}"
+    columns = ROWS[kind].columns
+    return f"INSERT INTO {NAMES[kind]} ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})"
+
+
 LOADS: Final = {statement: _text(statement) for statement in STATEMENTS}
-_PUT = {kind: upsert(kind) for kind in NAMES}
-DELETES: Final = {
-    kind: f"DELETE FROM {NAMES[kind]} WHERE {' AND '.join(f'{column} = ?' for column in KEY_FIELDS[kind])}"
-    for kind in NAMES
-}
-_INSERT_ENTRY = f"INSERT INTO ledger ({', '.join(ROWS[r.Entry].columns)}) VALUES (?, ?, ?, ?, ?)"
 WRITE_MARK: Final = f"UPDATE marks SET {', '.join(f'{name} = ?' for name in MARK_FIELDS)} WHERE id = 1"
 PURGES: Final = tuple(
     f"DELETE FROM {table} WHERE ({key}) IN "
@@ -205,29 +222,26 @@ class SqliteStore:
 
     def _load(self, batch: Sequence[Command], now: Moment) -> State:
         loading = load(batch, now)
-        rows: Any = None
+        answers: Any = None
         while True:
             try:
-                statement, parameters = loading.send(rows)
+                asks = loading.send(answers)
             except StopIteration as end:
                 state: State = end.value
                 return state
-            if isinstance(statement, ByKeys):
-                parameters = (json.dumps([[_encoded(part) for part in key] for key in parameters]),)
-            rows = self._connection.execute(LOADS[statement], parameters).fetchall()
+            answers = [self._rows(*ask) for ask in asks]
+
+    def _rows(self, statement: Statement, parameters: Sequence[Any]) -> Rows:
+        if isinstance(statement, ByKeys | Present):
+            parameters = (json.dumps([[_encoded(part) for part in key] for key in parameters]),)
+        found: Rows = self._connection.execute(LOADS[statement], parameters).fetchall()
+        return found
 
 
 def save(connection: Any, state: State) -> None:  # noqa: ANN401 - the driver is not typed
     """Writes what was changed in a state, in the transaction that the connection is in."""
-    stored, deleted = state.changes()
-    for kind, keys in deleted.items():
-        connection.executemany(DELETES[kind], keys)
-    for kind, found in stored.items():
-        write = ROWS[kind].write
-        connection.executemany(_PUT[kind], [write(record) for record in found])
-    if state.entries:
-        write = ROWS[r.Entry].write
-        connection.executemany(_INSERT_ENTRY, [write(entry) for entry in state.entries])
+    for statement, rows in saving.save(state):
+        connection.executemany(write_statement(statement), rows)
 
 
 def is_damaged(error: sqlite.Error) -> bool:

@@ -92,6 +92,6 @@ def test_the_first_in_the_queue_is_served_first_in_whatever_order_it_was_loaded(
     state = State()
     state.load(waiters[place] for place in order)
     stored, _ = before.changes()
-    state.load(record for records in stored.values() for record in records)
+    state.load(record for pairs in stored.values() for _, record in pairs)
     decide_all(state, [c.CloseSession(estate_id="acme", session_id="s0")], NOW, ids)
     assert [waiter.session_id for waiter, answer in state.served if isinstance(answer, c.Granted)] == ["s1"]

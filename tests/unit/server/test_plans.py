@@ -10,6 +10,8 @@ import pytest
 
 from poolkeeper_server.storage import sqlite
 from poolkeeper_server.storage.migration import migrate
+from poolkeeper_server.storage.saving import Change, Delete
+from poolkeeper_server.storage.schema import NAMES, ROWS
 
 # What looks at every pool, or at the few rows that a partial index holds, once a second.
 _SMALL = {"SCAN p"}
@@ -21,7 +23,10 @@ def statements() -> dict[str, str]:
         f"{getattr(statement, 'kind', type(None)).__name__} {place}": text
         for place, (statement, text) in enumerate(sqlite.LOADS.items())
     }
-    found |= {f"delete {kind.__name__}": text for kind, text in sqlite.DELETES.items()}
+    for kind in NAMES:
+        found[f"delete {kind.__name__}"] = sqlite.write_statement(Delete(kind))
+        column = ROWS[kind].columns[-1]
+        found[f"change {kind.__name__}"] = sqlite.write_statement(Change(kind, (column,)))
     return found | {f"purge {place}": text for place, text in enumerate(sqlite.PURGES)}
 
 

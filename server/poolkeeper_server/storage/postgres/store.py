@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from functools import cache, partial
 from typing import Any, Final
 
 import asyncpg
@@ -16,9 +18,21 @@ from poolkeeper_server.domain.decide import decide_all
 from poolkeeper_server.domain.moment import Moment
 from poolkeeper_server.domain.records import KEY_FIELDS
 from poolkeeper_server.domain.state import State
+from poolkeeper_server.storage import saving
 from poolkeeper_server.storage.epoch import FORGET_PLACE, POOLS, PROMISES, begun
 from poolkeeper_server.storage.failpoint import failpoint
-from poolkeeper_server.storage.loading import STATEMENTS, ByKeys, Query, Statement, Within, load, select
+from poolkeeper_server.storage.loading import (
+    STATEMENTS,
+    Ask,
+    ByKeys,
+    Present,
+    Query,
+    Rows,
+    Statement,
+    Within,
+    load,
+    select,
+)
 from poolkeeper_server.storage.migration import VERSION
 from poolkeeper_server.storage.postgres.connection import HOLD, WRITER, connect, is_passing
 from poolkeeper_server.storage.schema import KEPT_NO_LONGER, NAMES, ROWS, TABLES, quoted
@@ -40,6 +54,7 @@ _PLACE: Final = (
     "SELECT system_identifier::text, ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::bigint, "
     "current_setting('synchronous_standby_names') <> '' FROM pg_control_system()"
 )
+_PARAMETER: Final = re.compile(r"\$([0-9]+)")
 _READ_PLACE: Final = "SELECT cluster, timeline FROM marks WHERE id = 1"
 _WRITE_PLACE: Final = "UPDATE marks SET cluster = $1, timeline = $2 WHERE id = 1"
 _SIGHT: Final = (
@@ -90,6 +105,10 @@ def _text(statement: Statement) -> str:
     match = " AND ".join(f't."{column}" = wanted."{column}"' for column in columns)
     if statement.where:
         match += f" AND {statement.where}"
+    if isinstance(statement, Present):
+        found = f"SELECT 1 FROM {NAMES[kind]} AS t WHERE {match} OFFSET 0"
+        wanted = f"unnest({_unnest(kind, columns)}) WITH ORDINALITY AS wanted({quoted(columns)}, place)"
+        return f"SELECT wanted.place::int - 1 FROM {wanted} WHERE EXISTS ({found})"
     return _each(f"unnest({_unnest(kind, columns)}) AS wanted({quoted(columns)})", kind, match)
 
 
@@ -103,19 +122,26 @@ def upsert(kind: type) -> str:
     )
 
 
-def _delete(kind: type) -> str:
-    keys = KEY_FIELDS[kind]
-    match = " AND ".join(f'wanted."{column}" = t."{column}"' for column in keys)
-    return f"DELETE FROM {NAMES[kind]} AS t USING unnest({_unnest(kind, keys)}) AS wanted({quoted(keys)}) WHERE {match}"
-
-
 LOADS: Final = {statement: _text(statement) for statement in STATEMENTS}
-_PUT: Final = {kind: upsert(kind) for kind in NAMES}
-_DELETE: Final = {kind: _delete(kind) for kind in NAMES}
-_INSERT_ENTRIES: Final = (
-    f"INSERT INTO ledger ({quoted(ROWS[r.Entry].columns)}) "
-    f"SELECT * FROM unnest({_unnest(r.Entry, ROWS[r.Entry].columns)})"
-)
+
+
+@cache
+def write_statement(statement: saving.Statement) -> str:
+    """A statement of the saving in PostgreSQL's words, for one array of values for each column of its rows."""
+    kind, keys = statement.kind, KEY_FIELDS[statement.kind]
+    if isinstance(statement, saving.Put):
+        return upsert(kind)
+    if isinstance(statement, saving.Append):
+        columns = ROWS[kind].columns
+        return f"INSERT INTO {NAMES[kind]} ({quoted(columns)}) SELECT * FROM unnest({_unnest(kind, columns)})"
+    match = " AND ".join(f'wanted."{column}" = t."{column}"' for column in keys)
+    if isinstance(statement, saving.Delete):
+        wanted = f"unnest({_unnest(kind, keys)}) AS wanted({quoted(keys)})"
+        return f"DELETE FROM {NAMES[kind]} AS t USING {wanted} WHERE {match}"
+    columns = (*statement.columns, *keys)
+    changes = ", ".join(f'"{column}" = wanted."{column}"' for column in statement.columns)
+    wanted = f"unnest({_unnest(kind, columns)}) AS wanted({quoted(columns)})"
+    return f"UPDATE {NAMES[kind]} AS t SET {changes} FROM {wanted} WHERE {match}"
 
 
 class PostgresStore:
@@ -249,16 +275,14 @@ class PostgresStore:
 
     async def _load(self, connection: asyncpg.Connection, batch: Sequence[Command], now: Moment) -> State:
         loading = load(batch, now)
-        rows: Any = None
+        answers: Any = None
         while True:
             try:
-                statement, parameters = loading.send(rows)
+                asks = loading.send(answers)
             except StopIteration as end:
                 state: State = end.value
                 return state
-            if isinstance(statement, ByKeys):
-                parameters = [list(column) for column in zip(*parameters, strict=True)]
-            rows = await connection.fetch(LOADS[statement], *parameters)
+            answers = await _ask(connection, asks)
 
     async def _commit(self, connection: asyncpg.Connection) -> None:
         ended = await connection.execute("COMMIT")
@@ -267,21 +291,39 @@ class PostgresStore:
             raise StoreUnavailable(f"The transaction ended with {ended}.")
 
 
+async def _ask(connection: asyncpg.Connection, asks: Sequence[Ask]) -> list[Rows]:
+    """The rows of each; what asks for many keys in one message, since it is asked by itself in a few ways only."""
+    together = [place for place, (statement, _) in enumerate(asks) if isinstance(statement, ByKeys | Present)]
+    found: dict[int, Rows] = {}
+    if together:
+        values = [list(column) for place in together for column in zip(*asks[place][1], strict=True)]
+        answer = await connection.fetchrow(all_of(tuple(asks[place][0] for place in together)), *values)
+        found = dict(zip(together, answer, strict=True))
+    for place, (statement, parameters) in enumerate(asks):
+        if place not in found:
+            found[place] = await connection.fetch(LOADS[statement], *parameters)
+    return [found[place] for place in range(len(asks))]
+
+
+@cache
+def all_of(statements: tuple[ByKeys | Present, ...]) -> str:
+    """One statement for several that ask for keys: an array of rows for each."""
+    parts, before = [], 0
+    for statement in statements:
+        text = _PARAMETER.sub(partial(_moved, before), LOADS[statement])
+        parts.append(f"ARRAY(SELECT ROW(part.*) FROM ({text}) AS part)")
+        before += len(statement.columns)
+    return f"SELECT {', '.join(parts)}"
+
+
+def _moved(before: int, parameter: re.Match[str]) -> str:
+    return f"${int(parameter[1]) + before}"
+
+
 async def save(connection: asyncpg.Connection, state: State) -> None:
     """Writes what was changed in a state, in the transaction that the connection is in."""
-    stored, deleted = state.changes()
-    for kind, keys in deleted.items():
-        await connection.execute(_DELETE[kind], *(list(column) for column in zip(*keys, strict=True)))
-    for kind, found in stored.items():
-        await _put(connection, _PUT[kind], kind, found)
-    if state.entries:
-        await _put(connection, _INSERT_ENTRIES, r.Entry, state.entries)
-
-
-async def _put(connection: asyncpg.Connection, statement: str, kind: type, found: Sequence[object]) -> None:
-    write = ROWS[kind].write
-    columns = zip(*(write(record) for record in found), strict=True)
-    await connection.execute(statement, *(list(column) for column in columns))
+    for statement, rows in saving.save(state):
+        await connection.execute(write_statement(statement), *(list(column) for column in zip(*rows, strict=True)))
 
 
 async def begin_epoch(
