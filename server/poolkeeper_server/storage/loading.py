@@ -8,7 +8,7 @@ one on a thread, one after the other; the other one in the event loop, with as f
 from __future__ import annotations
 
 import json
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -183,11 +183,13 @@ def _fetch(state: State, kind: type, statement: Statement, parameters: Sequence[
     return found
 
 
-def _together(*loadings: Loading) -> Loading:
+def _together(loadings: Sequence[Loading]) -> Loading:
     """Carries several on at the same time, and asks what all of them want to know at once; gives what each ends with.
 
     None of them may need what another one loads.
     """
+    if len(loadings) == 1:
+        return [(yield from loadings[0])]
     ends: list[Any] = [None] * len(loadings)
     answers: dict[int, Any] = dict.fromkeys(range(len(loadings)))
     while answers:
@@ -222,13 +224,14 @@ def _fetch_sessions(state: State, statement: Statement, parameters: Sequence[Any
     return False
 
 
-def _fetch_keys(state: State, statement: ByKeys, keys: Iterable[Key]) -> Loading:
-    wanted = list(keys)
-    return (yield from _fetch(state, statement.kind, statement, wanted)) if wanted else []
+def _keys(state: State, statement: ByKeys, keys: Collection[Key]) -> list[Loading]:
+    """The rows with those keys, if there are any keys: most batches ask for little of all that there is."""
+    return [_fetch(state, statement.kind, statement, list(keys))] if keys else []
 
 
-def _fetch_missing(state: State, kind: type, keys: Iterable[Key]) -> Loading:
-    yield from _fetch_keys(state, _GET[kind], [key for key in keys if state.get(kind, *key) is None])
+def _missing(state: State, kind: type, keys: Iterable[Key]) -> list[Loading]:
+    """The records with those keys that are not there yet."""
+    return _keys(state, _GET[kind], [key for key in keys if state.get(kind, *key) is None])
 
 
 def _count_places(state: State, waiters: list[r.Waiter]) -> Loading:
@@ -239,46 +242,52 @@ def _count_places(state: State, waiters: list[r.Waiter]) -> Loading:
 
 
 def _load_needs(state: State, needs: Needs, now: Moment) -> Loading:
-    yield from _together(
-        *(_fetch_missing(state, kind, keys) for kind, keys in needs.records.items()),
-        _fetch_keys(state, _BINDINGS, needs.bindings_of),
-        _fetch_keys(state, _NODE_SESSIONS, needs.node_sessions),
-        _fetch_keys(state, _POOL_SESSIONS, needs.sessions_of),
-        _fetch_keys(state, _INSTALLED, needs.installed_of),
-        _fetch_placed(state, _REQUEST_WAITERS, list(needs.request_waiters)),
-        _fetch_keys(state, _CODES, needs.digests),
-        _load_seats(state, needs.seats_of),
-        _fetch_keys(state, _SHARED, needs.shared),
-        _fetch_keys(state, _SHARED_QUARANTINED, needs.shared),
-        _load_single(state, needs.single),
-        _load_session_uses(state, needs.uses_of_sessions),
-        *(_load_due_in(state, key, now) for key in needs.due_in),
-        *([_load_due(state, needs.due, now)] if needs.due else ()),
-    )
+    wanted: list[Loading] = []
+    for kind, keys in needs.records.items():
+        wanted += _missing(state, kind, keys)
+    wanted += _keys(state, _BINDINGS, needs.bindings_of)
+    wanted += _keys(state, _NODE_SESSIONS, needs.node_sessions)
+    wanted += _keys(state, _POOL_SESSIONS, needs.sessions_of)
+    wanted += _keys(state, _INSTALLED, needs.installed_of)
+    wanted += _keys(state, _CODES, needs.digests)
+    wanted += _seats(state, needs.seats_of)
+    wanted += _keys(state, _SHARED, needs.shared)
+    wanted += _keys(state, _SHARED_QUARANTINED, needs.shared)
+    wanted += _session_uses(state, needs.uses_of_sessions)
+    wanted += [_load_due_in(state, key, now) for key in needs.due_in]
+    if needs.request_waiters:
+        wanted.append(_fetch_placed(state, _REQUEST_WAITERS, list(needs.request_waiters)))
+    if needs.single:
+        wanted.append(_load_single(state, needs.single))
+    if needs.due:
+        wanted.append(_load_due(state, needs.due, now))
+    yield from _together(wanted)
 
 
 def _fetch_placed(state: State, statement: Statement, parameters: Sequence[Any]) -> Loading:
     """Waiters, and the place of each in its queue."""
-    if parameters:
-        yield from _count_places(state, (yield from _fetch(state, r.Waiter, statement, parameters)))
+    yield from _count_places(state, (yield from _fetch(state, r.Waiter, statement, parameters)))
 
 
 def _load_single(state: State, single: Mapping[Key, int]) -> Loading:
     """Quarantined allocations by keys that many may have, so many of each."""
-    if single:
-        keys = list(single)
-        (places,) = yield [(_HAS_QUARANTINED, keys)]
-        found = [keys[place] for (place,) in places]
-        yield from _together(*(_fetch(state, r.Allocation, _SINGLE_QUARANTINED, (*key, single[key])) for key in found))
+    keys = list(single)
+    (places,) = yield [(_HAS_QUARANTINED, keys)]
+    found = [keys[place] for (place,) in places]
+    yield from _together(
+        [_fetch(state, r.Allocation, _SINGLE_QUARANTINED, (*key, single[key])) for key in found],
+    )
 
 
 def _load_due_in(state: State, key: Key, now: Moment) -> Loading:
     """What is due in a pool, and the next ends of quarantines."""
     *_, ends = yield from _together(
-        _fetch(state, r.Allocation, _DUE_QUARANTINES_IN, (*key, now.civil, AT_ONCE)),
-        _fetch_sessions(state, _DUE_SESSIONS_IN, (*key, now.lease, AT_ONCE), LEASES_AT_ONCE),
-        _fetch(state, r.Allocation, _DUE_DEADLINES, (now.lease, AT_ONCE)),
-        _fetch_rows(_QUARANTINE_ENDS, (*key, now.civil)),
+        [
+            _fetch(state, r.Allocation, _DUE_QUARANTINES_IN, (*key, now.civil, AT_ONCE)),
+            _fetch_sessions(state, _DUE_SESSIONS_IN, (*key, now.lease, AT_ONCE), LEASES_AT_ONCE),
+            _fetch(state, r.Allocation, _DUE_DEADLINES, (now.lease, AT_ONCE)),
+            _fetch_rows(_QUARANTINE_ENDS, (*key, now.civil)),
+        ]
     )
     state.quarantine_ends[key] = [(end, tuple(map(tuple, json.loads(lines)))) for end, lines in ends]
 
@@ -291,54 +300,69 @@ def _fetch_rows(statement: Statement, parameters: Sequence[Any]) -> Loading:
 def _load_due(state: State, most: int, now: Moment) -> Loading:
     """What is due in the whole installation."""
     more, *_ = yield from _together(
-        _fetch_sessions(state, _DUE_SESSIONS, (now.lease, most), most),
-        _fetch_placed(state, _DUE_WAITERS, (now.lease, most)),
-        _fetch(state, r.Allocation, _DUE_QUARANTINES, (now.civil, most)),
-        _fetch(state, r.Allocation, _DUE_DEADLINES, (now.lease, most)),
-        _fetch(state, r.Allocation, _UNSEEN, (now.civil, most)),
+        [
+            _fetch_sessions(state, _DUE_SESSIONS, (now.lease, most), most),
+            _fetch_placed(state, _DUE_WAITERS, (now.lease, most)),
+            _fetch(state, r.Allocation, _DUE_QUARANTINES, (now.civil, most)),
+            _fetch(state, r.Allocation, _DUE_DEADLINES, (now.lease, most)),
+            _fetch(state, r.Allocation, _UNSEEN, (now.civil, most)),
+        ]
     )
     state.more_due = state.more_due or more
 
 
-def _load_seats(state: State, pools: Iterable[Key]) -> Loading:
+def _seats(state: State, pools: Iterable[Key]) -> list[Loading]:
     """The pools with their lines, their queues and who waits first in them."""
     new = [key for key in pools if (*key, "seats") not in state.whole]
+    if not new:
+        return []
     state.whole.update((*key, "seats") for key in new)
-    yield from _together(_fetch_missing(state, r.Pool, new), _load_lines(state, new), _load_queues(state, new))
+    return [*_missing(state, r.Pool, new), _load_lines(state, new), _load_queues(state, new)]
 
 
 def _load_lines(state: State, pools: Sequence[Key]) -> Loading:
     """The holdings of pools, with their licences."""
-    found = yield from _fetch_keys(state, _HOLDINGS, pools)
-    yield from _fetch_keys(state, _LICENCES, {(holding.estate_id, holding.licence_id) for holding in found})
+    found = yield from _fetch(state, r.Holding, _HOLDINGS, pools)
+    yield from _together(_missing(state, r.Licence, {(one.estate_id, one.licence_id) for one in found}))
 
 
 def _load_queues(state: State, pools: Sequence[Key]) -> Loading:
     """The queues of pools, and what is to be known of those who wait first in them."""
-    queues = yield from _fetch_keys(state, _QUEUES, pools)
+    queues = yield from _fetch(state, r.Queue, _QUEUES, pools)
     keys = [(queue.estate_id, queue.pool_id, queue.product_id) for queue in queues]
-    waiting = [key for key, queue in zip(keys, queues, strict=True) if queue.length]
     state.loaded_to.update(dict.fromkeys(keys))
-    heads = yield from _together(*(_fetch(state, r.Waiter, _FIRST_WAITERS, (*key, WAITERS_AT_ONCE)) for key in waiting))
+    waiting = [key for key, queue in zip(keys, queues, strict=True) if queue.length]
+    if not waiting:
+        return
+    heads = yield from _together(
+        [_fetch(state, r.Waiter, _FIRST_WAITERS, (*key, WAITERS_AT_ONCE)) for key in waiting],
+    )
     for key, head in zip(waiting, heads, strict=True):
         if len(head) == WAITERS_AT_ONCE:
             state.loaded_to[key] = head[-1].sequence
-    waiters = list(state.all(r.Waiter))
+    waiters = [waiter for head in heads for waiter in head]
+    consumers = {(waiter.estate_id, waiter.consumer) for waiter in waiters if waiter.consumer}
     yield from _together(
-        _fetch_missing(state, r.Session, {(waiter.estate_id, waiter.session_id) for waiter in waiters}),
-        _fetch_missing(state, r.Product, {(waiter.product_id,) for waiter in waiters}),
-        _fetch_missing(
-            state, r.Consumer, {(waiter.estate_id, waiter.consumer) for waiter in waiters if waiter.consumer}
-        ),
+        [
+            *_missing(state, r.Session, {(waiter.estate_id, waiter.session_id) for waiter in waiters}),
+            *_missing(state, r.Product, {(waiter.product_id,) for waiter in waiters}),
+            *_missing(state, r.Consumer, consumers),
+        ]
     )
 
 
-def _load_session_uses(state: State, sessions: Iterable[Key]) -> Loading:
+def _session_uses(state: State, sessions: Iterable[Key]) -> list[Loading]:
     """Everything that ending these sessions ends: all of their uses and waits, not only those met by chance."""
     keys = [key for key in sessions if key not in state.whole]
+    if not keys:
+        return []
     state.whole.update(keys)
-    uses, _ = yield from _together(_fetch_keys(state, _SESSION_USES, keys), _fetch_keys(state, _SESSION_WAITERS, keys))
-    yield from _fetch_missing(state, r.Allocation, {(use.estate_id, use.allocation_id) for use in uses})
+    return [_load_used(state, keys), *_keys(state, _SESSION_WAITERS, keys)]
+
+
+def _load_used(state: State, sessions: Sequence[Key]) -> Loading:
+    uses = yield from _fetch(state, r.Use, _SESSION_USES, sessions)
+    yield from _together(_missing(state, r.Allocation, {(use.estate_id, use.allocation_id) for use in uses}))
 
 
 def _complete(state: State, now: Moment) -> Loading:
@@ -361,13 +385,18 @@ def _complete(state: State, now: Moment) -> Loading:
         state.whole |= live
         users = {(use.estate_id, use.session_id) for use in state.all(r.Use)}
         users |= {(waiter.estate_id, waiter.session_id) for waiter in waiters}
+        consumers = {(waiter.estate_id, waiter.consumer) for waiter in waiters if waiter.consumer}
+        products = {(found.product_id,) for found in allocations} | {(waiter.product_id,) for waiter in waiters}
         pools = {(found.estate_id, found.pool_id) for found in allocations}
         pools |= {(waiter.estate_id, waiter.pool_id) for waiter in waiters}
         yield from _together(
-            _load_session_uses(state, due),
-            _fetch_keys(state, _USES, live),
-            _fetch_missing(state, r.Session, users),
-            _load_seats(state, pools),
-            _fetch_missing(state, r.Product, {(found.product_id,) for found in allocations}),
-            _fetch_missing(state, r.Pool, {(session.estate_id, session.pool_id) for session in sessions}),
+            [
+                *_session_uses(state, due),
+                *_keys(state, _USES, live),
+                *_missing(state, r.Session, users),
+                *_missing(state, r.Consumer, consumers),
+                *_missing(state, r.Product, products),
+                *_seats(state, pools),
+                *_missing(state, r.Pool, {(session.estate_id, session.pool_id) for session in sessions}),
+            ]
         )
