@@ -108,6 +108,9 @@ class Servicer(rpc.LicensingServiceServicer):
     def Heartbeat(self, request: Any, context: Any) -> Any:
         return self._serve("Heartbeat", context, lambda one: self._fake.beat(one, request))
 
+    def BatchHeartbeat(self, request: Any, context: Any) -> Any:
+        return self._serve("BatchHeartbeat", context, lambda one: self._batch_heartbeat(one, request))
+
     def Acknowledge(self, request: Any, context: Any) -> Any:
         return self._serve("Acknowledge", context, lambda one: self._fake.acknowledge(one, request))
 
@@ -130,6 +133,18 @@ class Servicer(rpc.LicensingServiceServicer):
             except Refusal as refusal:
                 results.append(pb.BatchCheckOutResult(error=_status(refusal)))
         return pb.BatchCheckOutResponse(results=results)
+
+    def _batch_heartbeat(self, session: Session, request: Any) -> pb.BatchHeartbeatResponse:
+        results = []
+        for one in request.heartbeats:
+            try:
+                other = self._fake.session_of(one.session_token, leaving=False)
+                if other.node != session.node:
+                    raise Refusal("INVALID_FIELD", "The session is not of the calling node.")  # noqa: TRY301 - as above.
+                results.append(pb.BatchHeartbeatResult(renewed=self._fake.beat(other, one.heartbeat)))
+            except Refusal as refusal:
+                results.append(pb.BatchHeartbeatResult(error=_status(refusal)))
+        return pb.BatchHeartbeatResponse(results=results)
 
     def Connect(self, request_iterator: Any, context: Any) -> Iterator[Any]:
         fake = self._fake
@@ -175,6 +190,7 @@ class Servicer(rpc.LicensingServiceServicer):
             "batch_check_out": lambda one: self._batch(one, body),
             "check_in": lambda one: fake.check_in(one, body),
             "heartbeat": lambda one: fake.beat(one, body),
+            "batch_heartbeat": lambda one: self._batch_heartbeat(one, body),
             "acknowledge": lambda one: fake.acknowledge(one, body),
             "close_session": fake.close_session,
             "list_allocations": fake.list_allocations,

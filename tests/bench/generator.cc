@@ -76,8 +76,8 @@ struct Options {
 
 // ---- what is measured ----
 
-enum Kind { kNoOp, kCheckOut, kCheckIn, kBatch, kHeartbeat, kKinds };
-constexpr std::array<const char*, kKinds> kNames = {"no_op", "check_out", "check_in", "batch", "heartbeat"};
+enum Kind { kNoOp, kCheckOut, kCheckIn, kBatch, kHeartbeat, kRenewals, kKinds };
+constexpr std::array<const char*, kKinds> kNames = {"no_op", "check_out", "check_in", "batch", "heartbeat", "renewals"};
 
 // The latencies are kept one by one, so that a percentile is what it says.
 struct Book {
@@ -193,6 +193,7 @@ class Dialogue {
     kind_ = plan_.work == "no-op"       ? kNoOp
             : plan_.work == "heartbeat" ? kHeartbeat
             : plan_.work == "batch"     ? kBatch
+            : plan_.work == "renewals"  ? kRenewals
                                         : kCheckOut;
     return true;
   }
@@ -204,7 +205,8 @@ class Dialogue {
   const char* method() const {
     static const std::array<const char*, kKinds> methods = {
         "/bench.Floor/Call", "/poolkeeper.v1.LicensingService/CheckOut", "/poolkeeper.v1.LicensingService/CheckIn",
-        "/poolkeeper.v1.LicensingService/BatchCheckOut", "/poolkeeper.v1.LicensingService/Heartbeat"};
+        "/poolkeeper.v1.LicensingService/BatchCheckOut", "/poolkeeper.v1.LicensingService/Heartbeat",
+        "/poolkeeper.v1.LicensingService/BatchHeartbeat"};
     return methods[kind_];
   }
 
@@ -222,6 +224,9 @@ class Dialogue {
       case kHeartbeat:
         fill(heartbeat_);
         return to_buffer(heartbeat_);
+      case kRenewals:
+        fill(renewals_);
+        return to_buffer(renewals_);
       default:
         return payload_;
     }
@@ -239,6 +244,9 @@ class Dialogue {
         break;
       case kBatch:
         fill(*request_.mutable_batch_check_out());
+        break;
+      case kRenewals:
+        fill(*request_.mutable_batch_heartbeat());
         break;
       default:
         fill(*request_.mutable_heartbeat());
@@ -266,6 +274,10 @@ class Dialogue {
       case kHeartbeat:
         whole = parse(buffer, heartbeat_answer_);
         renewed(heartbeat_answer_);
+        break;
+      case kRenewals:
+        whole = parse(buffer, renewals_answer_);
+        all_renewed(renewals_answer_);
         break;
       default:
         whole = buffer.Length() > 0;
@@ -299,6 +311,9 @@ class Dialogue {
         break;
       case kBatch:
         batch_granted(response_.batch_check_out());
+        break;
+      case kRenewals:
+        all_renewed(response_.batch_heartbeat());
         break;
       default:
         renewed(response_.heartbeat());
@@ -341,6 +356,18 @@ class Dialogue {
     request.set_digest(session().digest);
   }
 
+  // All of the caller's sessions, the same every time.
+  void fill(pb::BatchHeartbeatRequest& request) {
+    if (request.heartbeats_size() != 0) return;
+    for (const std::size_t index : mine_) {
+      const Session& one = plan_.sessions.at(index);
+      pb::SessionHeartbeat& beat = *request.add_heartbeats();
+      beat.set_session_token(one.token);
+      beat.mutable_heartbeat()->set_allocation_count(one.count);
+      beat.mutable_heartbeat()->set_digest(one.digest);
+    }
+  }
+
   void granted(const pb::Granted* granted) {
     if (granted == nullptr) {
       book_.error("a check-out that was not granted");
@@ -368,6 +395,17 @@ class Dialogue {
     if (book_.measuring) book_.check_outs += count;
   }
 
+  void all_renewed(const pb::BatchHeartbeatResponse& answer) {
+    if (answer.results_size() != static_cast<int>(mine_.size())) book_.error("a batch that was not answered whole");
+    for (const auto& result : answer.results()) {
+      if (result.has_renewed()) {
+        renewed(result.renewed());
+      } else {
+        book_.error(result.error().message());
+      }
+    }
+  }
+
   void renewed(const pb::HeartbeatResponse& answer) {
     if (answer.reconcile() != 0) book_.error("a heartbeat that asks to reconcile");
     if (answer.notices_size() != 0) book_.error("a heartbeat with notices");
@@ -387,11 +425,13 @@ class Dialogue {
   pb::CheckInRequest check_in_;
   pb::BatchCheckOutRequest batch_;
   pb::HeartbeatRequest heartbeat_;
+  pb::BatchHeartbeatRequest renewals_;
   pb::ConnectRequest request_;
   pb::CheckOutResponse check_out_answer_;
   pb::CheckInResponse check_in_answer_;
   pb::BatchCheckOutResponse batch_answer_;
   pb::HeartbeatResponse heartbeat_answer_;
+  pb::BatchHeartbeatResponse renewals_answer_;
   pb::ConnectResponse response_;
 };
 

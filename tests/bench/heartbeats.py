@@ -8,11 +8,14 @@ from typing import Final
 
 from tests.bench.bench import Bench, running
 from tests.bench.load import Load
-from tests.bench.servers import Floor, PlainDaemon, fleet, holding, sizes, studio
+from tests.bench.servers import Floor, PlainDaemon, fleet, holding, sessions_of, sizes, studio
 from tests.process.daemon import Office
 
 #: Sessions whose leases are checked out at a time.
 _AT_ONCE: Final = 8
+#: Streams of which each keeps the sessions of many programs, and how many those are.
+_KEPT_BY: Final = 16
+TOGETHER: Final = 50
 
 
 def echo(streams: int) -> str:
@@ -23,6 +26,11 @@ def echo(streams: int) -> str:
 def heartbeat(streams: int, leases: int) -> str:
     """As echo."""
     return f"heartbeat of a session with {leases:,} lease{'s' * (leases > 1)}, {streams} streams"
+
+
+def renewals(sessions: int) -> str:
+    """As echo."""
+    return f"message that renews {sessions} session{'s' * (sessions > 1)}, {_KEPT_BY} streams"
 
 
 async def measure(bench: Bench) -> None:
@@ -41,6 +49,9 @@ async def measure(bench: Bench) -> None:
                         some = nodes[first : first + _AT_ONCE]
                         found += await asyncio.gather(*(holding(node, count) for node in some))
                     sessions[count] = found
+                agents = await fleet(office, _KEPT_BY, name="agent")
+                # The generator deals sessions out to its streams in turn: what a stream gets is of one node.
+                kept = list(zip(*[await sessions_of(node, TOGETHER) for node in agents], strict=True))
                 asked, answered = await sizes(await office.node("sizes"))
             floor = await Floor.start(processes, directory, answered)
             nothing = Load(
@@ -57,3 +68,7 @@ async def measure(bench: Bench) -> None:
                 for count, holders in sessions.items():
                     load = replace(base, sessions=holders)
                     await bench.measure(heartbeat(streams, count), load, stored=directory)
+                for count in (1, TOGETHER):
+                    own = [session for sessions in kept[:count] for session in sessions]
+                    load = replace(base, work="renewals", callers=_KEPT_BY, sessions=own)
+                    await bench.measure(renewals(count), load, stored=directory)

@@ -19,8 +19,9 @@ _PATIENCE: Final = 260.0
 #: More connections than these make neither server nor generator quicker.
 CONNECTIONS: Final = 64
 
-Work = Literal["no-op", "cycle", "check-out", "batch", "heartbeat"]
-"""`cycle` is check-out and check-in in turn; `check-out` keeps what it gets."""
+Work = Literal["no-op", "cycle", "check-out", "batch", "heartbeat", "renewals"]
+"""`cycle` is check-out and check-in in turn; `check-out` keeps what it gets; `renewals` renews all sessions of a caller
+in one message."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

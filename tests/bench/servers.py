@@ -83,6 +83,15 @@ def held(nodes: Sequence[NodeClient]) -> list[Held]:
     return [Held(token=node.token) for node in nodes]
 
 
+async def sessions_of(node: NodeClient, count: int) -> list[Held]:
+    """So many sessions of one node, with nothing checked out."""
+    found = []
+    for _ in range(count):
+        await node.open()
+        found.append(Held(token=node.token))
+    return found
+
+
 async def holding(node: NodeClient, count: int) -> Held:
     """A session that has checked so many seats out."""
     granted: list[licensing_pb2.Granted] = []

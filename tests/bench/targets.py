@@ -110,9 +110,12 @@ def _messages(scale: Scale) -> Iterator[Target]:
         part="heartbeats",
         figure=_ratio(heartbeats.heartbeat(streams, scale.some), heartbeats.heartbeat(streams, 1), cpu),
     )
-    # The protocol has no such message yet.
+    together = heartbeats.TOGETHER
     yield Target(
-        text="messages/s that renew 50 sessions to those that renew one", bound=0.75, part="heartbeats", figure=None
+        text=f"messages/s that renew {together} sessions to those that renew one",
+        bound=0.75,
+        part="heartbeats",
+        figure=_ratio(heartbeats.renewals(together), heartbeats.renewals(1)),
     )
 
 

@@ -7,7 +7,7 @@ import random
 import pytest
 
 from poolkeeper.v1 import admin_pb2, errors_pb2, licensing_pb2
-from tests.inprocess.installation import Installation, Refused, answer
+from tests.inprocess.installation import Installation, Refused, answer, digest_of
 from tests.inprocess.steps import SHORT, close_pool, counts, move, reason_of, release, twin, unticked, update
 
 
@@ -29,6 +29,68 @@ async def test_one_heartbeat_keeps_all_leased_seats_of_its_session(installation:
         renewed = await node.heartbeat(*held)
         assert (renewed.remaining.ToMicroseconds(), renewed.reconcile) == (6_000_000, 0)
     assert await counts(installation) == (4, 4, 0, 0)
+
+
+def beats(*tokens: str, count: int = 0) -> licensing_pb2.BatchHeartbeatRequest:
+    """Heartbeats of sessions that know of so many allocations."""
+    beat = licensing_pb2.HeartbeatRequest(allocation_count=count)
+    return licensing_pb2.BatchHeartbeatRequest(
+        heartbeats=[licensing_pb2.SessionHeartbeat(session_token=token, heartbeat=beat) for token in tokens]
+    )
+
+
+@pytest.mark.behaviour("CC-10")
+@pytest.mark.parametrize("stream", [False, True], ids=["unary", "stream"])
+async def test_one_message_renews_many_sessions_of_a_node(installation: Installation, *, stream: bool) -> None:
+    await installation.studio(seats=4, **SHORT)
+    node = await installation.node()
+    others = [await twin(node) for _ in range(2)]
+    kept = [await other.check_out() for other in others]
+    request = beats(node.token, *(other.token for other in others))
+    for beat, granted in zip(request.heartbeats[1:], kept, strict=True):
+        beat.heartbeat.allocation_count, beat.heartbeat.digest = 1, digest_of(granted)
+    for _ in range(4):
+        await installation.pass_by(4)
+        if stream:
+            async with node.stream() as connection:
+                await connection.write(licensing_pb2.ConnectRequest(id=7, batch_heartbeat=request))
+                told = await connection.read()
+            assert told.id == 7
+            results = told.batch_heartbeat.results
+        else:
+            results = (await answer(node.stub.BatchHeartbeat(request, metadata=node.metadata))).results
+        assert [one.renewed.remaining.seconds for one in results] == [6, 6, 6]
+        assert [one.renewed.reconcile for one in results] == [0, 0, 0]
+    assert {one.name for one in await node.allocations()} == {one.allocation.name for one in kept}
+
+
+@pytest.mark.behaviour("CC-10")
+async def test_each_session_of_a_batch_is_judged_by_itself(installation: Installation) -> None:
+    await installation.studio(seats=4, **SHORT)
+    node, stranger = await installation.node("a"), await installation.node("b")
+    lost, closed = await twin(node), await twin(node)
+    await lost.check_out()
+    await closed.close()
+    tokens = (node.token, stranger.token, "nothing", lost.token, closed.token)
+    results = (await answer(node.stub.BatchHeartbeat(beats(*tokens), metadata=node.metadata))).results
+    assert results[0].renewed.remaining.seconds == 6
+    refused = [Refused(one.error).reason for one in (*results[1:3], results[4])]
+    assert refused == ["INVALID_FIELD", "UNAUTHENTICATED", "LEASE_EXPIRED"]
+    # It knows of nothing, and holds a seat.
+    assert results[3].renewed.reconcile
+    # The stranger's session was not renewed.
+    await installation.pass_by(5)
+    await node.heartbeat()
+    await installation.pass_by(5)
+    assert await reason_of(stranger.heartbeat()) == "LEASE_EXPIRED"
+
+
+@pytest.mark.parametrize("number", [0, 1_001])
+async def test_a_batch_of_heartbeats_has_from_one_to_a_thousand(installation: Installation, number: int) -> None:
+    await installation.studio(**SHORT)
+    node = await installation.node()
+    refused = await reason_of(answer(node.stub.BatchHeartbeat(beats(*[node.token] * number), metadata=node.metadata)))
+    assert refused == "INVALID_FIELD"
 
 
 @pytest.mark.behaviour("CC-10")

@@ -892,6 +892,85 @@ class HeartbeatResponse(google.protobuf.message.Message):
 Global___HeartbeatResponse: typing_extensions.TypeAlias = HeartbeatResponse
 
 @typing.final
+class BatchHeartbeatRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    HEARTBEATS_FIELD_NUMBER: builtins.int
+    @property
+    def heartbeats(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___SessionHeartbeat]:
+        """1 to 1,000."""
+
+    def __init__(
+        self,
+        *,
+        heartbeats: collections.abc.Iterable[Global___SessionHeartbeat] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["heartbeats", b"heartbeats"]) -> None: ...
+
+Global___BatchHeartbeatRequest: typing_extensions.TypeAlias = BatchHeartbeatRequest
+
+@typing.final
+class SessionHeartbeat(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    SESSION_TOKEN_FIELD_NUMBER: builtins.int
+    HEARTBEAT_FIELD_NUMBER: builtins.int
+    session_token: builtins.str
+    """Of a session of the calling node, its own included."""
+    @property
+    def heartbeat(self) -> Global___HeartbeatRequest: ...
+    def __init__(
+        self,
+        *,
+        session_token: builtins.str = ...,
+        heartbeat: Global___HeartbeatRequest | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["heartbeat", b"heartbeat"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["heartbeat", b"heartbeat", "session_token", b"session_token"]) -> None: ...
+
+Global___SessionHeartbeat: typing_extensions.TypeAlias = SessionHeartbeat
+
+@typing.final
+class BatchHeartbeatResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    RESULTS_FIELD_NUMBER: builtins.int
+    @property
+    def results(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___BatchHeartbeatResult]:
+        """In the order of the heartbeats."""
+
+    def __init__(
+        self,
+        *,
+        results: collections.abc.Iterable[Global___BatchHeartbeatResult] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["results", b"results"]) -> None: ...
+
+Global___BatchHeartbeatResponse: typing_extensions.TypeAlias = BatchHeartbeatResponse
+
+@typing.final
+class BatchHeartbeatResult(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    RENEWED_FIELD_NUMBER: builtins.int
+    ERROR_FIELD_NUMBER: builtins.int
+    @property
+    def renewed(self) -> Global___HeartbeatResponse: ...
+    @property
+    def error(self) -> google.rpc.status_pb2.Status: ...
+    def __init__(
+        self,
+        *,
+        renewed: Global___HeartbeatResponse | None = ...,
+        error: google.rpc.status_pb2.Status | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["error", b"error", "renewed", b"renewed", "result", b"result"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["error", b"error", "renewed", b"renewed", "result", b"result"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["result", b"result"]) -> typing.Literal["renewed", "error"] | None: ...
+
+Global___BatchHeartbeatResult: typing_extensions.TypeAlias = BatchHeartbeatResult
+
+@typing.final
 class AllocationNotice(google.protobuf.message.Message):
     """News of one allocation, or, with an empty name, of everything that the session holds."""
 
@@ -1065,6 +1144,7 @@ class ConnectRequest(google.protobuf.message.Message):
     CLOSE_SESSION_FIELD_NUMBER: builtins.int
     LIST_ALLOCATIONS_FIELD_NUMBER: builtins.int
     CANCEL_WAIT_FIELD_NUMBER: builtins.int
+    BATCH_HEARTBEAT_FIELD_NUMBER: builtins.int
     id: builtins.int
     """Chosen by the client, not 0, not in use; the answer carries it."""
     @property
@@ -1083,6 +1163,8 @@ class ConnectRequest(google.protobuf.message.Message):
     def list_allocations(self) -> Global___ListAllocationsRequest: ...
     @property
     def cancel_wait(self) -> Global___CancelWaitRequest: ...
+    @property
+    def batch_heartbeat(self) -> Global___BatchHeartbeatRequest: ...
     def __init__(
         self,
         *,
@@ -1095,10 +1177,11 @@ class ConnectRequest(google.protobuf.message.Message):
         close_session: Global___CloseSessionRequest | None = ...,
         list_allocations: Global___ListAllocationsRequest | None = ...,
         cancel_wait: Global___CancelWaitRequest | None = ...,
+        batch_heartbeat: Global___BatchHeartbeatRequest | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["acknowledge", b"acknowledge", "batch_check_out", b"batch_check_out", "cancel_wait", b"cancel_wait", "check_in", b"check_in", "check_out", b"check_out", "close_session", b"close_session", "heartbeat", b"heartbeat", "list_allocations", b"list_allocations", "request", b"request"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["acknowledge", b"acknowledge", "batch_check_out", b"batch_check_out", "cancel_wait", b"cancel_wait", "check_in", b"check_in", "check_out", b"check_out", "close_session", b"close_session", "heartbeat", b"heartbeat", "id", b"id", "list_allocations", b"list_allocations", "request", b"request"]) -> None: ...
-    def WhichOneof(self, oneof_group: typing.Literal["request", b"request"]) -> typing.Literal["check_out", "batch_check_out", "check_in", "heartbeat", "acknowledge", "close_session", "list_allocations", "cancel_wait"] | None: ...
+    def HasField(self, field_name: typing.Literal["acknowledge", b"acknowledge", "batch_check_out", b"batch_check_out", "batch_heartbeat", b"batch_heartbeat", "cancel_wait", b"cancel_wait", "check_in", b"check_in", "check_out", b"check_out", "close_session", b"close_session", "heartbeat", b"heartbeat", "list_allocations", b"list_allocations", "request", b"request"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["acknowledge", b"acknowledge", "batch_check_out", b"batch_check_out", "batch_heartbeat", b"batch_heartbeat", "cancel_wait", b"cancel_wait", "check_in", b"check_in", "check_out", b"check_out", "close_session", b"close_session", "heartbeat", b"heartbeat", "id", b"id", "list_allocations", b"list_allocations", "request", b"request"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["request", b"request"]) -> typing.Literal["check_out", "batch_check_out", "check_in", "heartbeat", "acknowledge", "close_session", "list_allocations", "cancel_wait", "batch_heartbeat"] | None: ...
 
 Global___ConnectRequest: typing_extensions.TypeAlias = ConnectRequest
 
@@ -1119,6 +1202,7 @@ class ConnectResponse(google.protobuf.message.Message):
     NOTICE_FIELD_NUMBER: builtins.int
     HEARTBEAT_INTERVAL_FIELD_NUMBER: builtins.int
     DRAINING_FIELD_NUMBER: builtins.int
+    BATCH_HEARTBEAT_FIELD_NUMBER: builtins.int
     id: builtins.int
     """The request's id; 0 on a push."""
     @property
@@ -1151,6 +1235,8 @@ class ConnectResponse(google.protobuf.message.Message):
     def draining(self) -> Global___Draining:
         """Pushed: the daemon stops; go elsewhere or come back. Leases stay valid."""
 
+    @property
+    def batch_heartbeat(self) -> Global___BatchHeartbeatResponse: ...
     def __init__(
         self,
         *,
@@ -1167,10 +1253,11 @@ class ConnectResponse(google.protobuf.message.Message):
         notice: Global___AllocationNotice | None = ...,
         heartbeat_interval: google.protobuf.duration_pb2.Duration | None = ...,
         draining: Global___Draining | None = ...,
+        batch_heartbeat: Global___BatchHeartbeatResponse | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["acknowledge", b"acknowledge", "batch_check_out", b"batch_check_out", "cancel_wait", b"cancel_wait", "check_in", b"check_in", "check_out", b"check_out", "close_session", b"close_session", "draining", b"draining", "error", b"error", "heartbeat", b"heartbeat", "heartbeat_interval", b"heartbeat_interval", "list_allocations", b"list_allocations", "notice", b"notice", "response", b"response"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["acknowledge", b"acknowledge", "batch_check_out", b"batch_check_out", "cancel_wait", b"cancel_wait", "check_in", b"check_in", "check_out", b"check_out", "close_session", b"close_session", "draining", b"draining", "error", b"error", "heartbeat", b"heartbeat", "heartbeat_interval", b"heartbeat_interval", "id", b"id", "list_allocations", b"list_allocations", "notice", b"notice", "response", b"response"]) -> None: ...
-    def WhichOneof(self, oneof_group: typing.Literal["response", b"response"]) -> typing.Literal["check_out", "batch_check_out", "check_in", "heartbeat", "acknowledge", "close_session", "list_allocations", "cancel_wait", "error", "notice", "heartbeat_interval", "draining"] | None: ...
+    def HasField(self, field_name: typing.Literal["acknowledge", b"acknowledge", "batch_check_out", b"batch_check_out", "batch_heartbeat", b"batch_heartbeat", "cancel_wait", b"cancel_wait", "check_in", b"check_in", "check_out", b"check_out", "close_session", b"close_session", "draining", b"draining", "error", b"error", "heartbeat", b"heartbeat", "heartbeat_interval", b"heartbeat_interval", "list_allocations", b"list_allocations", "notice", b"notice", "response", b"response"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["acknowledge", b"acknowledge", "batch_check_out", b"batch_check_out", "batch_heartbeat", b"batch_heartbeat", "cancel_wait", b"cancel_wait", "check_in", b"check_in", "check_out", b"check_out", "close_session", b"close_session", "draining", b"draining", "error", b"error", "heartbeat", b"heartbeat", "heartbeat_interval", b"heartbeat_interval", "id", b"id", "list_allocations", b"list_allocations", "notice", b"notice", "response", b"response"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["response", b"response"]) -> typing.Literal["check_out", "batch_check_out", "check_in", "heartbeat", "acknowledge", "close_session", "list_allocations", "cancel_wait", "error", "notice", "heartbeat_interval", "draining", "batch_heartbeat"] | None: ...
 
 Global___ConnectResponse: typing_extensions.TypeAlias = ConnectResponse
 

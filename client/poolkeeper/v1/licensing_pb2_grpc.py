@@ -88,6 +88,11 @@ class LicensingServiceStub(object):
                 request_serializer=poolkeeper_dot_v1_dot_licensing__pb2.HeartbeatRequest.SerializeToString,
                 response_deserializer=poolkeeper_dot_v1_dot_licensing__pb2.HeartbeatResponse.FromString,
                 _registered_method=True)
+        self.BatchHeartbeat = channel.unary_unary(
+                '/poolkeeper.v1.LicensingService/BatchHeartbeat',
+                request_serializer=poolkeeper_dot_v1_dot_licensing__pb2.BatchHeartbeatRequest.SerializeToString,
+                response_deserializer=poolkeeper_dot_v1_dot_licensing__pb2.BatchHeartbeatResponse.FromString,
+                _registered_method=True)
         self.Acknowledge = channel.unary_unary(
                 '/poolkeeper.v1.LicensingService/Acknowledge',
                 request_serializer=poolkeeper_dot_v1_dot_licensing__pb2.AcknowledgeRequest.SerializeToString,
@@ -183,6 +188,13 @@ class LicensingServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def BatchHeartbeat(self, request, context):
+        """Renews several sessions of the calling node, for an agent that keeps those of many programs.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Acknowledge(self, request, context):
         """Accepts a waiter's grant, or lets go of a revoked allocation.
         """
@@ -253,6 +265,11 @@ def add_LicensingServiceServicer_to_server(servicer, server):
                     servicer.Heartbeat,
                     request_deserializer=poolkeeper_dot_v1_dot_licensing__pb2.HeartbeatRequest.FromString,
                     response_serializer=poolkeeper_dot_v1_dot_licensing__pb2.HeartbeatResponse.SerializeToString,
+            ),
+            'BatchHeartbeat': grpc.unary_unary_rpc_method_handler(
+                    servicer.BatchHeartbeat,
+                    request_deserializer=poolkeeper_dot_v1_dot_licensing__pb2.BatchHeartbeatRequest.FromString,
+                    response_serializer=poolkeeper_dot_v1_dot_licensing__pb2.BatchHeartbeatResponse.SerializeToString,
             ),
             'Acknowledge': grpc.unary_unary_rpc_method_handler(
                     servicer.Acknowledge,
@@ -505,6 +522,33 @@ class LicensingService(object):
             '/poolkeeper.v1.LicensingService/Heartbeat',
             poolkeeper_dot_v1_dot_licensing__pb2.HeartbeatRequest.SerializeToString,
             poolkeeper_dot_v1_dot_licensing__pb2.HeartbeatResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BatchHeartbeat(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/poolkeeper.v1.LicensingService/BatchHeartbeat',
+            poolkeeper_dot_v1_dot_licensing__pb2.BatchHeartbeatRequest.SerializeToString,
+            poolkeeper_dot_v1_dot_licensing__pb2.BatchHeartbeatResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -153,6 +153,22 @@ _LicensingServiceHeartbeatType = typing_extensions.TypeVar(
     ],
 )
 
+_LicensingServiceBatchHeartbeatType = typing_extensions.TypeVar(
+    '_LicensingServiceBatchHeartbeatType',
+    grpc.UnaryUnaryMultiCallable[
+        poolkeeper.v1.licensing_pb2.BatchHeartbeatRequest,
+        poolkeeper.v1.licensing_pb2.BatchHeartbeatResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        poolkeeper.v1.licensing_pb2.BatchHeartbeatRequest,
+        poolkeeper.v1.licensing_pb2.BatchHeartbeatResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        poolkeeper.v1.licensing_pb2.BatchHeartbeatRequest,
+        poolkeeper.v1.licensing_pb2.BatchHeartbeatResponse,
+    ],
+)
+
 _LicensingServiceAcknowledgeType = typing_extensions.TypeVar(
     '_LicensingServiceAcknowledgeType',
     grpc.UnaryUnaryMultiCallable[
@@ -217,7 +233,7 @@ _LicensingServiceListAllocationsType = typing_extensions.TypeVar(
     ],
 )
 
-class LicensingServiceStub(typing.Generic[_LicensingServiceGetServerInfoType, _LicensingServiceEnrolType, _LicensingServiceGetChallengeType, _LicensingServiceOpenSessionType, _LicensingServiceCheckOutType, _LicensingServiceBatchCheckOutType, _LicensingServiceCheckInType, _LicensingServiceHeartbeatType, _LicensingServiceAcknowledgeType, _LicensingServiceCloseSessionType, _LicensingServiceConnectType, _LicensingServiceListAllocationsType]):
+class LicensingServiceStub(typing.Generic[_LicensingServiceGetServerInfoType, _LicensingServiceEnrolType, _LicensingServiceGetChallengeType, _LicensingServiceOpenSessionType, _LicensingServiceCheckOutType, _LicensingServiceBatchCheckOutType, _LicensingServiceCheckInType, _LicensingServiceHeartbeatType, _LicensingServiceBatchHeartbeatType, _LicensingServiceAcknowledgeType, _LicensingServiceCloseSessionType, _LicensingServiceConnectType, _LicensingServiceListAllocationsType]):
     """Enrolment, sessions, check-out, heartbeat and check-in.
 
     After a restore. A database that was restored from a backup lacks what was granted after it, and so may a standby
@@ -267,6 +283,10 @@ class LicensingServiceStub(typing.Generic[_LicensingServiceGetServerInfoType, _L
         grpc.UnaryUnaryMultiCallable[
             poolkeeper.v1.licensing_pb2.HeartbeatRequest,
             poolkeeper.v1.licensing_pb2.HeartbeatResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            poolkeeper.v1.licensing_pb2.BatchHeartbeatRequest,
+            poolkeeper.v1.licensing_pb2.BatchHeartbeatResponse,
         ],
         grpc.UnaryUnaryMultiCallable[
             poolkeeper.v1.licensing_pb2.AcknowledgeRequest,
@@ -321,6 +341,10 @@ class LicensingServiceStub(typing.Generic[_LicensingServiceGetServerInfoType, _L
             poolkeeper.v1.licensing_pb2.HeartbeatResponse,
         ],
         grpc.aio.UnaryUnaryMultiCallable[
+            poolkeeper.v1.licensing_pb2.BatchHeartbeatRequest,
+            poolkeeper.v1.licensing_pb2.BatchHeartbeatResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
             poolkeeper.v1.licensing_pb2.AcknowledgeRequest,
             poolkeeper.v1.licensing_pb2.AcknowledgeResponse,
         ],
@@ -361,6 +385,9 @@ class LicensingServiceStub(typing.Generic[_LicensingServiceGetServerInfoType, _L
 
     Heartbeat: _LicensingServiceHeartbeatType
     """Renews every leased seat of the session."""
+
+    BatchHeartbeat: _LicensingServiceBatchHeartbeatType
+    """Renews several sessions of the calling node, for an agent that keeps those of many programs."""
 
     Acknowledge: _LicensingServiceAcknowledgeType
     """Accepts a waiter's grant, or lets go of a revoked allocation."""
@@ -406,6 +433,10 @@ LicensingServiceAsyncStub: typing_extensions.TypeAlias = LicensingServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
         poolkeeper.v1.licensing_pb2.HeartbeatRequest,
         poolkeeper.v1.licensing_pb2.HeartbeatResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        poolkeeper.v1.licensing_pb2.BatchHeartbeatRequest,
+        poolkeeper.v1.licensing_pb2.BatchHeartbeatResponse,
     ],
     grpc.aio.UnaryUnaryMultiCallable[
         poolkeeper.v1.licensing_pb2.AcknowledgeRequest,
@@ -505,6 +536,14 @@ class LicensingServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[poolkeeper.v1.licensing_pb2.HeartbeatResponse, collections.abc.Awaitable[poolkeeper.v1.licensing_pb2.HeartbeatResponse]]:
         """Renews every leased seat of the session."""
+
+    @abc.abstractmethod
+    def BatchHeartbeat(
+        self,
+        request: poolkeeper.v1.licensing_pb2.BatchHeartbeatRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[poolkeeper.v1.licensing_pb2.BatchHeartbeatResponse, collections.abc.Awaitable[poolkeeper.v1.licensing_pb2.BatchHeartbeatResponse]]:
+        """Renews several sessions of the calling node, for an agent that keeps those of many programs."""
 
     @abc.abstractmethod
     def Acknowledge(

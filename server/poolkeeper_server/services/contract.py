@@ -168,6 +168,9 @@ class Leasing(Protocol):
     async def open_session(self, attempt: SessionAttempt) -> OpenedSession:
         """Opens the session that belongs to the challenge."""
 
+    def session_of(self, token: str) -> SessionIdentity:
+        """Whose session token it is. Raises Refusal for a bad one, and when its node is not to be served any more."""
+
     def submit(self, command: Command, *, within: float | None = None) -> Future[Answer]:
         """The future answer of a command of the check-out protocol; a refusal is an answer.
 

@@ -128,6 +128,17 @@ class LeasingService:
 
     # ---- contract.Leasing ----
 
+    def session_of(self, token: str) -> SessionIdentity:
+        """Whose session token it is, of a node that is still served."""
+        try:
+            identity = self.verify_session(token)
+        except InvalidToken as error:
+            raise error.refusal() from error
+        refusal = self.is_current(identity)
+        if refusal is not None:
+            raise refusal
+        return identity
+
     def server_info(self) -> ServerInfo:
         """What a client must know before it trusts this installation."""
         return self._info

@@ -13,6 +13,7 @@ import struct
 from binascii import a2b_base64 as _decoded
 from dataclasses import dataclass
 
+from poolkeeper_server.domain.refusal import Reason, Refusal
 from poolkeeper_server.services.secrets import SecretKey, Secrets
 
 CHALLENGE_LIFE = 60_000_000
@@ -37,6 +38,10 @@ class InvalidToken(Exception):
     def __init__(self, message: str, *, expired: bool = False) -> None:
         super().__init__(message)
         self.expired = expired
+
+    def refusal(self) -> Refusal:
+        """What a caller is told whose session token it is."""
+        return Refusal(Reason.UNAUTHENTICATED, str(self), hint="Open a session, and use the token that it gives.")
 
 
 @dataclass(frozen=True, slots=True)

@@ -110,6 +110,21 @@ class Exchange:
             epoch=request.epoch,
         )
 
+    def batch_heartbeat(self, request: pb.BatchHeartbeatRequest) -> list["Renewal | Refusal"]:
+        """Each renewal of a batch, with the side of its own session, or why it is refused already."""
+        count_of(len(request.heartbeats), "heartbeats", most=LARGEST_BATCH)
+        found: list[Renewal | Refusal] = []
+        for one in request.heartbeats:
+            try:
+                who = self._leasing.session_of(one.session_token)
+                if (who.estate, who.node) != (self._identity.estate, self._identity.node):
+                    raise invalid("session_token", "The session is not of the calling node.")
+                exchange = Exchange(self._leasing, who)
+                found.append((exchange, exchange.heartbeat(one.heartbeat)))
+            except Refusal as refusal:
+                found.append(refusal)
+        return found
+
     def _receipts(self, proofs: Iterable[pb.Proof]) -> tuple[GrantReceipt, ...]:
         """What is proven of the caller's own; what proves nothing is left out, and told as not known."""
         shown = [(proof.session_receipt, tuple(proof.receipts)) for proof in proofs]
@@ -200,6 +215,21 @@ class Exchange:
         for one in renewed.notices:
             message.notices.append(self.notice(one, epoch=renewed.epoch))
 
+    def batch_heartbeat_answer(
+        self, asked: Sequence["Renewal | Refusal"], answers: Sequence[commands.Answer]
+    ) -> pb.BatchHeartbeatResponse:
+        """Each result in its place."""
+        message = pb.BatchHeartbeatResponse()
+        for one, answer in zip(asked, answers, strict=True):
+            result = message.results.add()
+            try:
+                if isinstance(one, Refusal):
+                    raise one
+                one[0].fill_heartbeat(result.renewed, answer)
+            except Refusal as refusal:
+                result.error.CopyFrom(refused("BatchHeartbeat", refusal, most=_MOST_DETAILS_IN_BATCH))
+        return message
+
     def notice(self, found: commands.Notice, *, epoch: int) -> pb.AllocationNotice:
         """News of one allocation."""
         message = pb.AllocationNotice(
@@ -220,10 +250,18 @@ class Exchange:
             raise invalid("allocation", "The allocation is not of this node's estate.")
 
 
+Renewal = tuple[Exchange, commands.Heartbeat]
+
+
+def renewed(leasing: Leasing, asked: Renewal | Refusal) -> Future[commands.Answer]:
+    """The future answer of one heartbeat of a batch, which may be refused already."""
+    return submitted(leasing, asked if isinstance(asked, Refusal) else asked[1])
+
+
 def submitted(
-    leasing: Leasing, asked: commands.CheckOut | Refusal, within: float | None = None
+    leasing: Leasing, asked: commands.CheckOut | commands.Heartbeat | Refusal, within: float | None = None
 ) -> Future[commands.Answer]:
-    """The future answer of one check-out of a batch, which may be refused already."""
+    """The future answer of one command of a batch, which may be refused already."""
     try:
         if not isinstance(asked, Refusal):
             return leasing.submit(asked, within=within)

@@ -250,9 +250,7 @@ class _Method:
         try:
             identity = self._gate.verify_session(_bearer(context))
         except InvalidToken as error:
-            raise Refusal(
-                Reason.UNAUTHENTICATED, str(error), hint="Open a session, and use the token that it gives."
-            ) from error
+            raise error.refusal() from error
         current_call.set(CallFacts(self._name, node=f"{identity.estate}/{identity.node}"))
         return Call(identity, context)
 

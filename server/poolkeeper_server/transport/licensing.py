@@ -9,7 +9,14 @@ from poolkeeper_server.domain import commands
 from poolkeeper_server.domain.refusal import Refusal
 from poolkeeper_server.services.contract import EnrolmentAttempt, Leasing, Push, Served, SessionAttempt
 from poolkeeper_server.transport import conversion, names
-from poolkeeper_server.transport.exchange import Exchange, fill_acknowledge, fill_check_in, fill_close, submitted
+from poolkeeper_server.transport.exchange import (
+    Exchange,
+    fill_acknowledge,
+    fill_check_in,
+    fill_close,
+    renewed,
+    submitted,
+)
 from poolkeeper_server.transport.fields import page_of
 from poolkeeper_server.transport.handlers import Access, Binding, MessageStream, NodeCall, OpenCall
 from poolkeeper_server.transport.stream import Conversation
@@ -24,6 +31,7 @@ _ACCESS: Mapping[str, Access] = {
     "BatchCheckOut": Access.NODE,
     "CheckIn": Access.LEAVING,
     "Heartbeat": Access.NODE,
+    "BatchHeartbeat": Access.NODE,
     "Acknowledge": Access.LEAVING,
     "CloseSession": Access.LEAVING,
     "Connect": Access.NODE,
@@ -134,6 +142,13 @@ class LicensingServicer:
         message = pb.HeartbeatResponse()
         exchange.fill_heartbeat(message, await self._leasing.submit(exchange.heartbeat(request)))
         return message
+
+    async def BatchHeartbeat(self, request: pb.BatchHeartbeatRequest, call: NodeCall) -> pb.BatchHeartbeatResponse:
+        """Renews each session of the batch by itself."""
+        exchange = Exchange(self._leasing, call.identity)
+        asked = exchange.batch_heartbeat(request)
+        answers = await asyncio.gather(*(renewed(self._leasing, one) for one in asked))
+        return exchange.batch_heartbeat_answer(asked, answers)
 
     async def Acknowledge(self, request: pb.AcknowledgeRequest, call: NodeCall) -> pb.AcknowledgeResponse:
         """Accepts a waiter's grant, or lets go of a revoked allocation."""

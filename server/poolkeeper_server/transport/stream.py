@@ -27,6 +27,7 @@ from poolkeeper_server.transport.exchange import (
     fill_cancel,
     fill_check_in,
     fill_close,
+    renewed,
     submitted,
 )
 from poolkeeper_server.transport.fields import page_of
@@ -43,6 +44,7 @@ _METHODS = {
     "batch_check_out": "BatchCheckOut",
     "check_in": "CheckIn",
     "heartbeat": "Heartbeat",
+    "batch_heartbeat": "BatchHeartbeat",
     "acknowledge": "Acknowledge",
     "close_session": "CloseSession",
     "list_allocations": "ListAllocations",
@@ -86,6 +88,7 @@ class Conversation:
             "batch_check_out": self._batch_check_out,
             "check_in": self._check_in,
             "heartbeat": self._heartbeat,
+            "batch_heartbeat": self._batch_heartbeat,
             "acknowledge": self._acknowledge,
             "close_session": self._close_session,
             "list_allocations": self._list_allocations,
@@ -238,19 +241,48 @@ class Conversation:
 
     def _batch_check_out(self, request: pb.ConnectRequest) -> None:
         asked = self._exchange.batch(request.batch_check_out)
-        answers = asyncio.gather(*(submitted(self._leasing, one) for one in asked))
-        answers.add_done_callback(partial(self._batch_answered, request))
 
-    def _batch_answered(self, request: pb.ConnectRequest, future: asyncio.Future[Sequence[commands.Answer]]) -> None:
+        def answer(answers: Sequence[commands.Answer]) -> pb.ConnectResponse:
+            message = self._exchange.batch_answer(request.batch_check_out, answers)
+            return pb.ConnectResponse(id=request.id, batch_check_out=message)
+
+        self._gather(request.id, "BatchCheckOut", [submitted(self._leasing, one) for one in asked], answer)
+
+    def _batch_heartbeat(self, request: pb.ConnectRequest) -> None:
+        asked = self._exchange.batch_heartbeat(request.batch_heartbeat)
+
+        def answer(answers: Sequence[commands.Answer]) -> pb.ConnectResponse:
+            message = self._exchange.batch_heartbeat_answer(asked, answers)
+            return pb.ConnectResponse(id=request.id, batch_heartbeat=message)
+
+        self._gather(request.id, "BatchHeartbeat", [renewed(self._leasing, one) for one in asked], answer)
+
+    def _gather(
+        self,
+        id_: int,
+        method: str,
+        futures: Sequence[asyncio.Future[commands.Answer]],
+        answer: Callable[[Sequence[commands.Answer]], pb.ConnectResponse],
+    ) -> None:
+        asyncio.gather(*futures).add_done_callback(partial(self._gathered, id_, method, answer))
+
+    def _gathered(
+        self,
+        id_: int,
+        method: str,
+        answer: Callable[[Sequence[commands.Answer]], pb.ConnectResponse],
+        future: asyncio.Future[list[commands.Answer]],
+    ) -> None:
         try:
-            message = self._exchange.batch_answer(request.batch_check_out, _result(future))
+            answers: list[commands.Answer] = _result(future)
+            message = answer(answers)
         except Refusal as refusal:
-            self._refuse(request.id, "BatchCheckOut", refusal)
+            self._refuse(id_, method, refusal)
         except Exception:  # noqa: BLE001 # As in _answered.
-            self._fail(request.id, failed("BatchCheckOut"))
+            self._fail(id_, failed(method))
         else:
-            self._under_way.discard(request.id)
-            self._send(pb.ConnectResponse(id=request.id, batch_check_out=message))
+            self._under_way.discard(id_)
+            self._send(message)
 
     def _check_in(self, request: pb.ConnectRequest) -> None:
         command = self._exchange.check_in(request.check_in)

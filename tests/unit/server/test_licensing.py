@@ -198,6 +198,9 @@ class Installation:
         assert (identity, page) == (NODE, PageRequest(100))
         return Page(())
 
+    def session_of(self, token: str) -> SessionIdentity:
+        return self.verify_session(token)
+
     # What the handlers ask.
 
     def verify_session(self, token: str) -> SessionIdentity:
