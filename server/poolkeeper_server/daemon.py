@@ -169,7 +169,9 @@ async def serving(
                         (_CARE, daemon.housekeeping.care),
                     )
                 ]
-            await daemon.housekeeping.tick()
+            # One transaction, and not all that is due: after the end of a large fleet that would take minutes. The rest
+            # is ended by the ticks, and until then by whoever needs the seats.
+            await daemon.housekeeping.step()
             if daemon.relay is not None:
                 await daemon.relay.start(look_again=daemon.leasing.look_again, refresh=daemon.credentials.refresh)
             await daemon.grpc.start()

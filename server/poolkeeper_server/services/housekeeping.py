@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from poolkeeper_server.domain.commands import AddCheckpoint, Expire, Expired, ServeQueues
 from poolkeeper_server.domain.records import Checkpoint, Holding, Pool, Queue, Session
-from poolkeeper_server.domain.refusal import Refusal
 from poolkeeper_server.services import metrics
 from poolkeeper_server.services.administration import statement_payload
 from poolkeeper_server.services.clock import Clock
@@ -52,12 +51,13 @@ class Housekeeping:
 
         While the store cannot commit, the tick fails, and with it lease time stands still (CC-26).
         """
-        while True:
-            answer = await self._committer.submit(Expire(limit=AT_ONCE))
-            if isinstance(answer, Refusal):
-                return
-            if isinstance(answer, Expired) and not answer.more:
-                return
+        while await self.step():
+            pass
+
+    async def step(self) -> bool:
+        """One transaction of a tick: it ends some of what is due; True when more is."""
+        answer = await self._committer.submit(Expire(limit=AT_ONCE))
+        return isinstance(answer, Expired) and answer.more
 
     async def tell(self) -> None:
         """Stores sightings, serves and tells those who wait, and refreshes the gauges; every few seconds.

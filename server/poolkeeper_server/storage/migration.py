@@ -34,10 +34,6 @@ def migrate(path: Path, version: str = VERSION) -> bool:
             connection.close()
             raise is_newer(str(path), present)
         _upgrade(connection, version)
-        if version == VERSION:
-            connection = connect(path)
-            guide_planner(connection)
-            connection.close()
     except sqlite.Error as error:
         raise unusable(path, error) from error
     return True
@@ -115,11 +111,13 @@ def _upgrade(connection: Any, version: str) -> None:  # noqa: ANN401 - the drive
 
     engine = create_engine("sqlite://", module=sqlite, creator=lambda: connection, poolclass=StaticPool)
     try:
-        with engine.connect() as bound:
-            # One transaction for all versions, which Alembic commits at the end: a daemon that dies before that leaves
-            # the older schema whole.
+        with engine.begin() as bound:
+            # One transaction for all versions and the planner's figures: a daemon that dies before its end leaves the
+            # older schema whole, and none is ever without figures. It also is one wait for the disk and not sixty.
             connection.execute("BEGIN EXCLUSIVE")
             upgrade(bound, version)
+            if version == VERSION:
+                guide_planner(connection)
     except DBAPIError as error:
         # Our callers know what SQLite says, not what SQLAlchemy makes of it.
         raise (error.orig or error) from error
