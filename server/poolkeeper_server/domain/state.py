@@ -45,6 +45,14 @@ def _session_pool(record: Session) -> Key | None:
     return None if record.state is SessionState.ENDED else (record.estate_id, record.pool_id)
 
 
+def _key_getter(names: tuple[str, ...]) -> Callable[[Any], Key]:
+    get = attrgetter(*names)
+    return get if len(names) > 1 else lambda record: (get(record),)
+
+
+_KEY_OF = {kind: _key_getter(names) for kind, names in KEY_FIELDS.items()}
+
+
 class Index:
     """Keys of records by a derived value, in the order in which they came.
 
@@ -88,7 +96,6 @@ class State:
 
     def __init__(self) -> None:
         self._records: dict[type, dict[Key, Any]] = {kind: {} for kind in KEY_FIELDS}
-        self._key_of = {kind: attrgetter(*names) for kind, names in KEY_FIELDS.items()}
         self._journal: list[tuple[type, Key, Any]] = []
         self.entries: list[Entry] = []
         #: Civil ends and licences of the next quarantines of a pool, soonest first; for estimates only.
@@ -137,8 +144,7 @@ class State:
 
     def key_of(self, record: object) -> Key:
         """The key of a record, always a tuple."""
-        key = self._key_of[type(record)](record)
-        return key if len(KEY_FIELDS[type(record)]) > 1 else (key,)
+        return _KEY_OF[type(record)](record)
 
     def load(self, records: Iterable[object]) -> None:
         """Takes records of the store in, unchanged; those that are already there stay as they are."""

@@ -1,7 +1,8 @@
 """The committer: one queue for everything that changes the store, and one transaction for what waits in it.
 
-It takes the first command and whatever else is there already; while one batch commits, the next gathers by itself, so
-that no timer is needed and a caller alone never waits for one (architecture section 2).
+It takes the first command, whatever else is there already, and what the next turns of the loop bring; while one batch
+commits, the next gathers by itself, so that no timer is needed and a caller alone never waits for one (architecture
+section 2).
 """
 
 from __future__ import annotations
@@ -44,6 +45,11 @@ OWN = (Expire, ServeQueues, RaiseAlert, AddCheckpoint)
 #: Of these, what goes first. Giving up a wait must not overtake the check-out that it is about.
 FIRST = (Heartbeat, CheckIn, CloseSession, Acknowledge, Expire)
 
+#: How many turns of the loop may bring no further command before a batch is closed, for one that came alone and for
+#: those that have company. This is no timer: a turn in which nothing happens takes some microseconds.
+_TURNS_ALONE = 2
+_TURNS_TOGETHER = 16
+
 _log = get_logger()
 
 
@@ -70,6 +76,7 @@ class Committer:
         self._wake = asyncio.Event()
         self._draining = False
         self._closed = False
+        self._last = 0  # how large the batch before was
 
     def submit(self, command: Command, *, within: float | None = None) -> Future[Answer]:
         """The future answer of a command.
@@ -87,7 +94,7 @@ class Committer:
                 retry_after=SECOND,
             )
         room = self._bound if reserved else self._bound - self._bound // 4
-        if len(self._queue) + len(self._urgent) >= room and not own:
+        if self._size() >= room and not own:
             raise Refusal(Reason.OVERLOADED, "Too many requests wait already.", retry_after=SECOND // 2)
         loop = asyncio.get_running_loop()
         waiting = _Waiting(command, loop.create_future(), None if within is None else loop.time() + within)
@@ -98,6 +105,7 @@ class Committer:
     async def run(self) -> None:
         """Commits until it is closed and everything that was taken in is answered."""
         while True:
+            await self._arrived()
             batch = self._gather()
             if not batch:
                 if self._closed:
@@ -106,6 +114,18 @@ class Committer:
                 await self._wake.wait()
                 continue
             await self._commit(batch)
+
+    async def _arrived(self) -> None:
+        """Lets in what is on its way through the loop: a unary call takes several turns until it comes here."""
+        quiet, count = 0, self._size()
+        most = _TURNS_TOGETHER if self._last > 1 else _TURNS_ALONE
+        while quiet < most and 0 < count < LARGEST_BATCH:
+            await asyncio.sleep(0)
+            before, count = count, self._size()
+            quiet = 0 if count > before else quiet + 1
+
+    def _size(self) -> int:
+        return len(self._queue) + len(self._urgent)
 
     def drain(self) -> None:
         """From now on check-outs are refused; all else goes on."""
@@ -130,11 +150,12 @@ class Committer:
                         continue
                 waiting.begun = True
                 batch.append(waiting)
-        metrics.QUEUE_DEPTH.set(len(self._queue) + len(self._urgent))
+        metrics.QUEUE_DEPTH.set(self._size())
         return batch
 
     async def _commit(self, batch: list[_Waiting]) -> None:
         started = stopwatch.perf_counter()
+        self._last = len(batch)
         commands = [waiting.command for waiting in batch]
         try:
             committed = await self._store.transact(commands, new_ids)

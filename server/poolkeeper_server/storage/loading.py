@@ -23,7 +23,7 @@ from poolkeeper_server.storage.schema import NAMES, ROWS
 Rows = Sequence[Sequence[Any]]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class ByKeys:
     """Rows of a kind whose columns equal one of many keys; the parameter is the list of keys."""
 
@@ -32,7 +32,7 @@ class ByKeys:
     where: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Present:
     """The places, from 0 on, of those keys in a list that some row of a kind has in its columns."""
 
@@ -41,14 +41,14 @@ class Present:
     where: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Query:
     """A query in words that both databases have, with ? for each parameter."""
 
     text: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Within:
     """Rows of a kind that match each of the rows of another table, that first; ? for each parameter, LIMIT the last."""
 

@@ -1,4 +1,4 @@
-"""The embedded store: one SQLite file, one writing connection on a thread of its own, WAL, synchronous=FULL."""
+"""The embedded store: one SQLite file, one writing connection, WAL, synchronous=FULL; commits on a thread."""
 
 from __future__ import annotations
 
@@ -39,17 +39,23 @@ T = TypeVar("T")
 #: What SQLite says of a file that is none of its own, or not whole (sqlite.org, result codes NOTADB and CORRUPT).
 _DAMAGED = ("file is not a database", "malformed")
 
+#: How many seconds a transaction waits for another writer, and how long it is until it looks again.
+_PATIENCE: Final = 5.0
+_AGAIN: Final = 0.02
 #: How many bytes of the write-ahead log a checkpoint leaves behind.
 _JOURNAL_LIMIT = 64 * 1024 * 1024
 
 
-def connect(path: Path, *, read_only: bool = False) -> Any:  # noqa: ANN401 - the driver is not typed
-    """A connection with the settings that durability and the readers need."""
+def connect(path: Path, *, read_only: bool = False, patience: float = _PATIENCE) -> Any:  # noqa: ANN401 - the driver is not typed
+    """A connection with the settings that durability and the readers need.
+
+    `patience` is how many seconds a statement waits for another writer.
+    """
     connection = sqlite.connect(str(path), isolation_level=None, check_same_thread=False, cached_statements=512)
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute(f"PRAGMA journal_size_limit = {_JOURNAL_LIMIT}")
-    connection.execute("PRAGMA busy_timeout = 5000")
+    connection.execute(f"PRAGMA busy_timeout = {round(patience * 1000)}")
     connection.execute("PRAGMA cache_size = -65536")
     if read_only:
         connection.execute("PRAGMA query_only = ON")
@@ -121,6 +127,10 @@ def write_statement(statement: saving.Statement) -> str:
 
 
 LOADS: Final = {statement: _text(statement) for statement in STATEMENTS}
+_SIGHT: Final = (
+    "INSERT INTO sightings (estate_id, node_id, seen_at) VALUES (?, ?, ?) "
+    "ON CONFLICT (estate_id, node_id) DO UPDATE SET seen_at = max(seen_at, excluded.seen_at)"
+)
 WRITE_MARK: Final = f"UPDATE marks SET {', '.join(f'{name} = ?' for name in MARK_FIELDS)} WHERE id = 1"
 PURGES: Final = tuple(
     f"DELETE FROM {table} WHERE ({key}) IN "
@@ -136,89 +146,102 @@ class SqliteStore:
         self._path = path
         self._time = time
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="writer")
-        self._connection = self._thread.submit(connect, path).result()
+        self._connection = self._thread.submit(connect, path, patience=0).result()
+        # Sightings and purges come beside the committer's transactions, and share its connection.
+        self._turn = asyncio.Lock()
         #: After a failure nobody knows what the connection still holds: the next transaction opens another.
         self._doubtful = False
 
     async def transact(self, batch: Sequence[Command], ids: Callable[[], Iterator[str]]) -> Committed:
-        """One transaction as one call on the writer's thread."""
-        return await self._run(lambda: self._transact(batch, ids))
+        """One transaction: all but the commit, which waits for the disk, in the loop.
+
+        A thread would have to wait for the interpreter after every row that SQLite reads or writes, since the loop
+        wants it too; what reads and writes here finds its pages in memory.
+        """
+        committing = False
+        async with self._turn:
+            try:
+                await self._begin()
+                now = self._time.moment()
+                state = self._load(batch, now)
+                answers, more = decide_all(state, batch, now, ids())
+                save(self._connection, state)
+                mark = self._time.mark(now)
+                self._connection.execute(WRITE_MARK, mark.write())
+                failpoint("before_commit")
+                committing = True
+                await self._run(self._commit)
+            except (sqlite.OperationalError, sqlite.InternalError) as error:
+                self._doubtful = True
+                raise StoreUnavailable(str(error), unknown=committing) from error
+            except BaseException:
+                self._doubtful = committing
+                if not committing:
+                    self._connection.execute("ROLLBACK")
+                raise
+        failpoint("after_commit")
+        self._time.committed(now)
+        return committed(state, answers, more, now)
 
     async def sight(self, seen: Sequence[tuple[str, str, int]]) -> None:
         """Keeps when nodes were last seen."""
-        await self._run(
-            lambda: self._write(
-                "INSERT INTO sightings (estate_id, node_id, seen_at) VALUES (?, ?, ?) "
-                "ON CONFLICT (estate_id, node_id) DO UPDATE SET seen_at = max(seen_at, excluded.seen_at)",
-                seen,
-            )
-        )
+        await self._write(lambda: self._connection.executemany(_SIGHT, seen))
 
     async def purge(self, before: int, most: int) -> int:
         """Deletes what ended before that instant."""
-        return await self._run(lambda: self._purge(before, most))
+        found = {"before": before, "most": most}
+        return await self._write(
+            lambda: sum(int(self._connection.execute(statement, found).rowcount) for statement in PURGES)
+        )
 
     async def close(self) -> None:
         """Closes the connection, which also folds the write-ahead log into the file."""
-        await self._run(self._connection.close)
+        async with self._turn:
+            await self._run(self._connection.close)
         self._thread.shutdown()
 
     async def _run(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
-    def _begin(self) -> None:
+    async def _begin(self) -> None:
         """Begins a transaction; while no connection can be opened, this fails, and the next one tries again."""
         if self._doubtful or self._connection.in_transaction:
             self._doubtful = True
             with suppress(sqlite.Error):
-                self._connection.close()
-            self._connection = connect(self._path)
+                await self._run(self._connection.close)
+            self._connection = await self._run(lambda: connect(self._path, patience=0))
             self._doubtful = False
-        self._connection.execute("BEGIN IMMEDIATE")
+        loop = asyncio.get_running_loop()
+        end = loop.time() + _PATIENCE
+        while True:
+            try:
+                self._connection.execute("BEGIN IMMEDIATE")
+            except sqlite.OperationalError as error:
+                # Somebody else writes, whose end is waited for without keeping the loop.
+                if "locked" not in str(error) or loop.time() > end:
+                    raise
+                await asyncio.sleep(_AGAIN)
+            else:
+                return
 
-    def _transact(self, batch: Sequence[Command], ids: Callable[[], Iterator[str]]) -> Committed:
-        committing = False
-        try:
-            self._begin()
-            now = self._time.moment()
-            state = self._load(batch, now)
-            answers, more = decide_all(state, batch, now, ids())
-            save(self._connection, state)
-            mark = self._time.mark(now)
-            self._connection.execute(WRITE_MARK, mark.write())
-            failpoint("before_commit")
-            committing = True
-            self._connection.execute("COMMIT")
-        except (sqlite.OperationalError, sqlite.InternalError) as error:
-            self._doubtful = True
-            raise StoreUnavailable(str(error), unknown=committing) from error
-        except BaseException:
-            self._connection.execute("ROLLBACK")
-            raise
-        failpoint("after_commit")
-        self._time.committed(now)
-        return committed(state, answers, more, now)
+    def _commit(self) -> None:
+        self._connection.execute("COMMIT")
 
-    def _write(self, statement: str, rows: Sequence[tuple[Any, ...]]) -> None:
-        try:
-            self._begin()
-            self._connection.executemany(statement, rows)
-            self._connection.execute("COMMIT")
-        except sqlite.Error as error:
-            self._doubtful = True
-            raise StoreUnavailable(str(error)) from error
+    async def _write(self, work: Callable[[], T]) -> T:
+        """A transaction of its own, in which nothing is decided."""
+        async with self._turn:
+            try:
+                await self._begin()
 
-    def _purge(self, before: int, most: int) -> int:
-        try:
-            self._begin()
-            gone = 0
-            for statement in PURGES:
-                gone += int(self._connection.execute(statement, {"before": before, "most": most}).rowcount)
-            self._connection.execute("COMMIT")
-        except sqlite.Error as error:
-            self._doubtful = True
-            raise StoreUnavailable(str(error)) from error
-        return gone
+                def write() -> T:
+                    done = work()
+                    self._commit()
+                    return done
+
+                return await self._run(write)
+            except sqlite.Error as error:
+                self._doubtful = True
+                raise StoreUnavailable(str(error)) from error
 
     def _load(self, batch: Sequence[Command], now: Moment) -> State:
         loading = load(batch, now)
