@@ -153,7 +153,8 @@ def _attempt(ask: _Ask) -> Granted | None:
             hint="An admin can move such seats into the pool with `poolkeeper pool move`.",
         )
     for licensed_by in dict.fromkeys(line.licence.licensed_by for line in lines):
-        granted = _resume(ask, licensed_by, keys[licensed_by]) or _grant(ask, licensed_by, keys[licensed_by])
+        key = keys[licensed_by]
+        granted = _resume(ask, licensed_by, key) or _grant(ask, licensed_by, key, lines)
         if granted is not None:
             return granted
     return None
@@ -268,9 +269,9 @@ def _resume(ask: _Ask, licensed_by: LicensedBy, key: CountingKey) -> Granted | N
     return _use(ask, resumed, resumed=True)
 
 
-def _grant(ask: _Ask, licensed_by: LicensedBy, key: CountingKey) -> Granted | None:
-    """Takes free seats, unless others wait for them."""
-    chosen = None if ask.must_queue() else ask.choose(licensed_by, ask.need)
+def _grant(ask: _Ask, licensed_by: LicensedBy, key: CountingKey, lines: list[Candidate]) -> Granted | None:
+    """Takes free seats of the lines, unless others wait for them."""
+    chosen = None if ask.must_queue() else choose(lines, licensed_by, ask.need)
     if chosen is None:
         return None
     command, now = ask.command, ask.now

@@ -6,7 +6,6 @@ and tuples JSON text.
 
 from __future__ import annotations
 
-import json
 import types
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields
@@ -14,6 +13,7 @@ from enum import StrEnum
 from operator import attrgetter
 from typing import Any, Final, get_args, get_origin, get_type_hints
 
+import orjson
 from sqlalchemy import BigInteger, Boolean, Column, Index, LargeBinary, MetaData, Table, Text, text
 from sqlalchemy.dialects.postgresql import TEXT
 
@@ -207,15 +207,16 @@ def quoted(columns: Iterable[str]) -> str:
 
 
 def _pairs(value: str) -> tuple[tuple[Any, ...], ...]:
-    return tuple(tuple(pair) for pair in json.loads(value))
+    return tuple([tuple(pair) for pair in orjson.loads(value)])
 
 
 def _texts(value: str) -> tuple[str, ...]:
-    return tuple(json.loads(value))
+    return tuple(orjson.loads(value))
 
 
-#: Made once: json.dumps would make an encoder for every value.
-_json = json.JSONEncoder(separators=(",", ":")).encode
+def to_json(value: object) -> str:
+    """The JSON text of what records and keys are made of."""
+    return orjson.dumps(value).decode()
 
 
 def _reader(hint: object) -> Convert | None:
@@ -251,7 +252,7 @@ class Row:
             return values
         row = list(values)
         for position in self._json:
-            row[position] = _json(row[position])
+            row[position] = to_json(row[position])
         return tuple(row)
 
     def differences(self, old: object, new: object) -> tuple[int, ...]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -23,7 +22,7 @@ from poolkeeper_server.storage import saving
 from poolkeeper_server.storage.epoch import FORGET_PLACE, POOLS, PROMISES, begun
 from poolkeeper_server.storage.failpoint import failpoint
 from poolkeeper_server.storage.loading import STATEMENTS, ByKeys, Present, Query, Rows, Statement, load, select
-from poolkeeper_server.storage.schema import KEPT_NO_LONGER, NAMES, ROWS, TABLES
+from poolkeeper_server.storage.schema import KEPT_NO_LONGER, NAMES, ROWS, TABLES, to_json
 from poolkeeper_server.storage.store import (
     MARK_FIELDS,
     Committed,
@@ -109,6 +108,15 @@ def _text(statement: Statement) -> str:
         f"SELECT {select(statement.kind)} FROM {statement.outer} CROSS JOIN {NAMES[statement.kind]} AS t "
         f"ON {statement.match} WHERE {statement.where} LIMIT ?"
     )
+
+
+#: Statements with keys of which a part is bytes, which JSON does not carry.
+_WITH_BYTES: Final = frozenset(
+    statement
+    for statement in STATEMENTS
+    if isinstance(statement, ByKeys | Present)
+    and any(isinstance(TABLES[statement.kind].c[column].type, LargeBinary) for column in statement.columns)
+)
 
 
 @cache
@@ -256,7 +264,9 @@ class SqliteStore:
 
     def _rows(self, statement: Statement, parameters: Sequence[Any]) -> Rows:
         if isinstance(statement, ByKeys | Present):
-            parameters = (json.dumps([[_encoded(part) for part in key] for key in parameters]),)
+            if statement in _WITH_BYTES:
+                parameters = [[_encoded(part) for part in key] for key in parameters]
+            parameters = (to_json(parameters),)
         found: Rows = self._connection.execute(LOADS[statement], parameters).fetchall()
         return found
 
