@@ -48,13 +48,16 @@ Statement = Put | Append | Change | Delete
 
 
 def save(state: State) -> Iterator[tuple[Statement, Sequence[Sequence[Any]]]]:
-    """The statements that write what was changed in a state, with their rows."""
+    """The statements that write what was changed in a state, with their rows.
+
+    What ends is written before what takes its place: of the allocations with one counting key a single one is live.
+    """
     stored, deleted = state.changes()
     for kind, keys in deleted.items():
         yield Delete(kind), keys
     for kind, pairs in stored.items():
         row, size = ROWS[kind], len(KEY_FIELDS[kind])
-        changed: dict[tuple[int, ...], list[Sequence[Any]]] = {}
+        changed: dict[tuple[bool, tuple[int, ...]], list[Sequence[Any]]] = {}
         new = []
         for old, record in pairs:
             if old is None:
@@ -63,10 +66,19 @@ def save(state: State) -> Iterator[tuple[Statement, Sequence[Sequence[Any]]]]:
             places = row.differences(old, record)
             if places:
                 whole = row.write(record)
-                changed.setdefault(places, []).append([whole[place] for place in places] + [*whole[:size]])
+                changed.setdefault((_is_live(record), places), []).append(
+                    [whole[place] for place in places] + [*whole[:size]]
+                )
+        for live, places in sorted(changed):
+            yield Change(kind, tuple(row.columns[place] for place in places)), changed[live, places]
         if new:
             yield Put(kind), new
-        for places, rows in changed.items():
-            yield Change(kind, tuple(row.columns[place] for place in places)), rows
     if state.entries:
         yield Append(r.Entry), [ROWS[r.Entry].write(entry) for entry in state.entries]
+
+
+def _is_live(record: object) -> bool:
+    return isinstance(record, r.Allocation) and record.state not in (
+        r.AllocationState.ENDED,
+        r.AllocationState.QUARANTINED,
+    )
