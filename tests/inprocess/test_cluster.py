@@ -309,6 +309,20 @@ async def test_a_step_of_the_database_s_clock_freezes_every_daemon_until_one_acc
 
 
 @pytest.mark.behaviour("CC-27")
+async def test_a_database_s_clock_that_is_set_ahead_again_and_again_shortens_no_promise(pair: Pair) -> None:
+    await pair.first.studio(seats=2, **SHORT)
+    silent, witness = await pair.first.node("a"), await pair.first.node("b")
+    held = await silent.check_out()
+    for turn in range(8):
+        pair.time.civil_now += 3_600_000_000
+        pair.time.pass_by(0.5)
+        await (witness, pair.elsewhere(witness))[turn % 2].heartbeat()
+    # Half of its promise has passed, whatever the server's clock says.
+    assert [one.name for one in await silent.allocations()] == [held.allocation.name]
+    assert (await silent.heartbeat(held)).remaining.ToMicroseconds() == 6_000_000
+
+
+@pytest.mark.behaviour("CC-27")
 async def test_a_daemon_that_comes_later_finds_the_clock_frozen(pair: Pair) -> None:
     await pair.first.studio(seats=1)
     pair.time.civil_now += 36_000_000_000

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from typing import Final
 
 from poolkeeper_server.domain.moment import Moment
 from poolkeeper_server.services.clock import FAR, FAR_AFTER_BOOT, JITTER, LONGEST_STEP, TimeSource, frozen, span
 from poolkeeper_server.storage.store import Mark
+
+#: By how many microseconds two readings of the server's clock may seem further apart than they were.
+_READING: Final = 20_000
 
 
 class SharedClock:
@@ -36,8 +40,12 @@ class SharedClock:
         with self._lock:
             self._began = self._source.monotonic()
             self._accepting = self._accepted
+            elapsed = self._elapsed(stored)
             step = min(max(reference - stored.reference, 0), LONGEST_STEP)
-            why = "" if self._accepting else self._judge(stored, reference, step)
+            if elapsed is not None:
+                # A clock that was set ahead shortens no promise by the longest step.
+                step = min(step, elapsed + _READING)
+            why = "" if self._accepting else self._judge(stored, reference, step, elapsed)
             self._newly = "" if stored.frozen else why
             if self._accepting:
                 civil = reference
@@ -56,23 +64,25 @@ class SharedClock:
             )
             return Moment(lease=self._next.lease, civil=civil, frozen=bool(why), epoch=stored.epoch)
 
-    def _judge(self, stored: Mark, reference: int, step: int) -> str:
+    def _elapsed(self, stored: Mark) -> int | None:
+        """How much time has passed since the mark at most; None when this host cannot tell."""
+        if self._has_committed:
+            # The mark is of that commit or of a later one.
+            return self._began - self._monotonic
+        if stored.boot_id == self._boot_id:
+            return max(0, self._source.boot_time() - stored.boot_time)
+        return None
+
+    def _judge(self, stored: Mark, reference: int, step: int, elapsed: int | None) -> str:
         """Why civil time is not to be trusted now; empty when it is."""
         if stored.frozen:
             expected = stored.civil + step
             return "" if expected - JITTER <= reference <= expected + FAR else stored.frozen
         if reference < stored.civil - JITTER:
             return frozen(f"The clock of the database server was set back by {span(stored.civil - reference)}.")
-        elapsed = reference - stored.reference
-        if self._has_committed:
-            # At least what has passed since the mark, which is of that commit or of a later one.
-            bound = self._began - self._monotonic + FAR
-        elif stored.boot_id == self._boot_id:
-            bound = max(0, self._source.boot_time() - stored.boot_time) + FAR
-        else:
-            bound = FAR_AFTER_BOOT
-        if elapsed > bound:
-            return frozen(f"The clock of the database server is {span(elapsed)} ahead of the newest record.")
+        told = reference - stored.reference
+        if told > (FAR_AFTER_BOOT if elapsed is None else elapsed + FAR):
+            return frozen(f"The clock of the database server is {span(told)} ahead of the newest record.")
         return ""
 
     def mark(self, now: Moment) -> Mark:
