@@ -18,9 +18,9 @@ from poolkeeper.v1 import licensing_pb2 as pb
 Transport = Literal["stream", "unary"]
 
 # With another address to go to, little time is spent on one that is silent: the whole goes on within 2 s.
-_PATIENCE_ALONE: Final = 5.0
-_PATIENCE_AMONG: Final = 1.0
-_SILENCE_AMONG: Final = 1.5
+PATIENCE_ALONE: Final = 5.0
+PATIENCE_AMONG: Final = 1.0
+SILENCE_AMONG: Final = 1.5
 _REFUSALS: Final = 2
 
 
@@ -58,7 +58,7 @@ class Connector:
             address = self._addresses[self._current]
             channel = open_channel(address, self._trust)
             try:
-                async with asyncio.timeout(_PATIENCE_AMONG if self.has_alternatives else _PATIENCE_ALONE):
+                async with asyncio.timeout(PATIENCE_AMONG if self.has_alternatives else PATIENCE_ALONE):
                     if await _ready(channel):
                         return channel
                 reasons.append(f"{address} refuses the connection")
@@ -93,7 +93,7 @@ class Connector:
 
     @property
     def _silence(self) -> float | None:
-        return _SILENCE_AMONG if self.has_alternatives else None
+        return SILENCE_AMONG if self.has_alternatives else None
 
 
 async def _ready(channel: grpc.aio.Channel) -> bool:

@@ -23,7 +23,7 @@ from poolkeeper.v1 import licensing_pb2 as pb
 from poolkeeper.v1 import licensing_pb2_grpc as rpc
 
 _ATTEMPT = 5.0
-_CHALLENGE_LIFE = 50.0
+CHALLENGE_LIFE = 50.0
 _LOCK_POLL = 0.02
 
 
@@ -131,7 +131,7 @@ async def open_session(
         while True:
             try:
                 async with await connector.channel() as channel:
-                    if request is None or clock.now() - sent_at > _CHALLENGE_LIFE:
+                    if request is None or clock.now() - sent_at > CHALLENGE_LIFE:
                         challenge = await _challenge(channel, record.node)
                         request = pb.OpenSessionRequest(
                             node=record.node,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
+from typing import Final
 
 from poolkeeper.errors import PoolkeeperError
 
@@ -19,6 +21,10 @@ class RetryPolicy:
     """By which each pause is longer than the one before."""
     ceiling: float = 1.0
     """The longest pause in seconds, unless the daemon asks for a longer one."""
+
+
+FOR_EVER: Final = RetryPolicy(budget=math.inf, ceiling=2.0)
+"""Of what must be heard as long as the session lives."""
 
 
 @dataclass(slots=True)
