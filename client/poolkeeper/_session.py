@@ -40,7 +40,7 @@ from poolkeeper.v1 import licensing_pb2 as pb
 NODE_LOST: Final = (NodeRevoked, NodeRebound, NodeCopied)
 """What ends every right of a node, installed allocations too."""
 ATTEMPT: Final = 5.0
-_QUICKEST: Final = 1.0
+QUICKEST: Final = 1.0
 
 
 class Session:
@@ -272,9 +272,9 @@ class Session:
             proofs = self._receipts.proofs()
             request = heartbeat_request(beat, epoch=self._receipts.epoch, proofs=proofs)
             # With a short lease there is no time to wait long for one answer.
-            limit = min(ATTEMPT, max(_QUICKEST, self.keeper.interval))
+            most = max(QUICKEST, self.keeper.interval)
             try:
-                sent_at, answer = await self._line.ask(request, limit=limit)
+                sent_at, answer = await self._line.ask(request, limit=min(ATTEMPT, most), most=most)
             except PoolNotActive as error:
                 self._lose(PoolClosed(error.message, reason=error.reason, hint=error.hint, at=error.at))
                 return

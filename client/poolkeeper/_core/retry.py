@@ -39,8 +39,9 @@ class Retry:
         """Seconds until the next attempt, or None when the error stands.
 
         Only what the daemon calls UNAVAILABLE and what it never answered is tried again, within the
-        budget. A RetryInfo of the daemon is respected. `jitter` is a number from 0 to 1 and shortens
-        the pause by up to a half, so that a crowd does not come back at once.
+        budget. Nobody comes back before a RetryInfo of the daemon says so. `jitter` is a number from 0 to 1
+        and spreads a crowd out: it shortens our own pause by up to a half, and lengthens that of the
+        daemon, which tells all of them the same, to up to the double.
         """
         if not error.retryable:
             return None
@@ -48,5 +49,5 @@ class Retry:
         growth = self.policy.factor ** min(self.failures, 32)
         wanted = min(self.policy.first * growth, self.policy.ceiling) * (1 - jitter / 2)
         self.failures += 1
-        pause = max(wanted, error.retry_after or 0.0)
+        pause = max(wanted, (error.retry_after or 0.0) * (1 + jitter))
         return pause if now + pause <= self.started + self.policy.budget else None

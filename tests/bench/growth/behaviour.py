@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from poolkeeper._core.retry import RetryPolicy
-from poolkeeper._session import FOR_EVER
+from poolkeeper._core.retry import FOR_EVER, RetryPolicy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,9 +13,10 @@ from typing import Final
 
 from poolkeeper._connector import PATIENCE_ALONE, PATIENCE_AMONG, SILENCE_AMONG
 from poolkeeper._core.lease import HoldState, LeaseKeeper
+from poolkeeper._core.patience import LONGEST, Patience
 from poolkeeper._core.retry import Retry
 from poolkeeper._enrolment import CHALLENGE_LIFE
-from poolkeeper._session import ATTEMPT
+from poolkeeper._session import ATTEMPT, QUICKEST
 from poolkeeper.errors import LeaseExpired, Overloaded, PoolkeeperError, StoreUnavailable, Unreachable
 from poolkeeper_server.domain import commands as c
 from poolkeeper_server.domain.digest import signed
@@ -61,13 +62,14 @@ class Client:
         "_asked",
         "_began",
         "_current",
-        "_heard",
+        "_cut",
         "_keeper",
         "_link",
         "_name",
         "_number",
         "_openings",
         "_order",
+        "_patience",
         "_request",
         "_retry",
         "_sent_at",
@@ -80,16 +82,18 @@ class Client:
         self._around = around
         self._number = number
         #: The daemons in the order of this client's addresses, of which `_current` is the one used last.
-        self._order: tuple[Daemon, ...] = tuple(around.daemons)
+        self._order: tuple[Daemon, ...] = tuple(around.random.sample(around.daemons, len(around.daemons)))
         self._current = 0
+        self._patience = Patience()
         self._tried = 0
+        self._cut = False
         self._link: Daemon | None = None
         self._keeper: LeaseKeeper | None = None
         self._name = ""
         self._openings = 0
         self._request: c.Command | Challenge | None = None
         self._retry: Retry | None = None
-        self._began = self._asked = self._heard = self._sent_at = 0.0
+        self._began = self._asked = self._sent_at = 0.0
 
     @property
     def node(self) -> str:
@@ -144,8 +148,13 @@ class Client:
             return
         what = _CHANNEL if self._keeper is None else _STREAM
         around.clock.at(around.clock.now + around.network, daemon.arrive, self, self.ticket, what)
-        patience = PATIENCE_ALONE if len(self._order) == 1 else PATIENCE_AMONG
-        around.clock.at(around.clock.now + patience, self._not_connected, self.ticket)
+        patience = self._patience.of(PATIENCE_ALONE if len(self._order) == 1 else PATIENCE_AMONG)
+        around.clock.at(around.clock.now + patience, self._unanswered, self.ticket)
+
+    def _unanswered(self, ticket: int) -> None:
+        if ticket == self.ticket:
+            self._patience.unheard()
+            self._not_connected(ticket)
 
     def _not_connected(self, ticket: int) -> None:
         if ticket != self.ticket:
@@ -171,7 +180,7 @@ class Client:
         daemon = self._link
         if daemon is None:
             raise AssertionError
-        keeper, limit = self._keeper, ATTEMPT
+        keeper, limit, most = self._keeper, ATTEMPT, LONGEST
         if keeper is None:
             if now - self._sent_at > CHALLENGE_LIFE:
                 self._request = _CHALLENGE
@@ -183,15 +192,17 @@ class Client:
                 what = c.Heartbeat(
                     estate_id=ESTATE, session_id=self._session, count=beat.count, digest=signed(beat.digest)
                 )
-                limit = min(ATTEMPT, max(1.0, keeper.interval))
+                most = max(QUICKEST, keeper.interval)
+                limit = min(ATTEMPT, most)
             else:
                 what = self._check_out
-            if len(self._order) > 1:
-                limit = min(limit, SILENCE_AMONG)
         self._request = what
         around.tally.sent[type(what)] += 1
         self.ticket += 1
         around.clock.at(now + around.network, daemon.arrive, self, self.ticket, what)
+        limit = self._patience.of(limit, most)
+        if keeper is not None and len(self._order) > 1:
+            limit = min(limit, self._patience.of(SILENCE_AMONG))
         around.clock.at(now + limit, self._silent, self.ticket)
 
     @property
@@ -213,12 +224,14 @@ class Client:
 
     def _silent(self, ticket: int) -> None:
         if ticket == self.ticket:
+            self._patience.unheard()
             self._failed(_SILENT)
 
     def cut_off(self, daemon: Daemon) -> None:
         """A connection to that daemon has ended: what was asked has no answer, and a stream is made anew at once."""
         if self._link is not daemon:
             return
+        self._cut = True
         if self._request is not None:
             self._failed(_SILENT)
         else:
@@ -229,14 +242,14 @@ class Client:
     def _failed(self, error: PoolkeeperError) -> None:
         around, now = self._around, self._around.clock.now
         self.ticket += 1
-        if self._link is not None and (self._keeper is None or not error.reason):
-            # Each attempt to open a session has a connection of its own; a stream is dropped when it is silent.
+        self._cut = self._cut or bool(self._name)
+        if self._link is not None and not error.reason:
+            # What is silent is left; a daemon that refuses is spoken to again on the same connection.
             self._drop()
-            if not error.reason:
-                self._elsewhere()
+            self._elsewhere()
         if self._retry is None:
             raise AssertionError
-        pause = self._retry.pause(error, now=now, jitter=0.0 if self._keeper is None else self._jitter())
+        pause = self._retry.pause(error, now=now, jitter=self._jitter())
         if pause is None:
             around.tally.gave_up += 1
             self._start_again()
@@ -267,6 +280,7 @@ class Client:
         if ticket != self.ticket:
             return
         self.ticket += 1
+        self._patience.heard()
         if isinstance(answer, Refusal):
             self._refused(answer)
         elif answer is None:
@@ -282,7 +296,9 @@ class Client:
             self._renewed(answer)
 
     def _refused(self, refusal: Refusal) -> None:
-        error = _ERRORS[refusal.reason]("", reason=refusal.reason.value, retry_after=(refusal.retry_after or 0) * _MICRO)
+        error = _ERRORS[refusal.reason](
+            "", reason=refusal.reason.value, retry_after=(refusal.retry_after or 0) * _MICRO
+        )
         if isinstance(error, LeaseExpired):
             self._around.tally.over += 1
             if self._keeper is not None and self._name:
@@ -314,7 +330,6 @@ class Client:
         keeper.paced(answer.heartbeat_interval * _MICRO)
         around.tally.starts.add(now - self._began)
         around.tally.check_outs.add(now - self._asked)
-        self._heard = now
         self._beat_later(keeper)
 
     def _renewed(self, answer: c.Renewed) -> None:
@@ -330,8 +345,9 @@ class Client:
             now=now,
         )
         around.tally.heartbeats.add(now - self._asked)
-        around.tally.renewed(now, self._heard)
-        self._heard = now
+        if self._cut:
+            self._cut = False
+            around.tally.back.add(now - around.tally.since)
         self._beat_later(keeper)
 
     def _note_loss(self, keeper: LeaseKeeper) -> None:

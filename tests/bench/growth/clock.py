@@ -9,7 +9,7 @@ _Event = tuple[float, int, Callable[..., None], tuple[object, ...]]
 
 
 class Clock:
-    """Seconds since the beginning, and the events to come. Events of one instant happen in the order of their making."""
+    """Seconds since the beginning, and the events to come; those of one instant happen in the order of their making."""
 
     def __init__(self) -> None:
         self.now = 0.0

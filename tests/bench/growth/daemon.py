@@ -75,7 +75,8 @@ class Daemon:
             c.Heartbeat: costs.heartbeat,
             c.Expire: Cost(arrive=0.0, decide=0.0, answer=0.0),
         }
-        self.links: dict[Caller, None] = {}
+        self.links: dict[Caller, bool] = {}
+        """Who has a stream here, and whether its first message is still to come."""
         self.up = False
         self._life = 0
         self._clear()
@@ -87,6 +88,10 @@ class Daemon:
         self._locked = False
         self._left = 0.0
         self._running = False
+        self._busy_until = self._clock.now
+        #: Who wants to be connected.
+        self._door: deque[_Item] = deque()
+        self._greeting = False
 
     # ---- its life ----
 
@@ -119,16 +124,41 @@ class Daemon:
 
     def arrive(self, caller: Caller, ticket: int, what: Connect | Challenge | c.Command) -> None:
         """Takes in what has come over the network."""
-        if self.up:
-            self._tally.arrived(self._clock.now)
+        if not self.up:
+            return
+        self._tally.arrived(self._clock.now)
+        if isinstance(what, Connect):
+            self._door.append(_Item(caller, ticket, what))
+            if not self._greeting:
+                self._greet(self._life)
+        else:
             self._inbox.append(_Item(caller, ticket, what))
             self._tally.unread(len(self._inbox))
             self._go()
 
+    def _greet(self, life: int) -> None:
+        """Makes the handshakes one after the other, as threads of gRPC's own do beside Python."""
+        if life != self._life:
+            return
+        at, door = self._clock.now, self._door
+        while door:
+            item = door.popleft()
+            if item.caller is None or item.caller.ticket != item.ticket:
+                at += self._costs.gone
+                continue
+            at += self._costs.connect
+            if isinstance(item.what, Connect) and item.what.stream:
+                self.links[item.caller] = True
+            self._clock.at(at + self._costs.network, item.caller.connected, item.ticket)
+            break
+        self._greeting = at > self._clock.now
+        if self._greeting:
+            self._clock.at(at, self._greet, life)
+
     def _go(self) -> None:
         if not self._running:
             self._running = True
-            self._clock.at(self._clock.now, self._turn, self._life)
+            self._clock.at(max(self._clock.now, self._busy_until), self._turn, self._life)
 
     def _turn(self, life: int) -> None:
         """One slice of the event loop, then one of the writer."""
@@ -147,6 +177,7 @@ class Daemon:
             self._left -= part
             if self._left <= 0.0:
                 self._clock.at(at + self._costs.commit, self._commit, life)
+        self._busy_until = at
         self._running = bool(inbox) or (self._locked and self._left > 0.0)
         if self._running:
             self._clock.at(at, self._turn, life)
@@ -161,16 +192,14 @@ class Daemon:
         if isinstance(what, _Answer):
             at += what.cost
             self._clock.at(at + costs.network, caller.answered, item.ticket, what.answer)
-        elif isinstance(what, Connect):
-            at += costs.connect + (costs.stream if what.stream else 0.0)
-            if what.stream:
-                self.links[caller] = None
-            self._clock.at(at + costs.network, caller.connected, item.ticket)
         elif isinstance(what, Challenge):
             at += costs.challenge
             self._clock.at(at + costs.network, caller.answered, item.ticket, None)
-        else:
+        elif isinstance(what, c.Command):
             at += self._of[type(what)].arrive
+            if self.links.get(caller):
+                self.links[caller] = False
+                at += costs.stream
             try:
                 self._backlog.require_room(what)
             except Refusal as refusal:

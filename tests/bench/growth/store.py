@@ -8,7 +8,9 @@ from collections.abc import Callable, Sequence
 from poolkeeper_server.domain import commands as c
 from poolkeeper_server.domain import records as r
 from poolkeeper_server.domain.decide import decide_all
+from poolkeeper_server.domain.moment import Moment
 from poolkeeper_server.domain.refusal import Refusal
+from poolkeeper_server.domain.state import State
 from poolkeeper_server.services.clock import HostClock, first_mark
 from poolkeeper_server.storage.loading import load
 from tests.bench.growth.clock import Clock
@@ -39,20 +41,30 @@ class Store:
         settings = c.PoolSettings(
             lease_duration=round(lease * 1e6), heartbeat_interval=round(interval * 1e6), margin=round(margin * 1e6)
         )
-        asked = {"caller": "operator", "digest": b""}
         commands: list[c.Command] = [
-            c.CreateEstate(estate_id=ESTATE, request_id="1", title=ESTATE, settings=settings, honey=(), **asked),
-            c.CreateProduct(estate_id="", request_id="2", product_id=PRODUCT, title=PRODUCT, units=(), **asked),
+            c.CreateEstate(
+                estate_id=ESTATE,
+                caller="operator",
+                request_id="1",
+                digest=b"",
+                title=ESTATE,
+                settings=settings,
+                honey=(),
+            ),
+            c.CreateProduct(
+                estate_id="", caller="operator", request_id="2", digest=b"", product_id=PRODUCT, title=PRODUCT, units=()
+            ),
             c.AddLicence(
                 estate_id=ESTATE,
+                caller="operator",
                 request_id="3",
+                digest=b"",
                 products=(PRODUCT,),
                 count=seats,
                 licensed_by=r.LicensedBy.CONCURRENT_USER,
                 order_number="",
                 valid_from=None,
                 valid_before=None,
-                **asked,
             ),
         ]
         for command in commands:
@@ -97,15 +109,7 @@ class Store:
     def transact(self, batch: Sequence[c.Command]) -> list[c.Answer]:
         """Loads, decides, writes."""
         now = self._time.moment()
-        loading = load(batch, now)
-        rows = None
-        while True:
-            try:
-                statement, parameters = loading.send(rows)
-            except StopIteration as done:
-                state = done.value
-                break
-            rows = self.tables.answer(statement, parameters)
+        state = self._loaded(batch, now)
         answers, _ = decide_all(state, batch, now, self)
         stored, deleted = state.changes()
         for kind, records in stored.items():
@@ -116,6 +120,16 @@ class Store:
             self.tables.delete(kind, keys)
         self._time.committed(now)
         return answers
+
+    def _loaded(self, batch: Sequence[c.Command], now: Moment) -> State:
+        loading = load(batch, now)
+        asked = next(loading)
+        while True:
+            try:
+                asked = loading.send(self.tables.answer(*asked))
+            except StopIteration as done:
+                state: State = done.value
+                return state
 
     def __iter__(self) -> Store:
         return self

@@ -86,7 +86,9 @@ class Tables:
         """Takes rows away; those that are not there are gone already."""
         for key in keys:
             row = self._rows[kind].pop(key, None)
-            for columns in _GROUPED.get(kind, ()) if row is not None else ():
+            if row is None:
+                continue
+            for columns in _GROUPED.get(kind, ()):
                 group = self._groups[kind, columns]
                 value = tuple(row[place] for place in self._places[kind, columns])
                 rest = tuple(other for other in group[value] if other != key)

@@ -66,7 +66,7 @@ class Tally:
         self.lost: list[tuple[float, float]] = []
         """From when to when a client did not believe in its lease."""
         self.back = Waits()
-        """How long after `since` each client was renewed for the first time."""
+        """How long after `since` each client was renewed that had lost contact."""
         self.since = 0.0
         """When contact was possible again."""
 
@@ -85,11 +85,6 @@ class Tally:
     def refused(self, command: Command) -> None:
         """There was no room."""
         self.refusals[type(command)] += 1
-
-    def renewed(self, now: float, before: float) -> None:
-        """A client that was renewed before at that instant was renewed again."""
-        if before < self.since <= now:
-            self.back.add(now - self.since)
 
     @property
     def busiest(self) -> int:
@@ -121,4 +116,3 @@ class Tally:
     def longest_lost(self) -> float:
         """The longest time for which one did not."""
         return max((end - start for start, end in self.lost), default=0.0)
-
