@@ -7,7 +7,7 @@ import dataclasses
 import os
 import random
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 
 import grpc
 import grpc.aio
@@ -173,7 +173,7 @@ class _Caller:
         self._connector = connector
         self._channel: grpc.aio.Channel | None = None
 
-    async def __aenter__(self) -> _Caller:
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:

@@ -9,7 +9,7 @@ LONGEST: Final = 20.0
 
 
 class Patience:
-    """Twice as much of it after each silence, and as much as at first once something was heard.
+    """Twice as much of it after each silence, and half of that again after each answer.
 
     A daemon that a crowd asks at once answers one after the other. Whoever gives up and asks again goes to the end of
     the line, and what was done for it already is lost. When all do so after the same few seconds, the daemon works for
@@ -23,8 +23,11 @@ class Patience:
         self._silences = 0
 
     def heard(self) -> None:
-        """A daemon has answered, were it with a refusal."""
-        self._silences = 0
+        """A daemon has answered, were it with a refusal.
+
+        It may have been slow to, so patience goes as it came: a step at a time.
+        """
+        self._silences = max(0, self._silences - 1)
 
     def unheard(self) -> None:
         """An answer was waited for in vain. A connection that is refused or breaks is not silence."""

@@ -18,4 +18,4 @@ class Behaviour:
     beat: RetryPolicy = FOR_EVER
     """How a heartbeat is tried again."""
     restart: float = 10.0
-    """Seconds after which a program that could not start is started again by whoever looks after it; up to twice that."""
+    """Seconds after which a program that could not start is started again, as a service would be; up to twice that."""

@@ -100,6 +100,11 @@ class Client:
         """Its node's id."""
         return f"n{self._number}"
 
+    def look(self) -> None:
+        """Notes down if it does not believe in its lease now, at the end of a run."""
+        if self._keeper is not None and self._name:
+            self._note_loss(self._keeper)
+
     @property
     def holds(self) -> bool:
         """Whether it has a seat, as far as it may believe now."""
@@ -110,6 +115,27 @@ class Client:
     def has_started(self) -> bool:
         """Whether it has been given its seat, and has not been told that its session is over."""
         return bool(self._name)
+
+    # ---- long before ----
+
+    def asks(self) -> tuple[c.OpenSession, c.CheckOut]:
+        """What it would have asked if its program had been started before the run."""
+        self._openings += 1
+        return opening(self.node, self._session), self._check_out
+
+    def settle(self, opened: object, granted: object, *, beat_at: float) -> None:
+        """Has been running for long: connected to its first daemon, and about to renew at that instant."""
+        if not (isinstance(opened, c.SessionOpened) and isinstance(granted, c.Granted)):
+            raise TypeError(f"not {opened!r}, {granted!r}")
+        now = self._around.clock.now
+        self._keeper = LeaseKeeper(
+            sent_at=now, lease=opened.lease_duration * _MICRO, interval=opened.heartbeat_interval * _MICRO
+        )
+        self._name = allocation_name(granted.allocation)
+        self._keeper.granted(self._name, 1, leased=True, sent_at=now, remaining=None)
+        self._link = self._order[self._current]
+        self._link.links[self] = False
+        self._around.clock.at(beat_at, self._beat, self.ticket)
 
     # ---- the program ----
 
@@ -141,29 +167,34 @@ class Client:
             self._ask()
 
     def _dial(self) -> None:
-        around, daemon = self._around, self._order[self._current]
+        around, at = self._around, self._around.clock.now
         self.ticket += 1
-        if not daemon.up:
-            around.clock.at(around.clock.now + 2 * around.network, self._not_connected, self.ticket)
-            return
+        while not (daemon := self._order[self._current]).up:
+            # Refused: the next address is tried at once.
+            at += 2 * around.network
+            self._elsewhere()
+            self._tried += 1
+            if self._tried >= len(self._order):
+                around.clock.at(at, self._nobody, self.ticket)
+                return
         what = _CHANNEL if self._keeper is None else _STREAM
-        around.clock.at(around.clock.now + around.network, daemon.arrive, self, self.ticket, what)
+        around.clock.at(at + around.network, daemon.arrive, self, self.ticket, what)
         patience = self._patience.of(PATIENCE_ALONE if len(self._order) == 1 else PATIENCE_AMONG)
-        around.clock.at(around.clock.now + patience, self._unanswered, self.ticket)
+        around.clock.at(at + patience, self._unanswered, self.ticket)
 
     def _unanswered(self, ticket: int) -> None:
-        if ticket == self.ticket:
-            self._patience.unheard()
-            self._not_connected(ticket)
-
-    def _not_connected(self, ticket: int) -> None:
         if ticket != self.ticket:
             return
+        self._patience.unheard()
         self._elsewhere()
         self._tried += 1
         if self._tried < len(self._order):
             self._dial()
         else:
+            self._failed(_SILENT)
+
+    def _nobody(self, ticket: int) -> None:
+        if ticket == self.ticket:
             self._failed(_SILENT)
 
     def _elsewhere(self) -> None:
@@ -296,16 +327,16 @@ class Client:
             self._renewed(answer)
 
     def _refused(self, refusal: Refusal) -> None:
-        error = _ERRORS[refusal.reason](
+        error = _ERRORS.get(refusal.reason, PoolkeeperError)(
             "", reason=refusal.reason.value, retry_after=(refusal.retry_after or 0) * _MICRO
         )
-        if isinstance(error, LeaseExpired):
-            self._around.tally.over += 1
-            if self._keeper is not None and self._name:
-                self._note_loss(self._keeper)
-            self._start_again()
-        else:
+        if error.retryable:
             self._failed(error)
+            return
+        self._around.tally.over += isinstance(error, LeaseExpired)
+        if self._keeper is not None and self._name:
+            self._note_loss(self._keeper)
+        self._start_again()
 
     def _opened(self, answer: c.SessionOpened) -> None:
         around, now = self._around, self._around.clock.now

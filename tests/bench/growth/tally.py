@@ -36,6 +36,11 @@ class Waits:
                 return min(self.most, _LEAST * math.exp((bucket + 0.5) * _WIDER))
         return self.most
 
+    @property
+    def told(self) -> tuple[float, float, float]:
+        """Half of them, all but one of a hundred, and the longest."""
+        return self.share(0.5), self.share(0.99), self.most
+
 
 class Tally:
     """Of one stretch of time."""
@@ -90,6 +95,11 @@ class Tally:
     def busiest(self) -> int:
         """The most that arrived in a second."""
         return max(self.seconds.values(), default=0)
+
+    def echo(self, now: float, interval: float) -> float:
+        """How often the mean of the last interval its busiest second was."""
+        last = [self.seconds[second] for second in range(int(now - interval), int(now))]
+        return max(last) * len(last) / sum(last) if any(last) else 0.0
 
     @property
     def refused_share(self) -> float:
