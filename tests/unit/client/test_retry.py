@@ -27,9 +27,20 @@ def test_jitter_takes_at_most_half(jitter: float, failures: int) -> None:
     assert 0.025 <= pause <= 1.0
 
 
-def test_what_the_daemon_asks_for_is_respected() -> None:
+@given(st.floats(0, 1))
+def test_what_the_daemon_asks_for_is_respected(jitter: float) -> None:
     retry = Retry(RetryPolicy(budget=100), started=0)
-    assert retry.pause(Overloaded(retry_after=7.5), now=0, jitter=1) == 7.5
+    pause = retry.pause(Overloaded(retry_after=7.5), now=0, jitter=jitter)
+    assert pause is not None
+    assert 7.5 <= pause <= 15
+
+
+def test_a_crowd_that_was_told_the_same_pause_does_not_come_back_at_once() -> None:
+    pauses = {
+        Retry(RetryPolicy(), started=0).pause(StoreUnavailable(retry_after=1.0), now=0, jitter=number / 100)
+        for number in range(100)
+    }
+    assert len(pauses) == 100
 
 
 def test_it_gives_up_when_the_budget_does_not_reach_to_the_next_attempt() -> None:
