@@ -9,7 +9,7 @@ from typing import Final
 from tests.bench.growth.world import Setup, World
 
 #: Seconds after which no start is waited for any more.
-_PATIENCE: Final = 900.0
+_PATIENCE: Final = 300.0
 #: Of a long outage only the beginning and the end are played: between them the same attempts meet nobody.
 _BEGINNING, _ENDING = 20.0, 10.0
 
