@@ -16,7 +16,7 @@ from poolkeeper._connector import Connector
 from poolkeeper._core.lease import Change, HoldState, LeaseKeeper
 from poolkeeper._core.receipts import Receipts
 from poolkeeper._core.requests import heartbeat_request, span_of
-from poolkeeper._core.retry import FOR_EVER, Retry, RetryPolicy
+from poolkeeper._core.retry import FOR_EVER, Retry, RetryPolicy, of_heartbeats
 from poolkeeper._line import Line
 from poolkeeper._link import OnWaiting
 from poolkeeper._tasks import Tasks, quietly
@@ -266,7 +266,7 @@ class Session:
             _answer(self._beats)
 
     async def _beat(self) -> None:
-        retry = Retry(FOR_EVER, started=_loop_time())
+        retry = Retry(of_heartbeats(self.keeper.interval), started=_loop_time())
         while self.usable:
             beat, about = self.keeper.beat(self.check_outs.pending), self._receipts.beat()
             proofs = self._receipts.proofs()

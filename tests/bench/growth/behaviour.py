@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from poolkeeper._core.retry import FOR_EVER, RetryPolicy
+from poolkeeper._core.retry import RetryPolicy, of_heartbeats
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -15,7 +16,7 @@ class Behaviour:
     """How much of the SDK's jitter there is: 0 is none, and more than 1 brings heartbeats forward by more."""
     start: RetryPolicy = RetryPolicy()  # noqa: RUF009 - it is frozen
     """How a program's start is tried again."""
-    beat: RetryPolicy = FOR_EVER
-    """How a heartbeat is tried again."""
+    beat: Callable[[float], RetryPolicy] = of_heartbeats
+    """How a heartbeat of that interval is tried again."""
     restart: float = 10.0
     """Seconds after which a program that could not start is started again, as a service would be; up to twice that."""

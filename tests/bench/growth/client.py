@@ -376,9 +376,9 @@ class Client:
             now=now,
         )
         around.tally.heartbeats.add(now - self._asked)
-        if self._cut:
-            self._cut = False
+        if self._cut and now >= around.tally.since:
             around.tally.back.add(now - around.tally.since)
+        self._cut = False
         self._beat_later(keeper)
 
     def _note_loss(self, keeper: LeaseKeeper) -> None:
@@ -396,6 +396,8 @@ class Client:
     def _beat(self, ticket: int) -> None:
         if ticket != self.ticket:
             return
+        if self._keeper is None:
+            raise AssertionError
         self._asked = self._around.clock.now
-        self._retry = Retry(self._around.behaviour.beat, started=self._asked)
+        self._retry = Retry(self._around.behaviour.beat(self._keeper.interval), started=self._asked)
         self._attempt()

@@ -217,7 +217,9 @@ class Daemon:
         while len(self._batch) < LARGEST_BATCH and (item := self._backlog.pop()) is not None:
             self._batch.append(item)
         life = self._life
-        self._left = self._costs.batch + sum(self._of[type(item.what)].decide for item in self._batch)
+        self._left = self._costs.batch
+        if not self._store.away:
+            self._left += sum(self._of[type(item.what)].decide for item in self._batch)
 
         def begun() -> None:
             if life != self._life:

@@ -72,7 +72,7 @@ class Tally:
         """From when to when a client did not believe in its lease."""
         self.back = Waits()
         """How long after `since` each client was renewed that had lost contact."""
-        self.since = 0.0
+        self.since = math.inf
         """When contact was possible again."""
 
     def arrived(self, now: float) -> None:

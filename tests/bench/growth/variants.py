@@ -41,10 +41,11 @@ def variants(setup: Setup) -> Iterator[Variant]:
     yield Variant("heartbeat 10 s", replace(setup, interval=10.0), away)
     yield Variant("heartbeat 60 s, lease 4 min", replace(setup, interval=60.0, lease=240.0), away)
     yield Variant("no jitter", replace(setup, behaviour=Behaviour(jitter=0.0)), away)
-    yield Variant(
-        "pauses of up to 10 s", replace(setup, behaviour=Behaviour(beat=replace(FOR_EVER, ceiling=10.0))), away
-    )
+    patient = Behaviour(beat=lambda _: replace(FOR_EVER, ceiling=10.0))
+    yield Variant("pauses of up to 10 s", replace(setup, behaviour=patient), away)
     yield Variant("defaults", setup, store_away)
     yield Variant("no jitter", replace(setup, behaviour=Behaviour(jitter=0.0)), store_away)
+    hasty = Behaviour(beat=lambda _: FOR_EVER)
+    yield Variant("pauses of up to 2 s", replace(setup, behaviour=hasty), store_away)
     for bound in (1_024, 8_192, 65_536):
         yield Variant(f"queue_bound {bound:,}", replace(setup, bound=bound, costs=_SLOW), starts)

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from poolkeeper._core.retry import Retry, RetryPolicy
+from poolkeeper._core.retry import Retry, RetryPolicy, of_heartbeats
 from poolkeeper.errors import (
     BY_REASON,
     NoSeatAvailable,
@@ -41,6 +41,24 @@ def test_a_crowd_that_was_told_the_same_pause_does_not_come_back_at_once() -> No
         for number in range(100)
     }
     assert len(pauses) == 100
+
+
+def test_who_is_told_to_come_back_again_and_again_comes_less_often() -> None:
+    retry = Retry(of_heartbeats(30.0), started=0)
+    pauses = [retry.pause(StoreUnavailable(retry_after=1.0), now=0, jitter=1) for _ in range(6)]
+    assert pauses == [2.0, 2.0, 4.0, 8.0, 10.0, 10.0]
+
+
+def test_a_short_interval_leaves_no_time_for_long_pauses() -> None:
+    retry = Retry(of_heartbeats(2.0), started=0)
+    pauses = [retry.pause(StoreUnavailable(retry_after=1.0), now=0, jitter=1) for _ in range(6)]
+    assert pauses == [2.0] * 6
+
+
+def test_who_finds_nobody_comes_back_as_often_as_ever() -> None:
+    retry = Retry(of_heartbeats(30.0), started=0)
+    pauses = [retry.pause(Unreachable(), now=0, jitter=0) for _ in range(8)]
+    assert pauses[-1] == 2.0
 
 
 def test_it_gives_up_when_the_budget_does_not_reach_to_the_next_attempt() -> None:
