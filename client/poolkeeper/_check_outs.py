@@ -13,13 +13,12 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from poolkeeper._core.requests import span_of
-from poolkeeper._core.retry import RetryPolicy
+from poolkeeper._core.retry import FOR_EVER, RetryPolicy
 from poolkeeper._link import OnWaiting
 from poolkeeper.errors import NotFound, PoolkeeperError, Unreachable, WaitExpired
 from poolkeeper.v1 import licensing_pb2 as pb
 
 _WAIT_GRACE: Final = 5.0
-_FOR_EVER: Final = RetryPolicy(budget=float("inf"), ceiling=2.0)
 
 _Key = tuple[str, str, str, str, str]
 
@@ -148,7 +147,7 @@ class CheckOuts:
 
     async def _give_back(self, granted: pb.Granted) -> None:
         request = pb.CheckInRequest(request_id=new_id(), allocation=granted.allocation.name)
-        await self._session.give_back(request, policy=_FOR_EVER)
+        await self._session.give_back(request, policy=FOR_EVER)
 
     def _abandon(self, request: pb.CheckOutRequest) -> None:
         flight = self._flying[request.request_id]
@@ -163,9 +162,9 @@ class CheckOuts:
         try:
             if span_of(request.wait):
                 with contextlib.suppress(PoolkeeperError):
-                    await self._session.call(pb.CancelWaitRequest(request_id=request.request_id), policy=_FOR_EVER)
+                    await self._session.call(pb.CancelWaitRequest(request_id=request.request_id), policy=FOR_EVER)
                 return  # Single calls have no such request: the daemon hears that the caller has gone.
-            sent_at, answer = await self._session.call(request, policy=_FOR_EVER)
+            sent_at, answer = await self._session.call(request, policy=FOR_EVER)
             granted = answer.granted
             while self._shared_with_another(request, granted):
                 await self._landed.wait()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Callable
 from typing import Final, Literal
 
@@ -10,6 +11,7 @@ import grpc
 import grpc.aio
 
 from poolkeeper._core.address import Address
+from poolkeeper._core.patience import Patience
 from poolkeeper._link import Link, StreamLink, UnaryLink
 from poolkeeper.errors import Unreachable
 from poolkeeper.trust import Trust, open_channel
@@ -18,22 +20,30 @@ from poolkeeper.v1 import licensing_pb2 as pb
 Transport = Literal["stream", "unary"]
 
 # With another address to go to, little time is spent on one that is silent: the whole goes on within 2 s.
-_PATIENCE_ALONE: Final = 5.0
-_PATIENCE_AMONG: Final = 1.0
-_SILENCE_AMONG: Final = 1.5
+PATIENCE_ALONE: Final = 5.0
+PATIENCE_AMONG: Final = 1.0
+SILENCE_AMONG: Final = 1.5
 _REFUSALS: Final = 2
 
 
 class Connector:
-    """Makes channels and links to the first address that answers, beginning with the one used last."""
+    """Makes channels and links to the first address that answers, beginning with the one used last.
+
+    `patience` is that of its client with all daemons.
+    """
 
     def __init__(self, addresses: tuple[Address, ...], trust: Trust, transport: Transport) -> None:
-        """Nothing is dialled before the first call."""
-        self._addresses = addresses
+        """Nothing is dialled before the first call.
+
+        Every client has an order of its own. In that of the list all of them would go to the first daemon, and after
+        its end all to the second.
+        """
+        self._addresses = random.sample(addresses, len(addresses))
         self._trust = trust
         self._transport = transport
         self._current = 0
         self._refusals = 0
+        self.patience = Patience()
 
     def go_elsewhere(self) -> None:
         """The next dialling begins with the next address."""
@@ -58,12 +68,15 @@ class Connector:
             address = self._addresses[self._current]
             channel = open_channel(address, self._trust)
             try:
-                async with asyncio.timeout(_PATIENCE_AMONG if self.has_alternatives else _PATIENCE_ALONE):
+                async with asyncio.timeout(
+                    self.patience.of(PATIENCE_AMONG if self.has_alternatives else PATIENCE_ALONE)
+                ):
                     if await _ready(channel):
                         return channel
                 reasons.append(f"{address} refuses the connection")
             except TimeoutError:
                 reasons.append(f"{address} does not answer")
+                self.patience.unheard()
             except BaseException:
                 await channel.close()
                 raise
@@ -93,7 +106,7 @@ class Connector:
 
     @property
     def _silence(self) -> float | None:
-        return _SILENCE_AMONG if self.has_alternatives else None
+        return self.patience.of(SILENCE_AMONG) if self.has_alternatives else None
 
 
 async def _ready(channel: grpc.aio.Channel) -> bool:

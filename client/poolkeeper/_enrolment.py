@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import os
+import random
 from collections.abc import Sequence
+from typing import Any, Self
 
 import grpc
 import grpc.aio
@@ -23,7 +25,7 @@ from poolkeeper.v1 import licensing_pb2 as pb
 from poolkeeper.v1 import licensing_pb2_grpc as rpc
 
 _ATTEMPT = 5.0
-_CHALLENGE_LIFE = 50.0
+CHALLENGE_LIFE = 50.0
 _LOCK_POLL = 0.02
 
 
@@ -123,34 +125,33 @@ async def open_session(
 ) -> tuple[float, pb.OpenSessionResponse]:
     """When the opening was first sent, and its answer, whose rolling secret is stored already."""
     retry = Retry(policy, started=_loop_time())
-    async with _Held(identity):
+    async with _Held(identity), _Caller(connector) as caller:
         record = await asyncio.to_thread(identity.load)
         key = await asyncio.to_thread(identity.key)
         request: pb.OpenSessionRequest | None = None
         sent_at = 0.0
         while True:
             try:
-                async with await connector.channel() as channel:
-                    if request is None or clock.now() - sent_at > _CHALLENGE_LIFE:
-                        challenge = await _challenge(channel, record.node)
-                        request = pb.OpenSessionRequest(
-                            node=record.node,
-                            challenge=challenge,
-                            signature=key.sign(session_text(record.node, domain, challenge)),
-                            domain=domain,
-                            rolling_secret=record.rolling_secret,
-                        )
-                        # A repeated opening is the same session, whose promise began with the first.
-                        sent_at = clock.now()
-                    answer = await _open(channel, request)
+                if request is None or clock.now() - sent_at > CHALLENGE_LIFE:
+                    challenge = await caller.challenge(record.node)
+                    request = pb.OpenSessionRequest(
+                        node=record.node,
+                        challenge=challenge,
+                        signature=key.sign(session_text(record.node, domain, challenge)),
+                        domain=domain,
+                        rolling_secret=record.rolling_secret,
+                    )
+                    # A repeated opening is the same session, whose promise began with the first.
+                    sent_at = clock.now()
+                answer = await caller.open(request)
                 await _store(identity, dataclasses.replace(record, rolling_secret=answer.rolling_secret))
                 return sent_at, answer
             except PoolkeeperError as problem:
-                pause = retry.pause(problem, now=_loop_time(), jitter=0.0)
+                pause = retry.pause(problem, now=_loop_time(), jitter=random.random())  # noqa: S311 - not a secret.
                 if pause is None:
                     raise
                 if isinstance(problem, Draining) or not problem.reason:
-                    connector.go_elsewhere()
+                    await caller.leave()
             await asyncio.sleep(pause)
 
 
@@ -165,22 +166,53 @@ async def _store(identity: Identity, record: Record) -> None:
         raise
 
 
-async def _challenge(channel: grpc.aio.Channel, node: str) -> bytes:
-    try:
-        answer: pb.GetChallengeResponse = await rpc.LicensingServiceStub(channel).GetChallenge(
-            pb.GetChallengeRequest(node=node), timeout=_ATTEMPT
-        )
-    except grpc.RpcError as problem:
-        raise from_rpc(problem) from problem
-    return answer.challenge
+class _Caller:
+    """Asks over one connection, as long as the daemon at its other end answers: a new one costs both sides more."""
 
+    def __init__(self, connector: Connector) -> None:
+        self._connector = connector
+        self._channel: grpc.aio.Channel | None = None
 
-async def _open(channel: grpc.aio.Channel, request: pb.OpenSessionRequest) -> pb.OpenSessionResponse:
-    try:
-        answer: pb.OpenSessionResponse = await rpc.LicensingServiceStub(channel).OpenSession(request, timeout=_ATTEMPT)
-    except grpc.RpcError as problem:
-        raise from_rpc(problem) from problem
-    return answer
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._close()
+
+    async def challenge(self, node: str) -> bytes:
+        answer: pb.GetChallengeResponse = await self._ask("GetChallenge", pb.GetChallengeRequest(node=node))
+        return answer.challenge
+
+    async def open(self, request: pb.OpenSessionRequest) -> pb.OpenSessionResponse:
+        answer: pb.OpenSessionResponse = await self._ask("OpenSession", request)
+        return answer
+
+    async def leave(self) -> None:
+        """Asks another daemon the next time."""
+        self._connector.go_elsewhere()
+        await self._close()
+
+    async def _ask(self, method: str, request: Any) -> Any:  # noqa: ANN401 - of two generated types.
+        if self._channel is None:
+            self._channel = await self._connector.channel()
+        patience = self._connector.patience
+        limit, asked_at = patience.of(_ATTEMPT), _loop_time()
+        try:
+            answer = await getattr(rpc.LicensingServiceStub(self._channel), method)(request, timeout=limit)
+        except grpc.RpcError as problem:
+            error = from_rpc(problem)
+            if error.reason:
+                patience.heard()
+            elif _loop_time() >= asked_at + limit:
+                patience.unheard()
+            raise error from problem
+        patience.heard()
+        return answer
+
+    async def _close(self) -> None:
+        channel, self._channel = self._channel, None
+        if channel is not None:
+            await channel.close()
 
 
 class _Held:

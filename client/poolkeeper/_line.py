@@ -10,8 +10,9 @@ from typing import Any
 
 from poolkeeper._clock import Clock
 from poolkeeper._connector import Connector
+from poolkeeper._core.patience import LONGEST
 from poolkeeper._link import Link, OnWaiting, StreamLink
-from poolkeeper.errors import Draining, Overloaded, StoreUnavailable, Unreachable
+from poolkeeper.errors import Draining, Overloaded, PoolkeeperError, StoreUnavailable, Unreachable
 from poolkeeper.v1 import licensing_pb2 as pb
 
 
@@ -43,25 +44,34 @@ class Line:
         self,
         request: Any,
         *,
-        limit: float | None,
+        limit: float,
+        most: float = LONGEST,
         on_waiting: OnWaiting | None = None,
         on_sent: Callable[[], None] | None = None,
     ) -> tuple[float, Any]:
-        """When a request was sent, and its answer; Unreachable after `limit` seconds without one."""
+        """When a request was sent, and its answer.
+
+        Raises Unreachable after `limit` seconds without one; after earlier silences it may take as many as `most`.
+        """
         link = await self._connected()
+        patience = self._connector.patience
         sent_at = self._clock.now()
         if on_sent is not None:
             on_sent()
         try:
-            return sent_at, await link.call(request, limit=limit, on_waiting=on_waiting)
-        except (Overloaded, StoreUnavailable):
+            answer = await link.call(request, limit=patience.of(limit, most), on_waiting=on_waiting)
+        except PoolkeeperError as error:
+            if error.reason:
+                patience.heard()
+            if isinstance(error, Draining):
+                self._retire(link)
+            elif isinstance(error, Unreachable) and not isinstance(error, Overloaded | StoreUnavailable):
+                if not link.ended:
+                    patience.unheard()
+                await self._drop(link)
             raise
-        except Draining:
-            self._retire(link)
-            raise
-        except Unreachable:
-            await self._drop(link)
-            raise
+        patience.heard()
+        return sent_at, answer
 
     async def say(self, request: Any, *, limit: float) -> None:
         """Sends a request by itself, also after the end: a node that may not go on gets no stream."""

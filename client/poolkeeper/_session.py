@@ -16,7 +16,7 @@ from poolkeeper._connector import Connector
 from poolkeeper._core.lease import Change, HoldState, LeaseKeeper
 from poolkeeper._core.receipts import Receipts
 from poolkeeper._core.requests import heartbeat_request, span_of
-from poolkeeper._core.retry import Retry, RetryPolicy
+from poolkeeper._core.retry import FOR_EVER, Retry, RetryPolicy, of_heartbeats
 from poolkeeper._line import Line
 from poolkeeper._link import OnWaiting
 from poolkeeper._tasks import Tasks, quietly
@@ -39,9 +39,8 @@ from poolkeeper.v1 import licensing_pb2 as pb
 
 NODE_LOST: Final = (NodeRevoked, NodeRebound, NodeCopied)
 """What ends every right of a node, installed allocations too."""
-_ATTEMPT: Final = 5.0
-_QUICKEST: Final = 1.0
-_FOR_EVER: Final = RetryPolicy(budget=float("inf"), ceiling=2.0)
+ATTEMPT: Final = 5.0
+QUICKEST: Final = 1.0
 
 
 class Session:
@@ -128,7 +127,7 @@ class Session:
         request: Any,
         *,
         policy: RetryPolicy | None = None,
-        limit: float = _ATTEMPT,
+        limit: float = ATTEMPT,
         on_waiting: OnWaiting | None = None,
         on_sent: Callable[[], None] | None = None,
     ) -> tuple[float, Any]:
@@ -194,7 +193,7 @@ class Session:
             pass
         except (asyncio.CancelledError, Unreachable):
             if policy is None and name in self._returning and not self._closed:
-                again = self.give_back(request, policy=_FOR_EVER)
+                again = self.give_back(request, policy=FOR_EVER)
                 self._returning[name] = self._tasks.start(quietly(again), name="give-back")
             raise
         if name in self._returning:
@@ -204,7 +203,7 @@ class Session:
     async def say(self, request: Any) -> None:
         """Sends a request once, whatever becomes of it, also when the session is over."""
         with contextlib.suppress(PoolkeeperError):
-            await self._line.say(request, limit=_ATTEMPT)
+            await self._line.say(request, limit=ATTEMPT)
 
     def in_background(self, work: Coroutine[Any, Any, object], *, name: str) -> None:
         """Does work beside the program's calls, as long as the session lives."""
@@ -243,7 +242,7 @@ class Session:
         self._beats.append(done)
         self._beat_now.set()
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(done, _ATTEMPT)
+            await asyncio.wait_for(done, ATTEMPT)
 
     def _pushed(self, response: pb.ConnectResponse) -> None:
         kind = response.WhichOneof("response")
@@ -267,15 +266,15 @@ class Session:
             _answer(self._beats)
 
     async def _beat(self) -> None:
-        retry = Retry(_FOR_EVER, started=_loop_time())
+        retry = Retry(of_heartbeats(self.keeper.interval), started=_loop_time())
         while self.usable:
             beat, about = self.keeper.beat(self.check_outs.pending), self._receipts.beat()
             proofs = self._receipts.proofs()
             request = heartbeat_request(beat, epoch=self._receipts.epoch, proofs=proofs)
             # With a short lease there is no time to wait long for one answer.
-            limit = min(_ATTEMPT, max(_QUICKEST, self.keeper.interval))
+            most = max(QUICKEST, self.keeper.interval)
             try:
-                sent_at, answer = await self._line.ask(request, limit=limit)
+                sent_at, answer = await self._line.ask(request, limit=min(ATTEMPT, most), most=most)
             except PoolNotActive as error:
                 self._lose(PoolClosed(error.message, reason=error.reason, hint=error.hint, at=error.at))
                 return
@@ -290,7 +289,7 @@ class Session:
                 self._receipts.renewed(answer, about=about, shown=bool(beat.as_of and proofs))
                 self._renewed(sent_at, answer)
                 return
-            await asyncio.sleep(_FOR_EVER.ceiling if pause is None else pause)
+            await asyncio.sleep(FOR_EVER.ceiling if pause is None else pause)
 
     def _renewed(self, sent_at: float, answer: pb.HeartbeatResponse) -> None:
         if answer.session_token:

@@ -13,7 +13,6 @@ from tests.bench.targets import COMMAND, Target
 from tests.process.daemon import REPOSITORY
 
 README: Final = REPOSITORY / "README.md"
-_PLACE: Final = re.compile(r"(<!-- bench: .*?-->\n).*?(\n<!-- end -->)", re.DOTALL)
 
 
 def target_rows(book: Book, wanted: list[Target]) -> Iterator[str]:
@@ -59,12 +58,13 @@ def figure_rows(book: Book) -> Iterator[str]:
         yield f"| {title} | {_number(book.figure(title))} |"
 
 
-def write(text: str, path: Path = README) -> None:
-    """Puts the tables between their marks in the manual."""
+def write(text: str, path: Path = README, *, name: str = "bench") -> None:
+    """Puts the tables between the marks of that name in the manual."""
     old = path.read_text(encoding="utf-8")
-    new, count = _PLACE.subn(lambda found: found[1] + text + found[2], old)
+    place = re.compile(rf"(<!-- {name}: .*?-->\n).*?(\n<!-- end -->)", re.DOTALL)
+    new, count = place.subn(lambda found: found[1] + text + found[2], old)
     if count != 1:
-        raise SystemExit(f"{path} has {count} places for the benchmark's tables")
+        raise SystemExit(f"{path} has {count} places for the tables of {name}")
     path.write_text(new, encoding="utf-8")
 
 

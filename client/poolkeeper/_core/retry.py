@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import math
+from dataclasses import dataclass, field, replace
+from typing import Final
 
 from poolkeeper.errors import PoolkeeperError
 
@@ -19,6 +21,21 @@ class RetryPolicy:
     """By which each pause is longer than the one before."""
     ceiling: float = 1.0
     """The longest pause in seconds, unless the daemon asks for a longer one."""
+    crowded: float = 2.0
+    """Up to how many seconds grows the pause of who is told to come back again and again, unless that is longer."""
+
+
+FOR_EVER: Final = RetryPolicy(budget=math.inf, ceiling=2.0)
+"""Of what must be heard as long as the session lives."""
+
+
+def of_heartbeats(interval: float) -> RetryPolicy:
+    """How a heartbeat is repeated that is sent every so many seconds.
+
+    A daemon that refuses all heartbeats, since its database is away, would have no time for anything else if all its
+    clients came back every second or two; they would find it busy for minutes after the database is back.
+    """
+    return replace(FOR_EVER, crowded=max(FOR_EVER.crowded, interval / 3))
 
 
 @dataclass(slots=True)
@@ -33,8 +50,9 @@ class Retry:
         """Seconds until the next attempt, or None when the error stands.
 
         Only what the daemon calls UNAVAILABLE and what it never answered is tried again, within the
-        budget. A RetryInfo of the daemon is respected. `jitter` is a number from 0 to 1 and shortens
-        the pause by up to a half, so that a crowd does not come back at once.
+        budget. `jitter`, a number from 0 to 1, spreads a crowd out: it shortens our own pause by up to a
+        half. Nobody comes back before a RetryInfo of the daemon says so; since it tells that to all of
+        them alike, the pause is lengthened, to the double at most, and to more with each refusal.
         """
         if not error.retryable:
             return None
@@ -42,5 +60,7 @@ class Retry:
         growth = self.policy.factor ** min(self.failures, 32)
         wanted = min(self.policy.first * growth, self.policy.ceiling) * (1 - jitter / 2)
         self.failures += 1
-        pause = max(wanted, error.retry_after or 0.0)
+        asked = error.retry_after or 0.0
+        longer = max(2 * asked, min(asked * growth, self.policy.crowded))
+        pause = max(wanted, asked + jitter * (longer - asked))
         return pause if now + pause <= self.started + self.policy.budget else None

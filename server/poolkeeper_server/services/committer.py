@@ -10,27 +10,14 @@ from __future__ import annotations
 import asyncio
 import time as stopwatch
 from asyncio import Future
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from poolkeeper_server.domain.commands import (
-    Acknowledge,
-    AddCheckpoint,
-    Answer,
-    CancelWait,
-    CheckIn,
-    CheckOut,
-    CloseSession,
-    Command,
-    Expire,
-    Heartbeat,
-    RaiseAlert,
-    ServeQueues,
-)
+from poolkeeper_server.domain.commands import Answer, CheckOut, Command, ServeQueues
 from poolkeeper_server.domain.moment import SECOND
 from poolkeeper_server.domain.refusal import Reason, Refusal
 from poolkeeper_server.services import metrics
+from poolkeeper_server.services.backlog import OWN, Backlog
 from poolkeeper_server.services.events import Event, get_logger
 from poolkeeper_server.services.ids import new_ids
 from poolkeeper_server.storage.failpoint import failpoint
@@ -38,12 +25,6 @@ from poolkeeper_server.storage.store import Committed, Store, StoreUnavailable
 
 #: The most commands of one transaction.
 LARGEST_BATCH = 1024
-#: Commands that end or keep something, for which room is held back when the queue is full (CC-31).
-RESERVED = (Heartbeat, CheckIn, CloseSession, Acknowledge, CancelWait)
-#: What the daemon asks of itself; there is always room for it.
-OWN = (Expire, ServeQueues, RaiseAlert, AddCheckpoint)
-#: Of these, what goes first. Giving up a wait must not overtake the check-out that it is about.
-FIRST = (Heartbeat, CheckIn, CloseSession, Acknowledge, Expire)
 
 #: How many turns of the loop may bring no further command before a batch is closed, for one that came alone and for
 #: those that have company. This is no timer: a turn in which nothing happens takes some microseconds.
@@ -69,10 +50,8 @@ class Committer:
 
     def __init__(self, store: Store, *, bound: int, on_commit: Callable[[Committed], None] | None = None) -> None:
         self._store = store
-        self._bound = bound
         self._on_commit = on_commit
-        self._urgent: deque[_Waiting] = deque()
-        self._queue: deque[_Waiting] = deque()
+        self._backlog: Backlog[_Waiting] = Backlog(bound)
         self._wake = asyncio.Event()
         self._draining = False
         self._closed = False
@@ -84,21 +63,17 @@ class Committer:
         `within` is how many seconds a check-out may wait before it is dropped. Raises Refusal at once: OVERLOADED when
         the queue is full, DRAINING for a check-out while the daemon stops.
         """
-        reserved = isinstance(command, RESERVED)
-        own = isinstance(command, OWN)
-        if (self._closed and not own) or (self._draining and isinstance(command, CheckOut)):
+        if (self._closed and not isinstance(command, OWN)) or (self._draining and isinstance(command, CheckOut)):
             raise Refusal(
                 Reason.DRAINING,
                 "This daemon is about to stop.",
                 hint="Ask another daemon, or come back.",
                 retry_after=SECOND,
             )
-        room = self._bound if reserved else self._bound - self._bound // 4
-        if self._size() >= room and not own:
-            raise Refusal(Reason.OVERLOADED, "Too many requests wait already.", retry_after=SECOND // 2)
+        self._backlog.require_room(command)
         loop = asyncio.get_running_loop()
         waiting = _Waiting(command, loop.create_future(), None if within is None else loop.time() + within)
-        (self._urgent if isinstance(command, FIRST) else self._queue).append(waiting)
+        self._backlog.add(command, waiting)
         self._wake.set()
         return waiting.future
 
@@ -117,15 +92,12 @@ class Committer:
 
     async def _arrived(self) -> None:
         """Lets in what is on its way through the loop: a unary call takes several turns until it comes here."""
-        quiet, count = 0, self._size()
+        quiet, count = 0, len(self._backlog)
         most = _TURNS_TOGETHER if self._last > 1 else _TURNS_ALONE
         while quiet < most and 0 < count < LARGEST_BATCH:
             await asyncio.sleep(0)
-            before, count = count, self._size()
+            before, count = count, len(self._backlog)
             quiet = 0 if count > before else quiet + 1
-
-    def _size(self) -> int:
-        return len(self._queue) + len(self._urgent)
 
     def drain(self) -> None:
         """From now on check-outs are refused; all else goes on."""
@@ -139,18 +111,16 @@ class Committer:
     def _gather(self) -> list[_Waiting]:
         batch: list[_Waiting] = []
         now = asyncio.get_running_loop().time()
-        for queue in (self._urgent, self._queue):
-            while queue and len(batch) < LARGEST_BATCH:
-                waiting = queue.popleft()
-                if isinstance(waiting.command, CheckOut) and not waiting.begun:
-                    if waiting.future.cancelled():
-                        continue
-                    if waiting.deadline is not None and now >= waiting.deadline:
-                        waiting.future.cancel()
-                        continue
-                waiting.begun = True
-                batch.append(waiting)
-        metrics.QUEUE_DEPTH.set(self._size())
+        while len(batch) < LARGEST_BATCH and (waiting := self._backlog.pop()) is not None:
+            if isinstance(waiting.command, CheckOut) and not waiting.begun:
+                if waiting.future.cancelled():
+                    continue
+                if waiting.deadline is not None and now >= waiting.deadline:
+                    waiting.future.cancel()
+                    continue
+            waiting.begun = True
+            batch.append(waiting)
+        metrics.QUEUE_DEPTH.set(len(self._backlog))
         return batch
 
     async def _commit(self, batch: list[_Waiting]) -> None:

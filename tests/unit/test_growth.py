@@ -1,0 +1,124 @@
+"""The simulation of many clients, with few of them: what it must show, and that it shows it every time."""
+
+from dataclasses import replace
+
+import pytest
+
+from tests.bench.growth.behaviour import Behaviour
+from tests.bench.growth.clock import Clock
+from tests.bench.growth.costs import Cost, Costs
+from tests.bench.growth.report import rows
+from tests.bench.growth.scenarios import daemons_away, database_away, half_lost, settled, steady, storm
+from tests.bench.growth.world import Setup
+
+FEW = Setup(clients=200, daemons=2)
+#: A daemon that 200 clients keep as busy as the real one is kept by 20,000.
+SLOW = Costs(
+    connect=50e-3,
+    stream=40e-3,
+    challenge=23e-3,
+    open=Cost(arrive=90e-3, decide=5e-3, answer=10e-3),
+    check_out=Cost(arrive=8e-3, decide=19e-3, answer=13e-3),
+    heartbeat=Cost(arrive=5e-3, decide=4e-3, answer=5e-3),
+    refuse=6e-3,
+    gone=5e-3,
+)
+
+
+def test_events_happen_in_the_order_of_their_instants_and_then_of_their_making() -> None:
+    clock = Clock()
+    seen: list[str] = []
+    for instant, name in ((2.0, "c"), (1.0, "a"), (1.0, "b"), (3.0, "never")):
+        clock.at(instant, seen.append, name)
+    clock.run(3.0)
+    assert seen == ["a", "b", "c"]
+    assert clock.now == 3.0
+
+
+def test_one_seed_is_one_run_and_another_seed_another() -> None:
+    first, again = (storm(FEW, 10.0) for _ in range(2))
+    assert first == again
+    assert storm(replace(FEW, seed=2), 10.0) != first
+
+
+def test_all_programs_that_start_within_seconds_have_their_seats() -> None:
+    outcome = storm(FEW, 10.0)
+    assert (outcome.missing, outcome.gave_up, outcome.ended) == (0, 0, 0)
+    assert 0 < outcome.start[2] < 1
+
+
+def test_a_start_that_is_far_too_much_for_the_daemons_ends_well() -> None:
+    outcome = storm(replace(FEW, daemons=1, costs=SLOW), 10.0)
+    assert outcome.unread > 50
+    assert (outcome.missing, outcome.ended) == (0, 0)
+    # 200 starts are 44 s of work for it, and programs give up after 20 s: but what it does is done for somebody.
+    assert outcome.back < 150
+
+
+def test_no_program_notices_an_outage_of_80_seconds() -> None:
+    outcome = daemons_away(settled(FEW), 80.0)
+    assert (outcome.most_lost, outcome.ended, outcome.missing) == (0, 0, 0)
+    assert outcome.back < 5
+
+
+def test_a_longer_outage_stops_programs_and_takes_no_seat_from_them() -> None:
+    outcome = daemons_away(settled(FEW), 300.0)
+    assert outcome.most_lost == 200
+    assert 180 < outcome.longest_lost < 225
+    assert (outcome.ended, outcome.missing) == (0, 0)
+
+
+def test_what_is_left_out_of_a_long_outage_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    short = daemons_away(settled(FEW), 300.0)
+    monkeypatch.setattr("tests.bench.growth.scenarios._BEGINNING", 290.0)
+    whole = daemons_away(settled(FEW), 300.0)
+    assert short.most_lost == whole.most_lost
+    assert short.longest_lost == pytest.approx(whole.longest_lost, abs=3.0)
+    assert short.back == pytest.approx(whole.back, abs=2.0)
+
+
+def test_clients_of_a_lost_daemon_go_on_at_the_other() -> None:
+    outcome = half_lost(settled(FEW))
+    assert (outcome.most_lost, outcome.ended, outcome.missing) == (0, 0, 0)
+    assert 0 < outcome.back < 2
+
+
+def test_clients_of_a_lost_daemon_go_on_at_the_other_although_it_is_slow() -> None:
+    outcome = half_lost(settled(replace(FEW, costs=SLOW)))
+    assert (outcome.most_lost, outcome.ended, outcome.missing) == (0, 0, 0)
+    assert 2 < outcome.back < 40
+
+
+def test_a_database_that_is_away_for_a_minute_ends_no_session() -> None:
+    outcome = database_away(settled(FEW), 60.0)
+    assert (outcome.most_lost, outcome.ended, outcome.missing) == (0, 0, 0)
+
+
+def test_clients_that_stay_away_lose_their_sessions() -> None:
+    world = settled(FEW)
+    for client in world.clients:
+        # Nothing that they wait for is theirs any more: as if all of them had been killed.
+        client.ticket += 1
+    world.pass_by(124.0)
+    assert world.store.ended == 0
+    world.pass_by(3.0)
+    assert world.store.ended == 200
+
+
+def test_jitter_spreads_what_an_outage_has_brought_together() -> None:
+    together = daemons_away(settled(replace(FEW, behaviour=Behaviour(jitter=0.0))), 30.0)
+    spread = daemons_away(settled(FEW), 30.0)
+    assert together.echo > 2 * spread.echo
+
+
+def test_a_quiet_hour_is_one_heartbeat_a_client_and_interval() -> None:
+    outcome = steady(settled(FEW))
+    assert outcome.mean == pytest.approx(200 / 27, rel=0.1)
+    assert outcome.heartbeat[2] < 0.1
+
+
+def test_the_table_has_a_row_for_each_scenario() -> None:
+    told = list(rows([storm(FEW, 10.0)]))
+    assert len(told) == 3
+    assert len({line.count("|") for line in told}) == 1
+    assert told[2].startswith("| all start within 10 s | 200 | 2 |")
