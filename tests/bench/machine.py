@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import statistics
 import time
@@ -49,7 +50,12 @@ def children(process: int) -> list[int]:
 
 def cpu_of_family(process: int) -> float:
     """Seconds of CPU that a process, its children, and those that have ended took."""
-    return _seconds(process, 4) + sum(_seconds(child, 2) for child in children(process))
+    found = 0.0
+    for child in children(process):
+        # One that has just ended counts among those that its parent has seen the end of.
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            found += _seconds(child, 2)
+    return found + _seconds(process, 4)
 
 
 def _seconds(process: int, fields: int) -> float:
