@@ -1,10 +1,4 @@
-"""What things take, in seconds; a run may replace it by figures of another machine.
-
-Measured on two shared cores that others used too: handshakes, the beginning of a stream, challenges, and the
-transactions (`decide`, `batch`) on SQLite. What it takes to read and answer is assumed, from the stream echo of the
-benchmark: a whole heartbeat was measured at 0.21 ms and a whole check-out at 0.52 ms there, in small batches, where
-0.14 ms and 0.40 ms are assumed. An opening with its challenge was measured once at 3.4 ms, where 1.3 ms are assumed.
-"""
+"""What things take, in seconds: measured figures, which a run may replace by those of another machine."""
 
 from __future__ import annotations
 
