@@ -80,18 +80,28 @@ def test_what_is_left_out_of_a_long_outage_changes_nothing(monkeypatch: pytest.M
 def test_clients_of_a_lost_daemon_go_on_at_the_other() -> None:
     outcome = half_lost(settled(FEW))
     assert (outcome.most_lost, outcome.ended, outcome.missing) == (0, 0, 0)
+    assert outcome.cut_off == 0
     assert 0 < outcome.back < 2
 
 
 def test_clients_of_a_lost_daemon_go_on_at_the_other_although_it_is_slow() -> None:
     outcome = half_lost(settled(replace(FEW, costs=SLOW)))
     assert (outcome.most_lost, outcome.ended, outcome.missing) == (0, 0, 0)
+    assert outcome.cut_off == 0
     assert 2 < outcome.back < 40
 
 
 def test_a_database_that_is_away_for_a_minute_ends_no_session() -> None:
     outcome = database_away(settled(FEW), 60.0)
     assert (outcome.most_lost, outcome.ended, outcome.missing) == (0, 0, 0)
+
+
+def test_who_is_still_cut_off_is_not_told_as_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tests.bench.growth.scenarios._AFTER", 0.01)
+    monkeypatch.setattr("tests.bench.growth.scenarios._PATIENCE", 0.0)
+    outcome = half_lost(settled(replace(FEW, costs=SLOW)))
+    assert outcome.cut_off > 50
+    assert "are not" in list(rows([outcome]))[2]
 
 
 def test_clients_that_stay_away_lose_their_sessions() -> None:

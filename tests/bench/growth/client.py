@@ -100,6 +100,11 @@ class Client:
         """Its node's id."""
         return f"n{self._number}"
 
+    @property
+    def is_cut_off(self) -> bool:
+        """Whether it has lost contact and was not renewed since."""
+        return self._cut
+
     def look(self) -> None:
         """Notes down if it does not believe in its lease now, at the end of a run."""
         if self._keeper is not None and self._name:

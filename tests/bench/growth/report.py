@@ -67,6 +67,7 @@ def _waits(found: tuple[float, float, float]) -> str:
 
 
 def _back(one: Outcome) -> str:
-    if one.missing:
-        return f"**{one.missing:,} are not**"
+    absent = max(one.missing, one.cut_off)
+    if absent:
+        return f"**{absent:,} are not**, {one.seconds:.0f} s after it began"
     return f"{one.back:.1f}" if one.back else NOTHING

@@ -41,6 +41,7 @@ def variants(setup: Setup) -> Iterator[Variant]:
     yield Variant("heartbeat 10 s", replace(setup, interval=10.0), away)
     yield Variant("heartbeat 60 s, lease 4 min", replace(setup, interval=60.0, lease=240.0), away)
     yield Variant("no jitter", replace(setup, behaviour=Behaviour(jitter=0.0)), away)
+    yield Variant("twice the jitter", replace(setup, behaviour=Behaviour(jitter=2.0)), away)
     patient = Behaviour(beat=lambda _: replace(FOR_EVER, ceiling=10.0))
     yield Variant("pauses of up to 10 s", replace(setup, behaviour=patient), away)
     yield Variant("defaults", setup, store_away)
