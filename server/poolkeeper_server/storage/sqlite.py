@@ -184,7 +184,7 @@ class SqliteStore:
                 raise StoreUnavailable(str(error), unknown=committing) from error
             except BaseException:
                 self._doubtful = committing
-                if not committing:
+                if not committing and self._connection.in_transaction:
                     self._connection.execute("ROLLBACK")
                 raise
         failpoint("after_commit")
