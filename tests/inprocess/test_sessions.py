@@ -31,9 +31,9 @@ async def test_one_heartbeat_keeps_all_leased_seats_of_its_session(installation:
     assert await counts(installation) == (4, 4, 0, 0)
 
 
-def beats(*tokens: str, count: int = 0) -> licensing_pb2.BatchHeartbeatRequest:
-    """Heartbeats of sessions that know of so many allocations."""
-    beat = licensing_pb2.HeartbeatRequest(allocation_count=count)
+def beats(*tokens: str) -> licensing_pb2.BatchHeartbeatRequest:
+    """Heartbeats of sessions that know of no allocation."""
+    beat = licensing_pb2.HeartbeatRequest()
     return licensing_pb2.BatchHeartbeatRequest(
         heartbeats=[licensing_pb2.SessionHeartbeat(session_token=token, heartbeat=beat) for token in tokens]
     )

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from poolkeeper_server.domain.records import (
     KEY_FIELDS,
+    SEATED,
     Allocation,
     AllocationState,
     Binding,
@@ -26,7 +27,7 @@ R = TypeVar("R")
 
 
 def _live_key(record: Allocation) -> Key | None:
-    if not record.shared or record.state in (AllocationState.ENDED, AllocationState.QUARANTINED):
+    if not record.shared or record.state not in SEATED:
         return None
     return (record.estate_id, record.product_id, record.counting_key)
 

@@ -302,7 +302,8 @@ class AdministrationService:
     async def _pool_views(self, found: list[Pool]) -> tuple[PoolView, ...]:
         if not found:
             return ()
-        estate_id, moment, now = found[0].estate_id, self._clock.glance(), self._now()
+        estate_id, moment = found[0].estate_id, self._clock.glance()
+        now = moment.civil
         ids = [pool.pool_id for pool in found]
         holdings, queues, limits = TABLES[Holding], TABLES[Queue], TABLES[Limit]
         lines = await self._reader.all(Holding, holdings.c.estate_id == estate_id, holdings.c.pool_id.in_(ids))

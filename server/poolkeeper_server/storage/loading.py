@@ -7,10 +7,9 @@ one on a thread, one after the other; the other one in the event loop, with as f
 
 from __future__ import annotations
 
-import json
-from collections.abc import Collection, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from poolkeeper_server.domain import records as r
 from poolkeeper_server.domain.commands import Command
@@ -18,7 +17,7 @@ from poolkeeper_server.domain.moment import Moment
 from poolkeeper_server.domain.needs import AT_ONCE, LEASES_AT_ONCE, WAITERS_AT_ONCE, Needs, contended, implied, named
 from poolkeeper_server.domain.records import KEY_FIELDS, Key
 from poolkeeper_server.domain.state import State
-from poolkeeper_server.storage.schema import NAMES, ROWS
+from poolkeeper_server.storage.schema import NAMES, ROWS, pairs
 
 Rows = Sequence[Sequence[Any]]
 
@@ -175,6 +174,19 @@ def load(batch: Sequence[Command], now: Moment) -> Loading:
     return state
 
 
+def loaded(batch: Sequence[Command], now: Moment, ask: Callable[[Statement, Sequence[Any]], Rows]) -> State:
+    """The state, from a database that is asked one question after the other."""
+    loading = load(batch, now)
+    answers: list[Rows] | None = None
+    while True:
+        try:
+            # A generator that has not begun is sent nothing.
+            asks = loading.send(cast("list[Rows]", answers))
+        except StopIteration as end:
+            return cast("State", end.value)
+        answers = [ask(*one) for one in asks]
+
+
 def _fetch(state: State, kind: type, statement: Statement, parameters: Sequence[Any]) -> Loading:
     read = ROWS[kind].read
     (rows,) = yield [(statement, parameters)]
@@ -289,7 +301,7 @@ def _load_due_in(state: State, key: Key, now: Moment) -> Loading:
             _fetch_rows(_QUARANTINE_ENDS, (*key, now.civil)),
         ]
     )
-    state.quarantine_ends[key] = [(end, tuple(map(tuple, json.loads(lines)))) for end, lines in ends]
+    state.quarantine_ends[key] = [(end, pairs(lines)) for end, lines in ends]
 
 
 def _fetch_rows(statement: Statement, parameters: Sequence[Any]) -> Loading:
@@ -327,28 +339,17 @@ def _load_lines(state: State, pools: Sequence[Key]) -> Loading:
 
 
 def _load_queues(state: State, pools: Sequence[Key]) -> Loading:
-    """The queues of pools, and what is to be known of those who wait first in them."""
+    """The queues of pools, and who waits first in them; `_complete` brings what is to be known of those."""
     queues = yield from _fetch(state, r.Queue, _QUEUES, pools)
     keys = [(queue.estate_id, queue.pool_id, queue.product_id) for queue in queues]
     state.loaded_to.update(dict.fromkeys(keys))
     waiting = [key for key, queue in zip(keys, queues, strict=True) if queue.length]
-    if not waiting:
-        return
     heads = yield from _together(
         [_fetch(state, r.Waiter, _FIRST_WAITERS, (*key, WAITERS_AT_ONCE)) for key in waiting],
     )
     for key, head in zip(waiting, heads, strict=True):
         if len(head) == WAITERS_AT_ONCE:
             state.loaded_to[key] = head[-1].sequence
-    waiters = [waiter for head in heads for waiter in head]
-    consumers = {(waiter.estate_id, waiter.consumer) for waiter in waiters if waiter.consumer}
-    yield from _together(
-        [
-            *_missing(state, r.Session, {(waiter.estate_id, waiter.session_id) for waiter in waiters}),
-            *_missing(state, r.Product, {(waiter.product_id,) for waiter in waiters}),
-            *_missing(state, r.Consumer, consumers),
-        ]
-    )
 
 
 def _session_uses(state: State, sessions: Iterable[Key]) -> list[Loading]:

@@ -78,7 +78,4 @@ def save(state: State) -> Iterator[tuple[Statement, Sequence[Sequence[Any]]]]:
 
 
 def _is_live(record: object) -> bool:
-    return isinstance(record, r.Allocation) and record.state not in (
-        r.AllocationState.ENDED,
-        r.AllocationState.QUARANTINED,
-    )
+    return isinstance(record, r.Allocation) and record.state in r.SEATED

@@ -206,7 +206,8 @@ def quoted(columns: Iterable[str]) -> str:
     return ", ".join(f'"{column}"' for column in columns)
 
 
-def _pairs(value: str) -> tuple[tuple[Any, ...], ...]:
+def pairs(value: str) -> tuple[tuple[Any, ...], ...]:
+    """Pairs from their JSON text."""
     return tuple([tuple(pair) for pair in orjson.loads(value)])
 
 
@@ -228,7 +229,7 @@ def _reader(hint: object) -> Convert | None:
         # A look-up takes a fifth of what the enumeration itself takes.
         return {member.value: member for member in hint}.__getitem__
     if get_origin(hint) is tuple:
-        return _pairs if hint == r.Pairs else _texts
+        return pairs if hint == r.Pairs else _texts
     return None
 
 
@@ -257,8 +258,8 @@ class Row:
 
     def differences(self, old: object, new: object) -> tuple[int, ...]:
         """The places of the columns in which two records differ."""
-        pairs = enumerate(zip(self._values(old), self._values(new), strict=True))
-        return tuple([place for place, (before, after) in pairs if before is not after and before != after])
+        both = enumerate(zip(self._values(old), self._values(new), strict=True))
+        return tuple([place for place, (before, after) in both if before is not after and before != after])
 
     def read(self, row: Sequence[Any]) -> Any:  # noqa: ANN401 - the record's kind is only known when running
         """The row's record."""

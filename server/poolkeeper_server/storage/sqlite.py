@@ -15,13 +15,12 @@ from sqlalchemy import LargeBinary
 
 from poolkeeper_server.domain.commands import Command
 from poolkeeper_server.domain.decide import decide_all
-from poolkeeper_server.domain.moment import Moment
 from poolkeeper_server.domain.records import KEY_FIELDS
 from poolkeeper_server.domain.state import State
 from poolkeeper_server.storage import saving
 from poolkeeper_server.storage.epoch import FORGET_PLACE, POOLS, PROMISES, begun
 from poolkeeper_server.storage.failpoint import failpoint
-from poolkeeper_server.storage.loading import STATEMENTS, ByKeys, Present, Query, Rows, Statement, load, select
+from poolkeeper_server.storage.loading import STATEMENTS, ByKeys, Present, Query, Rows, Statement, loaded, select
 from poolkeeper_server.storage.schema import KEPT_NO_LONGER, NAMES, ROWS, TABLES, to_json
 from poolkeeper_server.storage.store import (
     MARK_FIELDS,
@@ -171,7 +170,7 @@ class SqliteStore:
             try:
                 await self._begin()
                 now = self._time.moment()
-                state = self._load(batch, now)
+                state = loaded(batch, now, self._rows)
                 answers, more = decide_all(state, batch, now, ids())
                 save(self._connection, state)
                 mark = self._time.mark(now)
@@ -250,17 +249,6 @@ class SqliteStore:
             except sqlite.Error as error:
                 self._doubtful = True
                 raise StoreUnavailable(str(error)) from error
-
-    def _load(self, batch: Sequence[Command], now: Moment) -> State:
-        loading = load(batch, now)
-        answers: Any = None
-        while True:
-            try:
-                asks = loading.send(answers)
-            except StopIteration as end:
-                state: State = end.value
-                return state
-            answers = [self._rows(*ask) for ask in asks]
 
     def _rows(self, statement: Statement, parameters: Sequence[Any]) -> Rows:
         if isinstance(statement, ByKeys | Present):

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from poolkeeper_server.domain import commands as c
 from poolkeeper_server.domain import records as r
 from poolkeeper_server.domain.decide import decide_all
-from poolkeeper_server.domain.moment import Moment
 from poolkeeper_server.domain.refusal import Refusal
-from poolkeeper_server.domain.state import State
 from poolkeeper_server.services.clock import HostClock, first_mark
-from poolkeeper_server.storage.loading import load
+from poolkeeper_server.storage.loading import loaded
 from tests.bench.growth.clock import Clock
 from tests.bench.growth.tables import Tables
 
@@ -110,7 +107,7 @@ class Store:
     def transact(self, batch: Sequence[c.Command]) -> list[c.Answer]:
         """Loads, decides, writes."""
         now = self._time.moment()
-        state = self._loaded(batch, now)
+        state = loaded(batch, now, self.tables.answer)
         answers, _ = decide_all(state, batch, now, self)
         stored, deleted = state.changes()
         for kind, pairs in stored.items():
@@ -122,16 +119,6 @@ class Store:
             self.tables.delete(kind, keys)
         self._time.committed(now)
         return answers
-
-    def _loaded(self, batch: Sequence[c.Command], now: Moment) -> State:
-        loading = load(batch, now)
-        answers: Any = None
-        while True:
-            try:
-                answers = [self.tables.answer(*ask) for ask in loading.send(answers)]
-            except StopIteration as done:
-                state: State = done.value
-                return state
 
     def __iter__(self) -> Store:
         return self
