@@ -10,7 +10,8 @@ from poolkeeper_server.domain.moment import Moment
 from poolkeeper_server.services.clock import FAR, FAR_AFTER_BOOT, JITTER, LONGEST_STEP, TimeSource, frozen, span
 from poolkeeper_server.storage.store import Mark
 
-#: By how many microseconds two readings of the server's clock may seem further apart than they were.
+#: How many microseconds a reading of the server's clock is thought to take at most; one that takes longer while others
+#: are quick makes lease time lag by that, and never run ahead.
 _READING: Final = 20_000
 
 
@@ -28,23 +29,30 @@ class SharedClock:
         self._lock = threading.Lock()
         self._last = self._next = mark
         self._monotonic = self._began = source.monotonic()
+        self._asked = source.boot_time()
         self._boot_id = source.boot_id()
         self._has_committed = False
         self._newly = ""
         self._accepted = self._accepting = False
         self._on_freeze = on_freeze
 
+    def ask(self) -> None:
+        """The server's clock is about to be read."""
+        self._asked = self._source.boot_time()
+
     def moment(self, stored: Mark, told: int) -> Moment:
-        """Now, for a transaction that has read the newest mark and then the server's clock."""
+        """Now, for a transaction that has said `ask`, and then read the newest mark and the server's clock."""
         reference = self._source.database(told)
         with self._lock:
             self._began = self._source.monotonic()
+            boot_time = self._source.boot_time()
             self._accepting = self._accepted
-            elapsed = self._elapsed(stored)
-            step = min(max(reference - stored.reference, 0), LONGEST_STEP)
-            if elapsed is not None:
-                # A clock that was set ahead shortens no promise by the longest step.
-                step = min(step, elapsed + _READING)
+            least, elapsed = self._passed(stored, boot_time)
+            step = reference - stored.reference
+            if step < 0 or (elapsed is not None and step > elapsed + _READING):
+                # A clock that was set takes nothing from any promise, and prolongs none by more than the reading takes.
+                step = least
+            step = min(step, LONGEST_STEP)
             why = "" if self._accepting else self._judge(stored, reference, step, elapsed)
             self._newly = "" if stored.frozen else why
             if self._accepting:
@@ -59,19 +67,22 @@ class SharedClock:
                 civil=civil,
                 reference=reference,
                 boot_id=self._boot_id,
-                boot_time=self._source.boot_time(),
+                boot_time=boot_time,
                 frozen=why,
             )
             return Moment(lease=self._next.lease, civil=civil, frozen=bool(why), epoch=stored.epoch)
 
-    def _elapsed(self, stored: Mark) -> int | None:
-        """How much time has passed since the mark at most; None when this host cannot tell."""
-        if self._has_committed:
-            # The mark is of that commit or of a later one.
-            return self._began - self._monotonic
+    def _passed(self, stored: Mark, boot_time: int) -> tuple[int, int | None]:
+        """How much time has passed since the mark at least, and at most; None when this host cannot tell.
+
+        The server's clock was read for the mark before `stored.boot_time`, and now between `_asked` and `boot_time`.
+        """
         if stored.boot_id == self._boot_id:
-            return max(0, self._source.boot_time() - stored.boot_time)
-        return None
+            return max(0, self._asked - stored.boot_time), max(0, boot_time - stored.boot_time)
+        if self._has_committed:
+            # The mark is of a later commit, which another host made.
+            return 0, self._began - self._monotonic
+        return 0, None
 
     def _judge(self, stored: Mark, reference: int, step: int, elapsed: int | None) -> str:
         """Why civil time is not to be trusted now; empty when it is."""

@@ -122,6 +122,9 @@ class Time(Protocol):
 class SharedTime(Protocol):
     """The clock as a transaction needs it that shares its database with other daemons."""
 
+    def ask(self) -> None:
+        """Told before the database's clock is read."""
+
     def moment(self, stored: Mark, told: int) -> Moment:
         """The instant at which the batch is decided, from the newest mark and what the database's clock says now."""
 

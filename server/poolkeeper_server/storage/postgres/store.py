@@ -164,6 +164,7 @@ class PostgresStore:
                 connection = await self._connected()
                 await connection.execute(LOCK)
                 alerts = [] if self._is_checked else await self._check_place(connection)
+                self._time.ask()
                 *stored, told = await connection.fetchrow(_READ_MARK_AND_CLOCK)
                 now = self._time.moment(Mark.read(stored), told)
                 state = await self._load(connection, batch, now)
