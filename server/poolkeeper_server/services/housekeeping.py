@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from poolkeeper_server.domain.commands import AddCheckpoint, Expire, Expired, ServeQueues
 from poolkeeper_server.domain.records import Checkpoint, Holding, Pool, Queue, Session
 from poolkeeper_server.services import metrics
@@ -15,8 +17,10 @@ from poolkeeper_server.storage.reader import Reader
 from poolkeeper_server.storage.schema import TABLES
 from poolkeeper_server.storage.store import Store
 
-#: How many due records of each kind one transaction ends.
-AT_ONCE = 512
+#: How many due records of each kind one transaction ends. Whoever asks meanwhile waits for it, so it is kept short.
+AT_ONCE = 64
+#: How long the pause after such a transaction is, in times of what that took.
+_PAUSE = 2
 #: Ledger entries between two signed checkpoints of a pool.
 CHECKPOINT_EVERY = 1000
 _PURGED_AT_ONCE = 2000
@@ -49,10 +53,15 @@ class Housekeeping:
     async def tick(self) -> None:
         """Moves lease time on, and ends all that is due; every second.
 
-        While the store cannot commit, the tick fails, and with it lease time stands still (CC-26).
+        However much is due, most of the time is left to callers. None of them waits for what is due behind it: a
+        used-up pool ends its own. While the store cannot commit, the tick fails, and with it lease time stands still
+        (CC-26).
         """
+        loop = asyncio.get_running_loop()
+        began = loop.time()
         while await self.step():
-            pass
+            await asyncio.sleep(_PAUSE * (loop.time() - began))
+            began = loop.time()
 
     async def step(self) -> bool:
         """One transaction of a tick: it ends some of what is due; True when more is."""
