@@ -48,7 +48,7 @@ ACKNOWLEDGE_WITHIN = 10 * SECOND
 MOST_WAITING = 256
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class _Ask:
     """A check-out with everything that it is decided by."""
 
@@ -172,7 +172,7 @@ def _keys(ask: _Ask) -> dict[LicensedBy, CountingKey]:
     registered = ask.state.get(Consumer, command.estate_id, command.consumer) if command.consumer else None
     return {
         licensed_by: counting_key(command, ask.session.node_id, licensed_by, ask.pool.counting, registered)
-        for licensed_by in LicensedBy
+        for licensed_by in KIND_OF
     }
 
 

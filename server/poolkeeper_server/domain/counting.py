@@ -6,8 +6,7 @@ registered, so that nobody meets another on a free-text name.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from poolkeeper_server.domain.records import Consumer, Counting, LicensedBy
 
@@ -32,8 +31,7 @@ class Subject(Protocol):
         """Which host."""
 
 
-@dataclass(frozen=True, slots=True)
-class CountingKey:
+class CountingKey(NamedTuple):
     """`shared` keys have at most one live allocation; others only find their own quarantined seats again."""
 
     key: str

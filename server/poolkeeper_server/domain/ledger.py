@@ -34,7 +34,7 @@ class Delta:
 
 
 #: Made once: json.dumps would make an encoder for every entry.
-_encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
+_encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, check_circular=False).encode
 
 
 def genesis(pool_name: str) -> bytes:

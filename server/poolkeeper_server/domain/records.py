@@ -43,6 +43,7 @@ class Kind(StrEnum):
     INSTALLED = "INSTALLED"
 
 
+#: Also what is gone through for each of them: an enumeration takes long to.
 KIND_OF: Final = {LicensedBy.CONCURRENT_USER: Kind.LEASED, LicensedBy.INSTALLED_INSTANCE: Kind.INSTALLED}
 
 

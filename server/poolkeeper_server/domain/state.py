@@ -57,35 +57,39 @@ _KEY_OF = {kind: _key_getter(names) for kind, names in KEY_FIELDS.items()}
 class Index:
     """Keys of records by a derived value, in the order in which they came.
 
-    It is made when it is first asked: most batches need few of them.
+    It is made when it is first asked, and follows its records from then on: most batches need few of them.
     """
 
-    __slots__ = ("_groups", "_of", "_records")
+    __slots__ = ("_following", "_groups", "_of", "_records")
 
-    def __init__(self, records: dict[Key, Any], of: Callable[[Any], Key | None]) -> None:
+    def __init__(self, records: dict[Key, Any], of: Callable[[Any], Key | None], following: list[Index]) -> None:
         self._records = records
         self._of = of
         self._groups: dict[Key, dict[Key, None]] | None = None
+        self._following = following
 
     def __getitem__(self, value: Key) -> list[Key]:
         if self._groups is None:
             self._groups = {}
             for key, record in self._records.items():
-                self.move(key, None, record)
+                self._place(self._groups, key, None, record)
+            self._following.append(self)
         return list(self._groups.get(value, ()))
 
     def move(self, key: Key, old: object | None, new: object | None) -> None:
         """Follows a record from one value to another."""
-        if self._groups is None:
-            return
+        if self._groups is not None:
+            self._place(self._groups, key, old, new)
+
+    def _place(self, groups: dict[Key, dict[Key, None]], key: Key, old: object | None, new: object | None) -> None:
         before = None if old is None else self._of(old)
         after = None if new is None else self._of(new)
         if before == after:
             return
         if before is not None:
-            del self._groups[before][key]
+            del groups[before][key]
         if after is not None:
-            self._groups.setdefault(after, {})[key] = None
+            groups.setdefault(after, {})[key] = None
 
 
 class State:
@@ -116,32 +120,24 @@ class State:
         #: What sessions must be told at once, and waiters that were granted or turned away.
         self.told: dict[Key, tuple[object, ...]] = {}
         self.served: list[tuple[Waiter, object]] = []
-        self.holdings = Index(self._records[Holding], lambda record: (record.estate_id, record.pool_id))
-        self.bindings = Index(self._records[Binding], lambda record: (record.estate_id, record.node_id))
-        self.uses = Index(self._records[Use], lambda record: (record.estate_id, record.allocation_id))
-        self.session_uses = Index(self._records[Use], lambda record: (record.estate_id, record.session_id))
-        self.node_sessions = Index(self._records[Session], lambda record: (record.estate_id, record.node_id))
-        self.pool_sessions = Index(self._records[Session], _session_pool)
-        self.live = Index(self._records[Allocation], _live_key)
-        self.quarantined = Index(self._records[Allocation], _quarantined_key)
-        self.quarantined_in = Index(self._records[Allocation], _quarantined_pool)
-        self.waiters = Index(
-            self._records[Waiter], lambda record: (record.estate_id, record.pool_id, record.product_id)
-        )
-        self.session_waiters = Index(self._records[Waiter], lambda record: (record.estate_id, record.session_id))
-        self.request_waiters = Index(
-            self._records[Waiter], lambda record: (record.estate_id, record.node_id, record.request_id)
-        )
-        self.codes = Index(self._records[Code], lambda record: (record.estate_id, record.digest))
-        self._indexes: dict[type, tuple[Index, ...]] = {
-            Holding: (self.holdings,),
-            Binding: (self.bindings,),
-            Use: (self.uses, self.session_uses),
-            Session: (self.node_sessions, self.pool_sessions),
-            Allocation: (self.live, self.quarantined, self.quarantined_in),
-            Waiter: (self.waiters, self.session_waiters, self.request_waiters),
-            Code: (self.codes,),
-        }
+        #: The indexes of each kind that have been asked.
+        self._following: dict[type, list[Index]] = {kind: [] for kind in KEY_FIELDS}
+        self.holdings = self._index(Holding, lambda record: (record.estate_id, record.pool_id))
+        self.bindings = self._index(Binding, lambda record: (record.estate_id, record.node_id))
+        self.uses = self._index(Use, lambda record: (record.estate_id, record.allocation_id))
+        self.session_uses = self._index(Use, lambda record: (record.estate_id, record.session_id))
+        self.node_sessions = self._index(Session, lambda record: (record.estate_id, record.node_id))
+        self.pool_sessions = self._index(Session, _session_pool)
+        self.live = self._index(Allocation, _live_key)
+        self.quarantined = self._index(Allocation, _quarantined_key)
+        self.quarantined_in = self._index(Allocation, _quarantined_pool)
+        self.waiters = self._index(Waiter, lambda record: (record.estate_id, record.pool_id, record.product_id))
+        self.session_waiters = self._index(Waiter, lambda record: (record.estate_id, record.session_id))
+        self.request_waiters = self._index(Waiter, lambda record: (record.estate_id, record.node_id, record.request_id))
+        self.codes = self._index(Code, lambda record: (record.estate_id, record.digest))
+
+    def _index(self, kind: type, of: Callable[[Any], Key | None]) -> Index:
+        return Index(self._records[kind], of, self._following[kind])
 
     def key_of(self, record: object) -> Key:
         """The key of a record, always a tuple."""
@@ -174,9 +170,14 @@ class State:
 
     def put(self, record: object) -> None:
         """Adds or replaces a record."""
-        kind, key = type(record), self.key_of(record)
-        self._journal.append((kind, key, self._records[kind].get(key)))
-        self._set(kind, key, record)
+        kind = type(record)
+        key = _KEY_OF[kind](record)
+        table = self._records[kind]
+        old = table.get(key)
+        self._journal.append((kind, key, old))
+        table[key] = record
+        for index in self._following[kind]:
+            index.move(key, old, record)
 
     def remove(self, record: object) -> None:
         """Takes a record away."""
@@ -191,7 +192,7 @@ class State:
             table.pop(key, None)
         else:
             table[key] = record
-        for index in self._indexes.get(kind, ()):
+        for index in self._following[kind]:
             index.move(key, old, record)
 
     def mark(self) -> tuple[int, int, int, dict[Key, None], dict[Key, tuple[object, ...]]]:
@@ -209,16 +210,17 @@ class State:
 
     def changes(self) -> tuple[dict[type, list[tuple[Any, Any]]], dict[type, list[Key]]]:
         """What must be written by kind: records to be stored, each after what it was (or None), and keys to delete."""
+        before: dict[type, dict[Key, Any]] = {}
+        for kind, key, old in self._journal:
+            before.setdefault(kind, {}).setdefault(key, old)
         stored: dict[type, list[tuple[Any, Any]]] = {}
         deleted: dict[type, list[Key]] = {}
-        seen: set[tuple[type, Key]] = set()
-        for kind, key, old in self._journal:
-            if (kind, key) in seen:
-                continue
-            seen.add((kind, key))
-            record = self._records[kind].get(key)
-            if record is None:
-                deleted.setdefault(kind, []).append(key)
-            else:
-                stored.setdefault(kind, []).append((old, record))
+        for kind, olds in before.items():
+            records = self._records[kind]
+            for key, old in olds.items():
+                record = records.get(key)
+                if record is None:
+                    deleted.setdefault(kind, []).append(key)
+                else:
+                    stored.setdefault(kind, []).append((old, record))
         return stored, deleted

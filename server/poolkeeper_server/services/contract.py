@@ -193,10 +193,10 @@ class Leasing(Protocol):
     def sign_grant(self, identity: SessionIdentity, granted: Granted) -> str:
         """The grant as a JWS."""
 
-    def grant_receipt(self, granted: Granted) -> bytes:
-        """What proves the grant after a restore."""
+    def grant_receipt(self, granted: Granted, *, until: int | None) -> bytes:
+        """What proves the grant, which is promised until that civil instant, after a restore."""
 
-    def session_receipt(self, renewed: Renewed) -> bytes:
+    def session_receipt(self, renewed: Renewed, *, until: int) -> bytes:
         """What prolongs the proofs of all that the session has."""
 
     def proven(self, session_receipt: bytes, receipts: Sequence[bytes]) -> list[GrantReceipt]:

@@ -7,10 +7,12 @@ import time
 from collections.abc import Iterator
 
 _ALPHABET = "0123456789abcdefghijklmnopqrstuv"
+#: Digits are written two at a time.
+_PAIRS = [first + second for first in _ALPHABET for second in _ALPHABET]
 
 
 def _text(value: int, digits: int) -> str:
-    return "".join(_ALPHABET[(value >> shift) & 31] for shift in range(5 * (digits - 1), -1, -5))
+    return "".join([_PAIRS[(value >> shift) & 1023] for shift in range(5 * (digits - 2), -1, -10)])
 
 
 def new_ids() -> Iterator[str]:

@@ -405,14 +405,12 @@ class LeasingService:
             claims["exp"] = (now + granted.remaining) // 1_000_000
         return self._signer.sign_grant(claims)
 
-    def grant_receipt(self, granted: c.Granted) -> bytes:
-        """What proves the grant after a restore."""
-        until = None if granted.remaining is None else self.civil_now() + granted.remaining
+    def grant_receipt(self, granted: c.Granted, *, until: int | None) -> bytes:
+        """What proves the grant, which is promised until that civil instant, after a restore."""
         return self._receipts.of_grant(granted, until=until)
 
-    def session_receipt(self, renewed: c.Renewed) -> bytes:
+    def session_receipt(self, renewed: c.Renewed, *, until: int) -> bytes:
         """What prolongs the proofs of all that the session has."""
-        until = self.civil_now() + renewed.remaining
         return self._receipts.of_session(renewed.session, epoch=renewed.epoch, until=until)
 
     def proven(self, session_receipt: bytes, receipts: Sequence[bytes]) -> list[GrantReceipt]:

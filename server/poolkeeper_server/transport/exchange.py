@@ -180,10 +180,12 @@ class Exchange:
         message.quantity = answer.use.quantity
         message.provisional = found.state is AllocationState.PROVISIONAL
         message.resumed = answer.resumed
+        until = None
         if answer.remaining is not None:
+            until = self._leasing.civil_now() + answer.remaining
             set_span(message.remaining, answer.remaining)
-            set_instant(message.expire_time, self._leasing.civil_now() + answer.remaining)
-        message.receipt = self._leasing.grant_receipt(answer)
+            set_instant(message.expire_time, until)
+        message.receipt = self._leasing.grant_receipt(answer, until=until)
         if want_grant:
             message.grant = self._leasing.sign_grant(self._identity, answer)
 
@@ -204,14 +206,15 @@ class Exchange:
     def fill_heartbeat(self, message: pb.HeartbeatResponse, answer: commands.Answer) -> None:
         """Writes a renewed promise."""
         renewed = _expected(answer, commands.Renewed)
-        set_instant(message.expire_time, self._leasing.civil_now() + renewed.remaining)
+        until = self._leasing.civil_now() + renewed.remaining
+        set_instant(message.expire_time, until)
         set_span(message.remaining, renewed.remaining)
         set_span(message.heartbeat_interval, renewed.heartbeat_interval)
         message.session_token = self._leasing.fresh_token(self._identity, renewed.session.expires_lease)
         message.reconcile = renewed.reconcile
         message.epoch = renewed.epoch
         if renewed.agrees and renewed.session.count:
-            message.receipt = self._leasing.session_receipt(renewed)
+            message.receipt = self._leasing.session_receipt(renewed, until=until)
         for one in renewed.notices:
             message.notices.append(self.notice(one, epoch=renewed.epoch))
 

@@ -163,10 +163,12 @@ class Installation:
     def sign_grant(self, identity: SessionIdentity, granted: commands.Granted) -> str:
         return self.signer.sign_grant({"session": identity.session, "quantity": granted.use.quantity})
 
-    def grant_receipt(self, granted: commands.Granted) -> bytes:
+    def grant_receipt(self, granted: commands.Granted, *, until: int | None) -> bytes:
+        del until
         return b"grant " + granted.allocation.allocation_id.encode()
 
-    def session_receipt(self, renewed: commands.Renewed) -> bytes:
+    def session_receipt(self, renewed: commands.Renewed, *, until: int) -> bytes:
+        del until
         return b"session " + renewed.session.session_id.encode()
 
     def proven(self, session_receipt: bytes, receipts: Sequence[bytes]) -> list[GrantReceipt]:
