@@ -4,32 +4,32 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Collection, Sequence
 from typing import Final, Literal
 
 import grpc
 import grpc.aio
 
 from poolkeeper._core.address import Address
-from poolkeeper._core.patience import Patience
+from poolkeeper._core.patience import FIRST, Patience
 from poolkeeper._link import Link, StreamLink, UnaryLink
+from poolkeeper._watch import IsLost
 from poolkeeper.errors import Unreachable
 from poolkeeper.trust import Trust, open_channel
 from poolkeeper.v1 import licensing_pb2 as pb
 
 Transport = Literal["stream", "unary"]
 
-# With another address to go to, little time is spent on one that is silent: the whole goes on within 2 s.
-PATIENCE_ALONE: Final = 5.0
-PATIENCE_AMONG: Final = 1.0
-SILENCE_AMONG: Final = 1.5
+STAGGER: Final = 1.0
+"""Seconds after which the next address is dialled beside those that are silent (as in RFC 8305)."""
 _REFUSALS: Final = 2
 
 
 class Connector:
     """Makes channels and links to the first address that answers, beginning with the one used last.
 
-    `patience` is that of its client with all daemons.
+    `patience` is that of its client with all daemons; `streams_get_through` once an answer has come on one.
     """
 
     def __init__(self, addresses: tuple[Address, ...], trust: Trust, transport: Transport) -> None:
@@ -44,6 +44,7 @@ class Connector:
         self._current = 0
         self._refusals = 0
         self.patience = Patience()
+        self.streams_get_through = False
 
     def go_elsewhere(self) -> None:
         """The next dialling begins with the next address."""
@@ -63,29 +64,63 @@ class Connector:
 
     async def channel(self) -> grpc.aio.Channel:
         """A connected channel; raises Unreachable when no address answers."""
-        reasons = []
-        for _ in self._addresses:
-            address = self._addresses[self._current]
-            channel = open_channel(address, self._trust)
-            try:
-                async with asyncio.timeout(
-                    self.patience.of(PATIENCE_AMONG if self.has_alternatives else PATIENCE_ALONE)
-                ):
-                    if await _ready(channel):
-                        return channel
-                reasons.append(f"{address} refuses the connection")
-            except TimeoutError:
-                reasons.append(f"{address} does not answer")
-                self.patience.unheard()
-            except BaseException:
-                await channel.close()
-                raise
-            await channel.close()
-            self.go_elsewhere()
+        at = self._current
+        address, channel = await self._first([*self._addresses[at:], *self._addresses[:at]])
+        self._current = self._addresses.index(address)
+        return channel
+
+    async def _first(self, addresses: Sequence[Address]) -> tuple[Address, grpc.aio.Channel]:
+        """The first of them that takes a connection; one that is silent goes on being dialled while others are.
+
+        Raises Unreachable when none of them does.
+        """
+        now = asyncio.get_running_loop().time
+        end = now() + self.patience.of(FIRST)
+        dials: dict[asyncio.Task[grpc.aio.Channel | None], Address] = {}
+        refused = []
+        to_come = deque(addresses)
+        try:
+            while (to_come or dials) and now() < end:
+                if to_come:
+                    address = to_come.popleft()
+                    dials[asyncio.create_task(_dialled(address, self._trust), name="poolkeeper-dial")] = address
+                wait = end - now()
+                done, _ = await asyncio.wait(
+                    dials, timeout=min(STAGGER, wait) if to_come else wait, return_when=asyncio.FIRST_COMPLETED
+                )
+                for dial in done:
+                    address = dials[dial]
+                    if (channel := dial.result()) is not None:
+                        del dials[dial]
+                        return address, channel
+                    refused.append(f"{address} refuses the connection")
+                    del dials[dial]
+        finally:
+            await _given_up(dials)
+        silent = [f"{address} does not answer" for address in [*dials.values(), *to_come]]
+        if silent:
+            self.patience.unheard()
         raise Unreachable(
-            "; ".join(reasons).capitalize() + ".",
+            "; ".join([*refused, *silent]).capitalize() + ".",
             hint="Is the daemon running, and is its certificate the one this node enrolled with?",
         )
+
+    def watch(self) -> IsLost | None:
+        """Tells, whenever it is asked, whether the daemon that was dialled last is lost; None without another one."""
+        if not self.has_alternatives:
+            return None
+        own = self._addresses[self._current]
+        addresses = [own, *(address for address in self._addresses if address is not own)]
+
+        async def is_lost() -> bool:
+            try:
+                address, channel = await self._first(addresses)
+            except Unreachable:
+                return False
+            await channel.close()
+            return address is not own
+
+        return is_lost
 
     async def link(
         self,
@@ -97,16 +132,35 @@ class Connector:
         """A link of a session; raises Unreachable when no address answers."""
         channel = await self.channel()
         if self._transport == "unary":
-            return UnaryLink(channel, token=token, silence=self._silence)
-        return StreamLink(channel, token=token(), on_push=on_push, on_end=on_end, silence=self._silence)
+            return UnaryLink(channel, token=token, is_lost=self.watch())
+        return StreamLink(channel, token=token(), on_push=on_push, on_end=on_end, is_lost=self.watch())
 
     async def single(self, *, token: Callable[[], str]) -> Link:
         """A link on which each call is an RPC of its own; raises Unreachable when no address answers."""
-        return UnaryLink(await self.channel(), token=token, silence=self._silence)
+        channel = await self.channel()
+        return UnaryLink(channel, token=token, is_lost=self.watch())
 
-    @property
-    def _silence(self) -> float | None:
-        return self.patience.of(SILENCE_AMONG) if self.has_alternatives else None
+
+async def _dialled(address: Address, trust: Trust) -> grpc.aio.Channel | None:
+    """A connected channel, or None when the connection is refused."""
+    channel = open_channel(address, trust)
+    try:
+        if await _ready(channel):
+            return channel
+    except BaseException:
+        await channel.close()
+        raise
+    await channel.close()
+    return None
+
+
+async def _given_up(dials: Collection[asyncio.Task[grpc.aio.Channel | None]]) -> None:
+    """Ends what is not wanted any more; what has come meanwhile is closed."""
+    for dial in dials:
+        dial.cancel()
+    for found in await asyncio.gather(*dials, return_exceptions=True):
+        if isinstance(found, grpc.aio.Channel):
+            await found.close()
 
 
 async def _ready(channel: grpc.aio.Channel) -> bool:

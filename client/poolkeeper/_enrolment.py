@@ -15,9 +15,12 @@ import grpc.aio
 from poolkeeper._clock import Clock
 from poolkeeper._connector import Connector
 from poolkeeper._core.address import Address, parse_addresses
+from poolkeeper._core.patience import LONGEST
 from poolkeeper._core.requests import enrol_texts
 from poolkeeper._core.retry import Retry, RetryPolicy
 from poolkeeper._core.signing import enrolment_text, session_text
+from poolkeeper._link import call_of
+from poolkeeper._watch import IsLost
 from poolkeeper.errors import Draining, EnrolmentPending, NotEnrolled, PoolkeeperError, Unreachable, from_rpc
 from poolkeeper.identity import Identity, Record
 from poolkeeper.trust import Trust, establish, open_channel
@@ -172,6 +175,7 @@ class _Caller:
     def __init__(self, connector: Connector) -> None:
         self._connector = connector
         self._channel: grpc.aio.Channel | None = None
+        self._is_lost: IsLost | None = None
 
     async def __aenter__(self) -> Self:
         return self
@@ -195,16 +199,15 @@ class _Caller:
     async def _ask(self, method: str, request: Any) -> Any:  # noqa: ANN401 - of two generated types.
         if self._channel is None:
             self._channel = await self._connector.channel()
+            self._is_lost = self._connector.watch()
         patience = self._connector.patience
-        limit, asked_at = patience.of(_ATTEMPT), _loop_time()
         try:
-            answer = await getattr(rpc.LicensingServiceStub(self._channel), method)(request, timeout=limit)
+            asked = getattr(rpc.LicensingServiceStub(self._channel), method)(request, timeout=LONGEST)
+            answer = await call_of(asked, is_lost=self._is_lost)
         except grpc.RpcError as problem:
             error = from_rpc(problem)
             if error.reason:
                 patience.heard()
-            elif _loop_time() >= asked_at + limit:
-                patience.unheard()
             raise error from problem
         patience.heard()
         return answer

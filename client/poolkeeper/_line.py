@@ -10,8 +10,8 @@ from typing import Any
 
 from poolkeeper._clock import Clock
 from poolkeeper._connector import Connector
-from poolkeeper._core.patience import LONGEST
-from poolkeeper._link import Link, OnWaiting, StreamLink
+from poolkeeper._core.patience import FIRST, LONGEST
+from poolkeeper._link import Link, OnWaiting, StreamLink, waits
 from poolkeeper.errors import Draining, Overloaded, PoolkeeperError, StoreUnavailable, Unreachable
 from poolkeeper.v1 import licensing_pb2 as pb
 
@@ -44,22 +44,24 @@ class Line:
         self,
         request: Any,
         *,
-        limit: float,
-        most: float = LONGEST,
+        limit: float = LONGEST,
         on_waiting: OnWaiting | None = None,
         on_sent: Callable[[], None] | None = None,
     ) -> tuple[float, Any]:
         """When a request was sent, and its answer.
 
-        Raises Unreachable after `limit` seconds without one; after earlier silences it may take as many as `most`.
+        Raises Unreachable after `limit` seconds without one, and before that when its daemon is lost.
         """
         link = await self._connected()
-        patience = self._connector.patience
+        connector, patience = self._connector, self._connector.patience
+        if isinstance(link, StreamLink) and not connector.streams_get_through and not waits(request):
+            # What stands between may swallow all of it.
+            limit = min(limit, patience.of(FIRST))
         sent_at = self._clock.now()
         if on_sent is not None:
             on_sent()
         try:
-            answer = await link.call(request, limit=patience.of(limit, most), on_waiting=on_waiting)
+            answer = await link.call(request, limit=limit, on_waiting=on_waiting)
         except PoolkeeperError as error:
             if error.reason:
                 patience.heard()
@@ -71,6 +73,7 @@ class Line:
                 await self._drop(link)
             raise
         patience.heard()
+        connector.streams_get_through |= isinstance(link, StreamLink)
         return sent_at, answer
 
     async def say(self, request: Any, *, limit: float) -> None:

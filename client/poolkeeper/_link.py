@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
@@ -14,6 +13,7 @@ import grpc
 import grpc.aio
 from google.protobuf.message import Message
 
+from poolkeeper._watch import IsLost, answered
 from poolkeeper.errors import (
     NotSupported,
     PermissionDenied,
@@ -82,11 +82,11 @@ class StreamLink:
         token: str,
         on_push: Callable[[Link, pb.ConnectResponse], None],
         on_end: Callable[[], None],
-        silence: float | None,
+        is_lost: IsLost | None,
     ) -> None:
         """Opens the stream; must be called within a running event loop.
 
-        After `silence` seconds without any message a request that is not answered counts as lost.
+        A request that is not answered counts as lost when `is_lost` says so of its daemon.
         """
         self._channel = channel
         self._on_push = on_push
@@ -96,7 +96,7 @@ class StreamLink:
         self._next_id = 1
         self._error: PoolkeeperError | None = None
         self._retired = False
-        self._silence = silence
+        self._is_lost = is_lost
         self._heard_at = 0.0
         self.proven = False
         """A message came: whatever stands between lets streams through."""
@@ -122,7 +122,16 @@ class StreamLink:
         self._pending[number] = pending
         self._queue.put_nowait(pb.ConnectRequest(id=number, **{kind: request}))
         try:
-            await self._answered(pending.answer, limit=limit, silence=None if _waits(request) else self._silence)
+            try:
+                await answered(
+                    pending.answer,
+                    limit=limit,
+                    is_lost=None if waits(request) else self._is_lost,
+                    heard_at=lambda: self._heard_at,
+                )
+            except Unreachable:
+                self.unusable = self.unusable or not self.proven
+                raise
             return pending.answer.result()
         finally:
             self._pending.pop(number, None)
@@ -146,19 +155,6 @@ class StreamLink:
     def _end_if_done(self) -> None:
         if self._retired and not self._pending:
             self._queue.put_nowait(None)
-
-    async def _answered(self, answer: asyncio.Future[Message], *, limit: float | None, silence: float | None) -> None:
-        now = asyncio.get_running_loop().time
-        began = now()
-        while not answer.done():
-            end = math.inf if limit is None else began + limit
-            if silence is not None:
-                # A daemon that answers others is busy, not gone: only silence on the whole link counts.
-                end = min(end, max(began, self._heard_at) + silence)
-            if now() >= end:
-                self.unusable = self.unusable or not self.proven
-                raise Unreachable(f"No answer within {now() - began:.1f} s.")
-            await asyncio.wait([answer], timeout=None if end == math.inf else end - now())
 
     async def _requests(self) -> AsyncIterator[pb.ConnectRequest]:
         # A writer of its own: a caller that is cancelled within gRPC's write would take the stream down.
@@ -216,11 +212,11 @@ class StreamLink:
 class UnaryLink:
     """One RPC for each call, for daemons behind something that lets no stream through."""
 
-    def __init__(self, channel: grpc.aio.Channel, *, token: Callable[[], str], silence: float | None) -> None:
-        """Nothing is sent before the first call; one that is not answered after `silence` seconds counts as lost."""
+    def __init__(self, channel: grpc.aio.Channel, *, token: Callable[[], str], is_lost: IsLost | None) -> None:
+        """Nothing is sent before the first call; one without an answer is lost when `is_lost` says so of its daemon."""
         self._channel = channel
         self._token = token
-        self._silence = silence
+        self._is_lost = is_lost
         self._stub: Any = rpc.LicensingServiceStub(channel)
         self._under_way = 0
         self._retired = False
@@ -242,11 +238,10 @@ class UnaryLink:
         method = _METHODS.get(type(request))
         if method is None:
             raise NotSupported(f"{type(request).__name__} goes over a stream only.")
-        if self._silence is not None and not _waits(request):
-            limit = self._silence if limit is None else min(limit, self._silence)
         self._under_way += 1
         try:
-            answer = await getattr(self._stub, method)(request, timeout=limit, metadata=_metadata(self._token()))
+            asked = getattr(self._stub, method)(request, timeout=limit, metadata=_metadata(self._token()))
+            answer = await call_of(asked, is_lost=None if waits(request) else self._is_lost)
         except grpc.RpcError as problem:
             raise from_rpc(problem) from problem
         except asyncio.CancelledError:
@@ -270,7 +265,24 @@ class UnaryLink:
         await self._channel.close()
 
 
-def _waits(request: Message) -> bool:
+async def call_of(asked: Any, *, is_lost: IsLost | None) -> Any:
+    """What a unary call answers; raises Unreachable when its daemon is lost before that, and what the call raises."""
+    answer = asyncio.ensure_future(_awaited(asked))
+    try:
+        await answered(answer, limit=None, is_lost=is_lost)
+    except BaseException:
+        answer.cancel()
+        await asyncio.wait([answer])
+        raise
+    return answer.result()
+
+
+async def _awaited(asked: Any) -> Any:
+    return await asked
+
+
+def waits(request: Message) -> bool:
+    """Whether it may be long until it is answered."""
     return isinstance(request, pb.CheckOutRequest) and request.HasField("wait")
 
 

@@ -14,6 +14,7 @@ from poolkeeper._check_outs import CheckOuts, new_id
 from poolkeeper._clock import Clock
 from poolkeeper._connector import Connector
 from poolkeeper._core.lease import Change, HoldState, LeaseKeeper
+from poolkeeper._core.patience import LONGEST
 from poolkeeper._core.receipts import Receipts
 from poolkeeper._core.requests import heartbeat_request, span_of
 from poolkeeper._core.retry import FOR_EVER, Retry, RetryPolicy, of_heartbeats
@@ -127,7 +128,7 @@ class Session:
         request: Any,
         *,
         policy: RetryPolicy | None = None,
-        limit: float = ATTEMPT,
+        limit: float = LONGEST,
         on_waiting: OnWaiting | None = None,
         on_sent: Callable[[], None] | None = None,
     ) -> tuple[float, Any]:
@@ -272,9 +273,9 @@ class Session:
             proofs = self._receipts.proofs()
             request = heartbeat_request(beat, epoch=self._receipts.epoch, proofs=proofs)
             # With a short lease there is no time to wait long for one answer.
-            most = max(QUICKEST, self.keeper.interval)
+            limit = min(LONGEST, max(QUICKEST, self.keeper.interval))
             try:
-                sent_at, answer = await self._line.ask(request, limit=min(ATTEMPT, most), most=most)
+                sent_at, answer = await self._line.ask(request, limit=limit)
             except PoolNotActive as error:
                 self._lose(PoolClosed(error.message, reason=error.reason, hint=error.hint, at=error.at))
                 return

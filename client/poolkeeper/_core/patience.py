@@ -7,9 +7,12 @@ from typing import Final
 LONGEST: Final = 20.0
 """Seconds that an answer is waited for at most, unless more was asked for from the beginning."""
 
+FIRST: Final = 5.0
+"""Seconds at first for a connection, and for an answer while nothing has come through the line yet."""
+
 
 class Patience:
-    """Twice as much of it after each silence, and half of that again after each answer.
+    """Of one who has heard nothing yet: twice as much after each silence, and half of that again after each answer.
 
     A daemon that a crowd asks at once answers one after the other. Whoever gives up and asks again goes to the end of
     the line, and what was done for it already is lost. When all do so after the same few seconds, the daemon works for
@@ -33,7 +36,7 @@ class Patience:
         """An answer was waited for in vain. A connection that is refused or breaks is not silence."""
         self._silences += 1
 
-    def of(self, least: float, most: float = LONGEST) -> float:
-        """Seconds to wait this time: at first `least`, and later never more than `most` unless `least` is."""
+    def of(self, least: float) -> float:
+        """Seconds to wait this time: at first `least`, and later never more than `LONGEST`."""
         # The exponent is bounded, or days of silence would end in an overflow.
-        return max(least, min(least * 2.0 ** min(self._silences, 32), most))
+        return min(least * 2.0 ** min(self._silences, 32), LONGEST)

@@ -6,17 +6,18 @@ a time: heartbeats begin when the seat is there.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import Final
 
-from poolkeeper._connector import PATIENCE_ALONE, PATIENCE_AMONG, SILENCE_AMONG
+from poolkeeper._connector import STAGGER
 from poolkeeper._core.lease import HoldState, LeaseKeeper
-from poolkeeper._core.patience import LONGEST, Patience
+from poolkeeper._core.patience import FIRST, LONGEST, Patience
 from poolkeeper._core.retry import Retry
 from poolkeeper._enrolment import CHALLENGE_LIFE
-from poolkeeper._session import ATTEMPT, QUICKEST
+from poolkeeper._session import QUICKEST
+from poolkeeper._watch import SILENCE, SPARING
 from poolkeeper.errors import LeaseExpired, Overloaded, PoolkeeperError, StoreUnavailable, Unreachable
 from poolkeeper_server.domain import commands as c
 from poolkeeper_server.domain.digest import signed
@@ -24,7 +25,7 @@ from poolkeeper_server.domain.refusal import Reason, Refusal
 from poolkeeper_server.domain.uses import allocation_name
 from tests.bench.growth.behaviour import Behaviour
 from tests.bench.growth.clock import Clock
-from tests.bench.growth.daemon import Challenge, Connect, Daemon
+from tests.bench.growth.daemon import Challenge, Daemon
 from tests.bench.growth.store import ESTATE, PRODUCT, opening
 from tests.bench.growth.tally import Tally
 
@@ -35,8 +36,6 @@ _ERRORS: Final[dict[Reason, type[PoolkeeperError]]] = {
     Reason.LEASE_EXPIRED: LeaseExpired,
 }
 _CHALLENGE: Final = Challenge()
-_CHANNEL: Final = Connect(stream=False)
-_STREAM: Final = Connect(stream=True)
 #: Why a client without an answer tries again; made once, since there are millions of them.
 _SILENT: Final = Unreachable()
 
@@ -54,6 +53,22 @@ class Surroundings:
     calm: tuple[float, float] = (0.0, 0.0)
 
 
+class Dial:
+    """A connection that is wanted, until it stands or is not wanted any more."""
+
+    __slots__ = ("_ready", "is_ready", "place", "ticket")
+
+    def __init__(self, ticket: int, place: int, ready: Callable[[Dial], None]) -> None:
+        self.ticket, self.place, self._ready = ticket, place, ready
+        self.is_ready = False
+
+    def connected(self, ticket: int) -> None:
+        """It stands."""
+        if ticket == self.ticket:
+            self.is_ready = True
+            self._ready(self)
+
+
 class Client:
     """One node with one program. `ticket` numbers what it waits for; an event of an earlier ticket is stale."""
 
@@ -63,6 +78,7 @@ class Client:
         "_began",
         "_current",
         "_cut",
+        "_dials",
         "_keeper",
         "_link",
         "_name",
@@ -73,7 +89,6 @@ class Client:
         "_request",
         "_retry",
         "_sent_at",
-        "_tried",
         "ticket",
     )
 
@@ -85,7 +100,7 @@ class Client:
         self._order: tuple[Daemon, ...] = tuple(around.random.sample(around.daemons, len(around.daemons)))
         self._current = 0
         self._patience = Patience()
-        self._tried = 0
+        self._dials: list[Dial] | None = None
         self._cut = False
         self._link: Daemon | None = None
         self._keeper: LeaseKeeper | None = None
@@ -166,37 +181,58 @@ class Client:
 
     def _attempt(self) -> None:
         if self._link is None:
-            self._tried = 0
             self._dial()
         else:
             self._ask()
 
     def _dial(self) -> None:
-        around, at = self._around, self._around.clock.now
+        around = self._around
         self.ticket += 1
-        while not (daemon := self._order[self._current]).up:
+        self._dials = []
+        patience = self._patience.of(FIRST)
+        around.clock.at(around.clock.now + patience, self._unanswered, self.ticket)
+        self._dial_next(self.ticket, 0)
+
+    def _dial_next(self, ticket: int, tried: int) -> None:
+        """Dials the next address, beside those that have not answered yet."""
+        if ticket != self.ticket or self._dials is None:
+            return
+        around, at = self._around, self._around.clock.now
+        while tried < len(self._order):
+            place = (self._current + tried) % len(self._order)
+            tried += 1
+            if self._order[place].up:
+                self._dials.append(self._knock(place, at, self._connected))
+                around.clock.at(at + STAGGER, self._dial_next, ticket, tried)
+                return
             # Refused: the next address is tried at once.
             at += 2 * around.network
-            self._elsewhere()
-            self._tried += 1
-            if self._tried >= len(self._order):
-                around.clock.at(at, self._nobody, self.ticket)
-                return
-        what = _CHANNEL if self._keeper is None else _STREAM
-        around.clock.at(at + around.network, daemon.arrive, self, self.ticket, what)
-        patience = self._patience.of(PATIENCE_ALONE if len(self._order) == 1 else PATIENCE_AMONG)
-        around.clock.at(at + patience, self._unanswered, self.ticket)
+        if not self._dials:
+            around.clock.at(at, self._nobody, ticket)
+
+    def _knock(self, place: int, at: float, ready: Callable[[Dial], None]) -> Dial:
+        dial = Dial(self.ticket, place, ready)
+        self._around.clock.at(at + self._around.network, self._order[place].knock, dial, self.ticket)
+        return dial
+
+    def _connected(self, dial: Dial) -> None:
+        """The first connection that stands is the one; the others are not wanted any more."""
+        for other in self._dials or ():
+            other.ticket = 0
+        self._dials = None
+        self._current = dial.place
+        self._link = self._order[self._current]
+        # A session's first message begins its stream.
+        self._link.links[self] = self._keeper is not None
+        self._ask()
 
     def _unanswered(self, ticket: int) -> None:
-        if ticket != self.ticket:
+        if ticket != self.ticket or self._dials is None:
             return
+        for dial in self._dials:
+            dial.ticket = 0
         self._patience.unheard()
-        self._elsewhere()
-        self._tried += 1
-        if self._tried < len(self._order):
-            self._dial()
-        else:
-            self._failed(_SILENT)
+        self._failed(_SILENT)
 
     def _nobody(self, ticket: int) -> None:
         if ticket == self.ticket:
@@ -205,18 +241,12 @@ class Client:
     def _elsewhere(self) -> None:
         self._current = (self._current + 1) % len(self._order)
 
-    def connected(self, ticket: int) -> None:
-        """A connection stands."""
-        if ticket == self.ticket:
-            self._link = self._order[self._current]
-            self._ask()
-
     def _ask(self) -> None:
         around, now = self._around, self._around.clock.now
         daemon = self._link
         if daemon is None:
             raise AssertionError
-        keeper, limit, most = self._keeper, ATTEMPT, LONGEST
+        keeper, most = self._keeper, LONGEST
         if keeper is None:
             if now - self._sent_at > CHALLENGE_LIFE:
                 self._request = _CHALLENGE
@@ -228,18 +258,18 @@ class Client:
                 what = c.Heartbeat(
                     estate_id=ESTATE, session_id=self._session, count=beat.count, digest=signed(beat.digest)
                 )
-                most = max(QUICKEST, keeper.interval)
-                limit = min(ATTEMPT, most)
+                most = min(LONGEST, max(QUICKEST, keeper.interval))
             else:
+                # Nothing has come through the line yet.
+                most = self._patience.of(FIRST)
                 what = self._check_out
         self._request = what
         around.tally.sent[type(what)] += 1
         self.ticket += 1
         around.clock.at(now + around.network, daemon.arrive, self, self.ticket, what)
-        limit = self._patience.of(limit, most)
-        if keeper is not None and len(self._order) > 1:
-            limit = min(limit, self._patience.of(SILENCE_AMONG))
-        around.clock.at(now + limit, self._silent, self.ticket)
+        around.clock.at(now + most, self._silent, self.ticket)
+        if len(self._order) > 1:
+            self._look_after(SILENCE, self.ticket)
 
     @property
     def _session(self) -> str:
@@ -261,6 +291,33 @@ class Client:
     def _silent(self, ticket: int) -> None:
         if ticket == self.ticket:
             self._patience.unheard()
+            self._failed(_SILENT)
+
+    # ---- who does not answer ----
+
+    def _look_after(self, silence: float, ticket: int) -> None:
+        self._around.clock.at(self._around.clock.now + silence, self._look, silence, ticket)
+
+    def _look(self, silence: float, ticket: int) -> None:
+        """Looks whether the daemon is still there, which it is if it takes a connection."""
+        if ticket != self.ticket:
+            return
+        at = self._around.clock.now
+        dial = self._knock(self._current, at, lambda _: self._look_after(silence * SPARING, ticket))
+        self._around.clock.at(at + STAGGER, self._look_elsewhere, dial, silence, ticket)
+
+    def _look_elsewhere(self, dial: Dial, silence: float, ticket: int) -> None:
+        """It is not: another is gone to, if there is one."""
+        if ticket != self.ticket or dial.is_ready:
+            return
+        dial.ticket = 0
+        others = [place for place, daemon in enumerate(self._order) if daemon.up and place != self._current]
+        for place in others:
+            self._knock(place, self._around.clock.now, lambda found: self._leave(found, ticket))
+        self._look_after(silence * SPARING, ticket)
+
+    def _leave(self, dial: Dial, ticket: int) -> None:
+        if ticket == self.ticket and dial.place != self._current:
             self._failed(_SILENT)
 
     def cut_off(self, daemon: Daemon) -> None:

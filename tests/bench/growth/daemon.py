@@ -28,9 +28,6 @@ class Caller(Protocol):
     ticket: int
     """Which of its attempts it waits for now; answers to others reach nobody."""
 
-    def connected(self, ticket: int) -> None:
-        """A connection stands."""
-
     def answered(self, ticket: int, answer: object) -> None:
         """An answer came; None to what needs no words."""
 
@@ -38,11 +35,14 @@ class Caller(Protocol):
         """A connection to that daemon has ended."""
 
 
-@dataclass(frozen=True, slots=True)
-class Connect:
-    """A connection is wanted, with a stream on it or not."""
+class Knocker(Protocol):
+    """Who wants a connection."""
 
-    stream: bool
+    ticket: int
+    """Whether it wants it still: then it is that of its knock."""
+
+    def connected(self, ticket: int) -> None:
+        """The connection stands."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ class _Answer:
 class _Item:
     caller: Caller | None
     ticket: int
-    what: Connect | Challenge | c.Command | _Answer
+    what: Challenge | c.Command | _Answer
 
 
 class Daemon:
@@ -90,7 +90,7 @@ class Daemon:
         self._running = False
         self._busy_until = self._clock.now
         #: Who wants to be connected.
-        self._door: deque[_Item] = deque()
+        self._door: deque[tuple[Knocker, int]] = deque()
         self._greeting = False
 
     # ---- its life ----
@@ -122,16 +122,18 @@ class Daemon:
 
     # ---- what arrives ----
 
-    def arrive(self, caller: Caller, ticket: int, what: Connect | Challenge | c.Command) -> None:
-        """Takes in what has come over the network."""
-        if not self.up:
-            return
-        self._tally.arrived(self._clock.now)
-        if isinstance(what, Connect):
-            self._door.append(_Item(caller, ticket, what))
+    def knock(self, knocker: Knocker, ticket: int) -> None:
+        """Somebody wants to be connected."""
+        if self.up:
+            self._tally.arrived(self._clock.now)
+            self._door.append((knocker, ticket))
             if not self._greeting:
                 self._greet(self._life)
-        else:
+
+    def arrive(self, caller: Caller, ticket: int, what: Challenge | c.Command) -> None:
+        """Takes in what has come over the network."""
+        if self.up:
+            self._tally.arrived(self._clock.now)
             self._inbox.append(_Item(caller, ticket, what))
             self._tally.unread(len(self._inbox))
             self._go()
@@ -142,14 +144,12 @@ class Daemon:
             return
         at, door = self._clock.now, self._door
         while door:
-            item = door.popleft()
-            if item.caller is None or item.caller.ticket != item.ticket:
+            knocker, ticket = door.popleft()
+            if knocker.ticket != ticket:
                 at += self._costs.gone
                 continue
             at += self._costs.connect
-            if isinstance(item.what, Connect) and item.what.stream:
-                self.links[item.caller] = True
-            self._clock.at(at + self._costs.network, item.caller.connected, item.ticket)
+            self._clock.at(at + self._costs.network, knocker.connected, ticket)
             break
         self._greeting = at > self._clock.now
         if self._greeting:

@@ -106,6 +106,7 @@ class RealDaemon:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+        self.wire.release()
         self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join()
         self.loop.close()

@@ -1,6 +1,7 @@
 """The network between a client and a server: a forwarder that can be cut, closed, or made to swallow what it gets."""
 
 import asyncio
+import socket
 from typing import Self
 
 
@@ -17,6 +18,8 @@ class Wire:
         self.replies = asyncio.Event()
         self.replies.set()
         self.port = 0
+        #: Keeps the port while nothing listens there: another test would be given it.
+        self._kept: socket.socket | None = None
         self._server: asyncio.Server | None = None
         self._passing: set[asyncio.Task[None]] = set()
 
@@ -26,13 +29,23 @@ class Wire:
 
     async def __aexit__(self, *_: object) -> None:
         await self.close()
+        self.release()
 
     async def listen(self) -> None:
         """Takes connections, on the port of before if there was one."""
         if self._server is not None and self._server.is_serving():
             return
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", self.port)
-        self.port = self._server.sockets[0].getsockname()[1]
+        if self._kept is None:
+            self._kept = socket.socket()
+            self._kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            self._kept.bind(("127.0.0.1", 0))
+            self.port = self._kept.getsockname()[1]
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", self.port, reuse_port=True)
+
+    def release(self) -> None:
+        """Lets go of the port."""
+        if self._kept is not None:
+            self._kept.close()
 
     async def close(self) -> None:
         """Cuts what there is and takes no more."""

@@ -1,40 +1,105 @@
+"""Which of several daemons is gone to, and when one is left."""
+
+from __future__ import annotations
+
+import socket
 from collections import Counter
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, closing
 from typing import Any
 
 import grpc
 import grpc.aio
+import pytest
 
 from poolkeeper._connector import Connector
 from poolkeeper._core.address import parse_addresses
 from poolkeeper.trust import Trust
 
 
+async def serve(stack: AsyncExitStack, name: str, called: Counter[str]) -> int:
+    """The port of a server that counts its calls."""
+
+    async def answer(request: bytes, context: object) -> bytes:
+        del context
+        called[name] += 1
+        return request
+
+    server = grpc.aio.server()
+    handler = grpc.method_handlers_generic_handler("s", {"m": grpc.unary_unary_rpc_method_handler(answer)})
+    server.add_generic_rpc_handlers((handler,))
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    stack.push_async_callback(server.stop, None)
+    return port
+
+
+def connector(*ports: int) -> Connector:
+    """Of daemons on this machine."""
+    addresses = parse_addresses([f"plain://127.0.0.1:{port}" for port in ports])
+    return Connector(addresses, Trust(ca_certificate_pem="", server_name=""), "stream")
+
+
+@pytest.fixture
+async def alive() -> AsyncIterator[int]:
+    """A daemon that takes connections, though it may not answer for long."""
+    async with AsyncExitStack() as stack:
+        yield await serve(stack, "alive", Counter())
+
+
+@pytest.fixture
+def silent() -> Iterator[int]:
+    """A daemon that has stopped: its host takes connections, and it says nothing on them."""
+    with socket.create_server(("127.0.0.1", 0)) as found:
+        yield found.getsockname()[1]
+
+
+@pytest.fixture
+def dead() -> Iterator[int]:
+    """A port on which nobody listens, kept for this test."""
+    with closing(socket.socket()) as found:
+        found.bind(("127.0.0.1", 0))
+        yield found.getsockname()[1]
+
+
+async def watched(first: int, second: int) -> bool:
+    """Whether the first counts as lost, for one who was connected to it."""
+    found = connector(first, second)
+    while found._addresses[found._current].target != f"127.0.0.1:{first}":  # noqa: SLF001 - their order is chance.
+        found.go_elsewhere()
+    is_lost = found.watch()
+    assert is_lost is not None
+    return await is_lost()
+
+
 async def test_clients_with_one_list_of_addresses_spread_over_its_daemons() -> None:
     called: Counter[str] = Counter()
-
-    async def serve(stack: AsyncExitStack, name: str) -> int:
-        async def answer(request: bytes, context: object) -> bytes:
-            del context
-            called[name] += 1
-            return request
-
-        server = grpc.aio.server()
-        handler = grpc.method_handlers_generic_handler("s", {"m": grpc.unary_unary_rpc_method_handler(answer)})
-        server.add_generic_rpc_handlers((handler,))
-        port = server.add_insecure_port("127.0.0.1:0")
-        await server.start()
-        stack.push_async_callback(server.stop, None)
-        return port
-
     async with AsyncExitStack() as stack:
-        ports = [await serve(stack, name) for name in ("first", "second")]
-        addresses = parse_addresses([f"plain://127.0.0.1:{port}" for port in ports])
+        ports = [await serve(stack, name, called) for name in ("first", "second")]
         for _ in range(40):
-            connector = Connector(addresses, Trust(ca_certificate_pem="", server_name=""), "stream")
-            async with await connector.channel() as channel:
+            async with await connector(*ports).channel() as channel:
                 call: Any = channel.unary_unary("/s/m")
                 await call(b"")
     # All 40 at one of them would come about once in 10¹² runs.
     assert min(called["first"], called["second"]) >= 1
     assert called.total() == 40
+
+
+async def test_a_daemon_that_takes_connections_is_not_lost(alive: int, silent: int, dead: int) -> None:
+    assert not await watched(alive, silent)
+    assert not await watched(alive, dead)
+
+
+async def test_a_daemon_that_takes_none_is_lost_when_another_does(alive: int, silent: int, dead: int) -> None:
+    assert await watched(silent, alive)
+    assert await watched(dead, alive)
+
+
+async def test_a_client_of_a_single_daemon_has_nowhere_to_go(alive: int) -> None:
+    assert connector(alive).watch() is None
+
+
+async def test_nobody_is_left_for_one_who_is_not_there_either(dead: int) -> None:
+    with closing(socket.socket()) as other:
+        other.bind(("127.0.0.1", 0))
+        assert not await watched(dead, other.getsockname()[1])

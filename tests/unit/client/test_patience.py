@@ -21,17 +21,6 @@ def test_each_answer_takes_one_step_back() -> None:
     assert patience.of(1.5) == 1.5
 
 
-def test_a_short_lease_leaves_no_time_for_more() -> None:
-    patience = Patience()
-    patience.unheard()
-    patience.unheard()
-    assert patience.of(2.0, 2.0) == 2.0
-
-
-def test_who_asked_for_more_from_the_beginning_gets_it() -> None:
-    assert Patience().of(65.0) == 65.0
-
-
 def test_days_of_silence_are_no_overflow() -> None:
     patience = Patience()
     for _ in range(100_000):

@@ -1,0 +1,121 @@
+"""How long an answer is waited for, and when the daemon that owes it is left; in a loop whose time passes at once."""
+
+from __future__ import annotations
+
+import asyncio
+import selectors
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
+
+import pytest
+
+from poolkeeper._watch import SILENCE, SPARING, answered
+from poolkeeper.errors import Unreachable
+
+LIMIT = 20.0
+#: Seconds that a look takes.
+LOOK = 0.5
+
+
+class _Instant(selectors.SelectSelector):
+    """Does not wait: what it is to wait for passes at once."""
+
+    now = 0.0
+
+    def select(self, timeout: float | None = None) -> Any:
+        """What is ready."""
+        self.now += timeout or 0.0
+        return super().select(0)
+
+
+def at_once(work: Callable[[asyncio.Future[str]], Coroutine[Any, Any, None]]) -> float:
+    """Runs the work with an answer to come; gives the seconds that have passed by its end."""
+    selector = _Instant()
+    loop = asyncio.SelectorEventLoop(selector)
+    loop.time = lambda: selector.now  # type: ignore[method-assign]
+    try:
+        loop.run_until_complete(work(loop.create_future()))
+    finally:
+        loop.close()
+    return selector.now
+
+
+class Looks:
+    """Notes when it is looked, and says each time whether the daemon is lost."""
+
+    def __init__(self, *, lost: bool = False) -> None:
+        self.began: list[float] = []
+        self.given_up = 0
+        self._lost = lost
+
+    async def __call__(self) -> bool:
+        """The answer to a look."""
+        self.began.append(asyncio.get_running_loop().time())
+        try:
+            await asyncio.sleep(LOOK)
+        except asyncio.CancelledError:
+            self.given_up += 1
+            raise
+        return self._lost
+
+
+def fails(is_lost: Callable[[], Awaitable[bool]] | None) -> float:
+    """When an answer that never comes is not waited for any more."""
+
+    async def wait(answer: asyncio.Future[str]) -> None:
+        with pytest.raises(Unreachable):
+            await answered(answer, limit=LIMIT, is_lost=is_lost)
+
+    return at_once(wait)
+
+
+def test_without_another_daemon_it_is_waited_to_the_end() -> None:
+    assert fails(None) == pytest.approx(LIMIT)
+
+
+def test_a_daemon_that_is_lost_is_left_at_once() -> None:
+    assert fails(Looks(lost=True)) == pytest.approx(SILENCE + LOOK)
+
+
+def test_one_that_is_there_is_waited_for_and_looked_at_more_and_more_rarely() -> None:
+    looks = Looks()
+    assert fails(looks) == pytest.approx(LIMIT)
+    second = SILENCE + LOOK + SILENCE * SPARING
+    assert looks.began == pytest.approx([SILENCE, second, second + LOOK + SILENCE * SPARING**2])
+
+
+def test_what_it_says_otherwise_counts() -> None:
+    looks = Looks(lost=True)
+
+    async def wait(answer: asyncio.Future[str]) -> None:
+        with pytest.raises(Unreachable):
+            await answered(answer, limit=LIMIT, is_lost=looks, heard_at=lambda: 3.0)
+
+    assert at_once(wait) == pytest.approx(3.0 + SILENCE + LOOK)
+
+
+@pytest.mark.parametrize("after", [SILENCE / 2, SILENCE + LOOK / 2, 10.0])
+def test_an_answer_ends_it_also_in_the_middle_of_a_look(after: float) -> None:
+    looks = Looks(lost=after < SILENCE + LOOK)
+
+    async def wait(answer: asyncio.Future[str]) -> None:
+        asyncio.get_running_loop().call_later(after, answer.set_result, "here")
+        await answered(answer, limit=LIMIT, is_lost=looks)
+        assert answer.result() == "here"
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    assert at_once(wait) == pytest.approx(after)
+    assert looks.given_up == (SILENCE < after < SILENCE + LOOK)
+
+
+def test_who_gives_up_ends_the_look_with_it() -> None:
+    looks = Looks()
+
+    async def wait(answer: asyncio.Future[str]) -> None:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(SILENCE + LOOK / 2):
+                await answered(answer, limit=None, is_lost=looks)
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    at_once(wait)
+    assert looks.given_up == 1
