@@ -15,7 +15,6 @@ import grpc.aio
 from poolkeeper._clock import Clock
 from poolkeeper._connector import Connector
 from poolkeeper._core.address import Address, parse_addresses
-from poolkeeper._core.patience import LONGEST
 from poolkeeper._core.requests import enrol_texts
 from poolkeeper._core.retry import Retry, RetryPolicy
 from poolkeeper._core.signing import enrolment_text, session_text
@@ -136,7 +135,7 @@ async def open_session(
         while True:
             try:
                 if request is None or clock.now() - sent_at > CHALLENGE_LIFE:
-                    challenge = await caller.challenge(record.node)
+                    challenge = await caller.challenge(record.node, limit=retry.limit(now=_loop_time()))
                     request = pb.OpenSessionRequest(
                         node=record.node,
                         challenge=challenge,
@@ -146,7 +145,7 @@ async def open_session(
                     )
                     # A repeated opening is the same session, whose promise began with the first.
                     sent_at = clock.now()
-                answer = await caller.open(request)
+                answer = await caller.open(request, limit=retry.limit(now=_loop_time()))
                 await _store(identity, dataclasses.replace(record, rolling_secret=answer.rolling_secret))
                 return sent_at, answer
             except PoolkeeperError as problem:
@@ -183,12 +182,13 @@ class _Caller:
     async def __aexit__(self, *_: object) -> None:
         await self._close()
 
-    async def challenge(self, node: str) -> bytes:
-        answer: pb.GetChallengeResponse = await self._ask("GetChallenge", pb.GetChallengeRequest(node=node))
+    async def challenge(self, node: str, *, limit: float) -> bytes:
+        request = pb.GetChallengeRequest(node=node)
+        answer: pb.GetChallengeResponse = await self._ask("GetChallenge", request, limit=limit)
         return answer.challenge
 
-    async def open(self, request: pb.OpenSessionRequest) -> pb.OpenSessionResponse:
-        answer: pb.OpenSessionResponse = await self._ask("OpenSession", request)
+    async def open(self, request: pb.OpenSessionRequest, *, limit: float) -> pb.OpenSessionResponse:
+        answer: pb.OpenSessionResponse = await self._ask("OpenSession", request, limit=limit)
         return answer
 
     async def leave(self) -> None:
@@ -196,13 +196,13 @@ class _Caller:
         self._connector.go_elsewhere()
         await self._close()
 
-    async def _ask(self, method: str, request: Any) -> Any:  # noqa: ANN401 - of two generated types.
+    async def _ask(self, method: str, request: Any, *, limit: float) -> Any:  # noqa: ANN401 - of two generated types.
         if self._channel is None:
             self._channel = await self._connector.channel()
             self._is_lost = self._connector.watch()
         patience = self._connector.patience
         try:
-            asked = getattr(rpc.LicensingServiceStub(self._channel), method)(request, timeout=LONGEST)
+            asked = getattr(rpc.LicensingServiceStub(self._channel), method)(request, timeout=limit)
             answer = await call_of(asked, is_lost=self._is_lost)
         except grpc.RpcError as problem:
             error = from_rpc(problem)

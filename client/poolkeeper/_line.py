@@ -10,7 +10,7 @@ from typing import Any
 
 from poolkeeper._clock import Clock
 from poolkeeper._connector import Connector
-from poolkeeper._core.patience import FIRST, LONGEST
+from poolkeeper._core.patience import FIRST
 from poolkeeper._link import Link, OnWaiting, StreamLink, waits
 from poolkeeper.errors import Draining, Overloaded, PoolkeeperError, StoreUnavailable, Unreachable
 from poolkeeper.v1 import licensing_pb2 as pb
@@ -44,7 +44,7 @@ class Line:
         self,
         request: Any,
         *,
-        limit: float = LONGEST,
+        limit: float,
         on_waiting: OnWaiting | None = None,
         on_sent: Callable[[], None] | None = None,
     ) -> tuple[float, Any]:

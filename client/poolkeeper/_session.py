@@ -14,7 +14,7 @@ from poolkeeper._check_outs import CheckOuts, new_id
 from poolkeeper._clock import Clock
 from poolkeeper._connector import Connector
 from poolkeeper._core.lease import Change, HoldState, LeaseKeeper
-from poolkeeper._core.patience import LONGEST
+from poolkeeper._core.patience import LONGEST, QUICKEST
 from poolkeeper._core.receipts import Receipts
 from poolkeeper._core.requests import heartbeat_request, span_of
 from poolkeeper._core.retry import FOR_EVER, Retry, RetryPolicy, of_heartbeats
@@ -41,7 +41,6 @@ from poolkeeper.v1 import licensing_pb2 as pb
 NODE_LOST: Final = (NodeRevoked, NodeRebound, NodeCopied)
 """What ends every right of a node, installed allocations too."""
 ATTEMPT: Final = 5.0
-QUICKEST: Final = 1.0
 
 
 class Session:
@@ -128,13 +127,14 @@ class Session:
         request: Any,
         *,
         policy: RetryPolicy | None = None,
-        limit: float = LONGEST,
+        limit: float | None = None,
         on_waiting: OnWaiting | None = None,
         on_sent: Callable[[], None] | None = None,
     ) -> tuple[float, Any]:
         """When the answered attempt was sent, and the answer; the same request is repeated as it is.
 
-        Raises PoolkeeperError: Unreachable when the budget of `policy` is used up, LeaseLost when
+        `limit` is how many seconds an answer is waited for, if not as long as there is time. Raises PoolkeeperError:
+        Unreachable when the budget of `policy` is used up, LeaseLost when
         the session is over.
         """
         retry = Retry(policy or self.policy, started=_loop_time())
@@ -142,7 +142,12 @@ class Session:
             if self._gone is not None:
                 raise self._gone.with_traceback(None)
             try:
-                return await self._line.ask(request, limit=limit, on_waiting=on_waiting, on_sent=on_sent)
+                return await self._line.ask(
+                    request,
+                    limit=retry.limit(now=_loop_time()) if limit is None else limit,
+                    on_waiting=on_waiting,
+                    on_sent=on_sent,
+                )
             except PoolkeeperError as error:
                 await self._judge(error)
                 if self._closed:

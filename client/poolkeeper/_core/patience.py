@@ -7,6 +7,9 @@ from typing import Final
 LONGEST: Final = 20.0
 """Seconds that an answer is waited for at most, unless more was asked for from the beginning."""
 
+QUICKEST: Final = 1.0
+"""Seconds that an answer is waited for at least, however little time there is."""
+
 FIRST: Final = 5.0
 """Seconds at first for a connection, and for an answer while nothing has come through the line yet."""
 

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, field, replace
 from typing import Final
 
+from poolkeeper._core.patience import LONGEST, QUICKEST
 from poolkeeper.errors import PoolkeeperError
 
 
@@ -45,6 +46,10 @@ class Retry:
     policy: RetryPolicy
     started: float
     failures: int = field(default=0)
+
+    def limit(self, *, now: float) -> float:
+        """Seconds for which the next answer is waited for: what is left of the budget, within reason."""
+        return max(QUICKEST, min(LONGEST, self.started + self.policy.budget - now))
 
     def pause(self, error: PoolkeeperError, *, now: float, jitter: float) -> float | None:
         """Seconds until the next attempt, or None when the error stands.

@@ -13,10 +13,9 @@ from typing import Final
 
 from poolkeeper._connector import STAGGER
 from poolkeeper._core.lease import HoldState, LeaseKeeper
-from poolkeeper._core.patience import FIRST, LONGEST, Patience
+from poolkeeper._core.patience import FIRST, LONGEST, QUICKEST, Patience
 from poolkeeper._core.retry import Retry
 from poolkeeper._enrolment import CHALLENGE_LIFE
-from poolkeeper._session import QUICKEST
 from poolkeeper._watch import SILENCE, SPARING
 from poolkeeper.errors import LeaseExpired, Overloaded, PoolkeeperError, StoreUnavailable, Unreachable
 from poolkeeper_server.domain import commands as c
@@ -246,7 +245,9 @@ class Client:
         daemon = self._link
         if daemon is None:
             raise AssertionError
-        keeper, most = self._keeper, LONGEST
+        if self._retry is None:
+            raise AssertionError
+        keeper, most = self._keeper, self._retry.limit(now=now)
         if keeper is None:
             if now - self._sent_at > CHALLENGE_LIFE:
                 self._request = _CHALLENGE
@@ -261,7 +262,7 @@ class Client:
                 most = min(LONGEST, max(QUICKEST, keeper.interval))
             else:
                 # Nothing has come through the line yet.
-                most = self._patience.of(FIRST)
+                most = min(most, self._patience.of(FIRST))
                 what = self._check_out
         self._request = what
         around.tally.sent[type(what)] += 1

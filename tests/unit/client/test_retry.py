@@ -77,3 +77,8 @@ def test_these_reasons_are_retryable_and_no_others() -> None:
     retryable = {reason for reason, kind in BY_REASON.items() if kind.retryable}
     assert retryable == {"DRAINING", "OVERLOADED", "STORE_UNAVAILABLE"}
     assert StoreUnavailable.retryable
+
+
+@pytest.mark.parametrize(("now", "limit"), [(0.0, 20.0), (15.0, 15.0), (29.5, 1.0), (40.0, 1.0)])
+def test_an_answer_is_waited_for_no_longer_than_the_budget_lasts(now: float, limit: float) -> None:
+    assert Retry(RetryPolicy(budget=30), started=0).limit(now=now) == limit
