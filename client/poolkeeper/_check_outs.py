@@ -19,6 +19,8 @@ from poolkeeper.errors import NotFound, PoolkeeperError, Unreachable, WaitExpire
 from poolkeeper.v1 import licensing_pb2 as pb
 
 _WAIT_GRACE: Final = 5.0
+# A waiter's grant is kept for it for 10 s: there must be time to acknowledge it again over another connection.
+_ACKNOWLEDGE: Final = 4.0
 
 _Key = tuple[str, str, str, str, str]
 
@@ -34,7 +36,7 @@ class Caller(Protocol):
         request: Any,
         *,
         policy: RetryPolicy | None = None,
-        limit: float = ...,
+        limit: float | None = ...,
         on_waiting: OnWaiting | None = None,
         on_sent: Callable[[], None] | None = None,
     ) -> tuple[float, Any]:
@@ -130,7 +132,8 @@ class CheckOuts:
     async def _acknowledge(self, granted: pb.Granted) -> None:
         try:
             _, answer = await self._session.call(
-                pb.AcknowledgeRequest(allocation=granted.allocation.name, fence=granted.fence)
+                pb.AcknowledgeRequest(allocation=granted.allocation.name, fence=granted.fence),
+                limit=_ACKNOWLEDGE,
             )
         except (asyncio.CancelledError, Unreachable):
             self._session.in_background(self._give_back(granted), name="give-back")

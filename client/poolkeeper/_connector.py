@@ -14,7 +14,7 @@ import grpc.aio
 from poolkeeper._core.address import Address
 from poolkeeper._core.patience import FIRST, Patience
 from poolkeeper._link import Link, StreamLink, UnaryLink
-from poolkeeper._watch import IsLost
+from poolkeeper._watch import Look
 from poolkeeper.errors import Unreachable
 from poolkeeper.trust import Trust, open_channel
 from poolkeeper.v1 import licensing_pb2 as pb
@@ -42,13 +42,17 @@ class Connector:
         self._trust = trust
         self._transport = transport
         self._current = 0
+        #: Who was there when the present one was lost.
+        self._found: Address | None = None
         self._refusals = 0
         self.patience = Patience()
         self.streams_get_through = False
 
     def go_elsewhere(self) -> None:
         """The next dialling begins with the next address."""
-        self._current = (self._current + 1) % len(self._addresses)
+        found, self._found = self._found, None
+        at = self._current + 1 if found is None else self._addresses.index(found)
+        self._current = at % len(self._addresses)
 
     @property
     def has_alternatives(self) -> bool:
@@ -65,14 +69,14 @@ class Connector:
     async def channel(self) -> grpc.aio.Channel:
         """A connected channel; raises Unreachable when no address answers."""
         at = self._current
-        address, channel = await self._first([*self._addresses[at:], *self._addresses[:at]])
+        address, channel = await self._first([*self._addresses[at:], *self._addresses[:at]], counts=True)
         self._current = self._addresses.index(address)
         return channel
 
-    async def _first(self, addresses: Sequence[Address]) -> tuple[Address, grpc.aio.Channel]:
+    async def _first(self, addresses: Sequence[Address], *, counts: bool = False) -> tuple[Address, grpc.aio.Channel]:
         """The first of them that takes a connection; one that is silent goes on being dialled while others are.
 
-        Raises Unreachable when none of them does.
+        `counts` says that silence makes the next dialling more patient. Raises Unreachable when none takes it.
         """
         now = asyncio.get_running_loop().time
         end = now() + self.patience.of(FIRST)
@@ -98,29 +102,29 @@ class Connector:
         finally:
             await _given_up(dials)
         silent = [f"{address} does not answer" for address in [*dials.values(), *to_come]]
-        if silent:
+        if silent and counts:
             self.patience.unheard()
         raise Unreachable(
             "; ".join([*refused, *silent]).capitalize() + ".",
             hint="Is the daemon running, and is its certificate the one this node enrolled with?",
         )
 
-    def watch(self) -> IsLost | None:
-        """Tells, whenever it is asked, whether the daemon that was dialled last is lost; None without another one."""
+    def watch(self) -> Look | None:
+        """Looks whether the daemon that was dialled last is lost; None where there is no other one."""
         if not self.has_alternatives:
             return None
         own = self._addresses[self._current]
         addresses = [own, *(address for address in self._addresses if address is not own)]
 
         async def is_lost() -> bool:
-            try:
-                address, channel = await self._first(addresses)
-            except Unreachable:
-                return False
+            address, channel = await self._first(addresses)
             await channel.close()
-            return address is not own
+            if address is own:
+                return False
+            self._found = address
+            return True
 
-        return is_lost
+        return Look(is_lost)
 
     async def link(
         self,
@@ -132,13 +136,13 @@ class Connector:
         """A link of a session; raises Unreachable when no address answers."""
         channel = await self.channel()
         if self._transport == "unary":
-            return UnaryLink(channel, token=token, is_lost=self.watch())
-        return StreamLink(channel, token=token(), on_push=on_push, on_end=on_end, is_lost=self.watch())
+            return UnaryLink(channel, token=token, look=self.watch())
+        return StreamLink(channel, token=token(), on_push=on_push, on_end=on_end, look=self.watch())
 
     async def single(self, *, token: Callable[[], str]) -> Link:
         """A link on which each call is an RPC of its own; raises Unreachable when no address answers."""
         channel = await self.channel()
-        return UnaryLink(channel, token=token, is_lost=self.watch())
+        return UnaryLink(channel, token=token, look=self.watch())
 
 
 async def _dialled(address: Address, trust: Trust) -> grpc.aio.Channel | None:
@@ -147,6 +151,8 @@ async def _dialled(address: Address, trust: Trust) -> grpc.aio.Channel | None:
     try:
         if await _ready(channel):
             return channel
+    except (RuntimeError, grpc.aio.UsageError):
+        pass  # As gRPC ends the watching of a channel that cannot go on.
     except BaseException:
         await channel.close()
         raise

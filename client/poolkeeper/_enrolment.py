@@ -19,7 +19,7 @@ from poolkeeper._core.requests import enrol_texts
 from poolkeeper._core.retry import Retry, RetryPolicy
 from poolkeeper._core.signing import enrolment_text, session_text
 from poolkeeper._link import call_of
-from poolkeeper._watch import IsLost
+from poolkeeper._watch import Look
 from poolkeeper.errors import Draining, EnrolmentPending, NotEnrolled, PoolkeeperError, Unreachable, from_rpc
 from poolkeeper.identity import Identity, Record
 from poolkeeper.trust import Trust, establish, open_channel
@@ -174,7 +174,7 @@ class _Caller:
     def __init__(self, connector: Connector) -> None:
         self._connector = connector
         self._channel: grpc.aio.Channel | None = None
-        self._is_lost: IsLost | None = None
+        self._look: Look | None = None
 
     async def __aenter__(self) -> Self:
         return self
@@ -199,11 +199,11 @@ class _Caller:
     async def _ask(self, method: str, request: Any, *, limit: float) -> Any:  # noqa: ANN401 - of two generated types.
         if self._channel is None:
             self._channel = await self._connector.channel()
-            self._is_lost = self._connector.watch()
+            self._look = self._connector.watch()
         patience = self._connector.patience
         try:
             asked = getattr(rpc.LicensingServiceStub(self._channel), method)(request, timeout=limit)
-            answer = await call_of(asked, is_lost=self._is_lost)
+            answer = await call_of(asked, look=self._look)
         except grpc.RpcError as problem:
             error = from_rpc(problem)
             if error.reason:

@@ -10,7 +10,7 @@ from typing import Any
 
 from poolkeeper._clock import Clock
 from poolkeeper._connector import Connector
-from poolkeeper._core.patience import FIRST
+from poolkeeper._core.patience import FIRST, QUICKEST
 from poolkeeper._link import Link, OnWaiting, StreamLink, waits
 from poolkeeper.errors import Draining, Overloaded, PoolkeeperError, StoreUnavailable, Unreachable
 from poolkeeper.v1 import licensing_pb2 as pb
@@ -50,9 +50,13 @@ class Line:
     ) -> tuple[float, Any]:
         """When a request was sent, and its answer.
 
-        Raises Unreachable after `limit` seconds without one, and before that when its daemon is lost.
+        Raises Unreachable after `limit` seconds without one, with those for a connection, and before that when its
+        daemon is lost.
         """
+        now = asyncio.get_running_loop().time
+        began = now()
         link = await self._connected()
+        limit = max(QUICKEST, limit - (now() - began))
         connector, patience = self._connector, self._connector.patience
         if isinstance(link, StreamLink) and not connector.streams_get_through and not waits(request):
             # What stands between may swallow all of it.

@@ -13,7 +13,7 @@ import grpc
 import grpc.aio
 from google.protobuf.message import Message
 
-from poolkeeper._watch import IsLost, answered
+from poolkeeper._watch import Look, answered
 from poolkeeper.errors import (
     NotSupported,
     PermissionDenied,
@@ -40,6 +40,7 @@ _METHODS: Final[dict[type[Message], str]] = {
     kind: kind.DESCRIPTOR.name.removesuffix("Request") for kind in _STREAM_FIELDS if kind is not pb.CancelWaitRequest
 }
 
+_LOST: Final = "The daemon takes no connection any more, and another one does."
 _GARBAGE: Final = "The daemon's answer cannot be understood."
 
 OnWaiting = Callable[[pb.Waiting], None]
@@ -82,11 +83,11 @@ class StreamLink:
         token: str,
         on_push: Callable[[Link, pb.ConnectResponse], None],
         on_end: Callable[[], None],
-        is_lost: IsLost | None,
+        look: Look | None,
     ) -> None:
         """Opens the stream; must be called within a running event loop.
 
-        A request that is not answered counts as lost when `is_lost` says so of its daemon.
+        A request without an answer counts as lost when `look` says so of its daemon.
         """
         self._channel = channel
         self._on_push = on_push
@@ -96,7 +97,7 @@ class StreamLink:
         self._next_id = 1
         self._error: PoolkeeperError | None = None
         self._retired = False
-        self._is_lost = is_lost
+        self._look = look
         self._heard_at = 0.0
         self.proven = False
         """A message came: whatever stands between lets streams through."""
@@ -123,15 +124,17 @@ class StreamLink:
         self._queue.put_nowait(pb.ConnectRequest(id=number, **{kind: request}))
         try:
             try:
-                await answered(
+                is_there = await answered(
                     pending.answer,
                     limit=limit,
-                    is_lost=None if waits(request) else self._is_lost,
+                    look=None if waits(request) else self._look,
                     heard_at=lambda: self._heard_at,
                 )
             except Unreachable:
                 self.unusable = self.unusable or not self.proven
                 raise
+            if not is_there:
+                raise Unreachable(_LOST)
             return pending.answer.result()
         finally:
             self._pending.pop(number, None)
@@ -212,11 +215,11 @@ class StreamLink:
 class UnaryLink:
     """One RPC for each call, for daemons behind something that lets no stream through."""
 
-    def __init__(self, channel: grpc.aio.Channel, *, token: Callable[[], str], is_lost: IsLost | None) -> None:
-        """Nothing is sent before the first call; one without an answer is lost when `is_lost` says so of its daemon."""
+    def __init__(self, channel: grpc.aio.Channel, *, token: Callable[[], str], look: Look | None) -> None:
+        """Nothing is sent before the first call; one without an answer is lost when `look` says so of its daemon."""
         self._channel = channel
         self._token = token
-        self._is_lost = is_lost
+        self._look = look
         self._stub: Any = rpc.LicensingServiceStub(channel)
         self._under_way = 0
         self._retired = False
@@ -241,7 +244,7 @@ class UnaryLink:
         self._under_way += 1
         try:
             asked = getattr(self._stub, method)(request, timeout=limit, metadata=_metadata(self._token()))
-            answer = await call_of(asked, is_lost=None if waits(request) else self._is_lost)
+            answer = await call_of(asked, look=None if waits(request) else self._look)
         except grpc.RpcError as problem:
             raise from_rpc(problem) from problem
         except asyncio.CancelledError:
@@ -265,15 +268,19 @@ class UnaryLink:
         await self._channel.close()
 
 
-async def call_of(asked: Any, *, is_lost: IsLost | None) -> Any:
+async def call_of(asked: Any, *, look: Look | None) -> Any:
     """What a unary call answers; raises Unreachable when its daemon is lost before that, and what the call raises."""
     answer = asyncio.ensure_future(_awaited(asked))
     try:
-        await answered(answer, limit=None, is_lost=is_lost)
-    except BaseException:
-        answer.cancel()
-        await asyncio.wait([answer])
-        raise
+        is_there = await answered(answer, limit=None, look=look)
+    finally:
+        if not answer.done():
+            answer.cancel()
+            await asyncio.wait([answer])
+        if not answer.cancelled():
+            answer.exception()  # Looked at, also when nobody is there for it any more.
+    if not is_there:
+        raise Unreachable(_LOST)
     return answer.result()
 
 

@@ -133,9 +133,8 @@ class Session:
     ) -> tuple[float, Any]:
         """When the answered attempt was sent, and the answer; the same request is repeated as it is.
 
-        `limit` is how many seconds an answer is waited for, if not as long as there is time. Raises PoolkeeperError:
-        Unreachable when the budget of `policy` is used up, LeaseLost when
-        the session is over.
+        `limit` is how many seconds each answer is waited for, where `policy` is not to decide. Raises PoolkeeperError:
+        Unreachable when the budget of `policy` is used up, LeaseLost when the session is over.
         """
         retry = Retry(policy or self.policy, started=_loop_time())
         while True:

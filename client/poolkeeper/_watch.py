@@ -1,4 +1,4 @@
-"""Waiting for an answer, as long as its daemon is there."""
+"""Waiting for an answer, as long as its daemon takes connections."""
 
 from __future__ import annotations
 
@@ -14,18 +14,59 @@ SILENCE: Final = 0.75
 SPARING: Final = 4.0
 """By which factor each silence is longer than the one before until it is looked again."""
 
-IsLost = Callable[[], Awaitable[bool]]
-"""Whether a daemon takes no connection any more while another one does."""
+
+class Look:
+    """Looks whether a daemon is lost; whoever wants to know at the same time shares one look.
+
+    That it takes connections does not say that it will answer: one that hangs may do so for ever.
+    """
+
+    def __init__(self, is_lost: Callable[[], Awaitable[bool]]) -> None:
+        """Nothing is looked at yet. `is_lost` makes the connections; a fault of it says nothing."""
+        self.there_at = -math.inf
+        """When it was there at the last look, by the loop's clock."""
+        self.silence = SILENCE
+        """Seconds after which it is looked again."""
+        self._is_lost = is_lost
+        self._task: asyncio.Task[bool] | None = None
+        self._asking = 0
+
+    def heard(self) -> None:
+        """It has answered."""
+        self.silence = SILENCE
+
+    async def is_lost(self) -> bool:
+        """What this look says, or the one that is under way."""
+        task = self._task = self._task or asyncio.create_task(self._looked(), name="poolkeeper-look")
+        self._asking += 1
+        try:
+            return await asyncio.shield(task)
+        finally:
+            self._asking -= 1
+            if not self._asking:
+                self._task = None
+                task.cancel()
+                await asyncio.wait([task])
+
+    async def _looked(self) -> bool:
+        try:
+            lost = await self._is_lost()
+        except Exception:  # noqa: BLE001 - whatever it is, it is not the caller's.
+            lost = False
+        if not lost:
+            self.there_at = asyncio.get_running_loop().time()
+            self.silence *= SPARING
+        return lost
 
 
 async def answered(
     answer: asyncio.Future[Any],
     *,
     limit: float | None,
-    is_lost: IsLost | None,
+    look: Look | None,
     heard_at: Callable[[], float] = lambda: -math.inf,
-) -> None:
-    """Returns when there is an answer, or when the future was given up.
+) -> bool:
+    """Whether there is an answer, or the future was given up; False when the daemon is lost before that.
 
     A daemon that does not answer may be gone, or have a crowd to serve: one who leaves it then has waited for nothing,
     makes it more work, and goes to the end of the line. When all do so after the same few seconds, nobody is served any
@@ -33,36 +74,34 @@ async def answered(
     not itself. `heard_at` tells when the daemon has said something of any kind, by the loop's clock.
 
     Raises:
-        Unreachable: after `limit` seconds, or when the daemon is lost; whether the request happened is then unknown.
+        Unreachable: after `limit` seconds; as with a daemon that is lost, nobody knows whether the request happened.
     """
     now = asyncio.get_running_loop().time
-    began = since = now()
+    began = now()
     end = math.inf if limit is None else began + limit
-    silence = SILENCE
-    look: asyncio.Task[bool] | None = None
+    looking: asyncio.Task[bool] | None = None
     try:
         while not answer.done():
             if now() >= end:
                 raise Unreachable(f"No answer within {now() - began:.1f} s.")
             wake = end
-            if is_lost is not None and look is None:
-                wake = min(end, max(since, heard_at()) + silence)
+            if look is not None and looking is None:
+                wake = min(end, max(began, heard_at(), look.there_at) + look.silence)
                 if now() >= wake:
-                    look, wake = asyncio.create_task(_looked(is_lost), name="poolkeeper-look"), end
+                    looking, wake = asyncio.create_task(look.is_lost()), end
             await asyncio.wait(
-                [answer] if look is None else [answer, look],
+                [answer] if looking is None else [answer, looking],
                 timeout=None if wake == math.inf else wake - now(),
                 return_when=asyncio.FIRST_COMPLETED,
             )
-            if look is not None and look.done():
-                if look.result() and not answer.done():
-                    raise Unreachable(f"The daemon was silent for {now() - began:.1f} s, and another one is there.")
-                look, since, silence = None, now(), silence * SPARING
-    finally:
+            if looking is not None and looking.done():
+                if looking.result() and not answer.done():
+                    return False
+                looking = None
         if look is not None:
-            look.cancel()
-            await asyncio.wait([look])
-
-
-async def _looked(is_lost: IsLost) -> bool:
-    return await is_lost()
+            look.heard()
+        return True
+    finally:
+        if looking is not None:
+            looking.cancel()
+            await asyncio.wait([looking])

@@ -1,4 +1,4 @@
-"""How long to wait for an answer that does not come."""
+"""How long to wait for a connection, and for an answer that does not come."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Patience:
         self._silences = max(0, self._silences - 1)
 
     def unheard(self) -> None:
-        """An answer was waited for in vain. A connection that is refused or breaks is not silence."""
+        """Something was waited for in vain. A connection that is refused or breaks is not silence."""
         self._silences += 1
 
     def of(self, least: float) -> float:

@@ -19,8 +19,9 @@ from poolkeeper_server.storage.store import Store
 
 #: How many due records of each kind one transaction ends. Whoever asks meanwhile waits for it, so it is kept short.
 AT_ONCE = 64
-#: How long the pause after such a transaction is, in times of what that took.
+#: How long the pause after such a transaction is, in times of what that took, and at most in seconds.
 _PAUSE = 2
+_LONGEST_PAUSE = 0.5
 #: Ledger entries between two signed checkpoints of a pool.
 CHECKPOINT_EVERY = 1000
 _PURGED_AT_ONCE = 2000
@@ -60,7 +61,7 @@ class Housekeeping:
         loop = asyncio.get_running_loop()
         began = loop.time()
         while await self.step():
-            await asyncio.sleep(_PAUSE * (loop.time() - began))
+            await asyncio.sleep(min(_LONGEST_PAUSE, _PAUSE * (loop.time() - began)))
             began = loop.time()
 
     async def step(self) -> bool:

@@ -10,8 +10,8 @@ from poolkeeper_server.domain.moment import Moment
 from poolkeeper_server.services.clock import FAR, FAR_AFTER_BOOT, JITTER, LONGEST_STEP, TimeSource, frozen, span
 from poolkeeper_server.storage.store import Mark
 
-#: How many microseconds a reading of the server's clock is thought to take at most; one that takes longer while others
-#: are quick makes lease time lag by that, and never run ahead.
+#: How many microseconds lease time may be ahead of the time that has passed, in all; and what the reading of another
+#: daemon may have taken.
 _READING: Final = 20_000
 
 
@@ -29,7 +29,9 @@ class SharedClock:
         self._lock = threading.Lock()
         self._last = self._next = mark
         self._monotonic = self._began = source.monotonic()
-        self._asked = source.boot_time()
+        self._asked = self._asked_last = source.boot_time()
+        #: By how much lease time has been behind the time since the boot at least, as far as this daemon has seen.
+        self._behind: int | None = None
         self._boot_id = source.boot_id()
         self._has_committed = False
         self._newly = ""
@@ -49,10 +51,13 @@ class SharedClock:
             self._accepting = self._accepted
             least, elapsed = self._passed(stored, boot_time)
             step = reference - stored.reference
-            if step < 0 or (elapsed is not None and step > elapsed + _READING):
+            if step < 0 or (elapsed is not None and step > elapsed):
                 # A clock that was set takes nothing from any promise, and prolongs none by more than the reading takes.
                 step = least
             step = min(step, LONGEST_STEP)
+            if self._behind is not None:
+                # Nor does one that is made to run fast for a while.
+                step = min(step, max(0, boot_time - self._behind + _READING - stored.lease))
             why = "" if self._accepting else self._judge(stored, reference, step, elapsed)
             self._newly = "" if stored.frozen else why
             if self._accepting:
@@ -77,12 +82,13 @@ class SharedClock:
 
         The server's clock was read for the mark before `stored.boot_time`, and now between `_asked` and `boot_time`.
         """
+        least = max(0, self._asked - stored.boot_time) if stored.boot_id == self._boot_id else 0
+        if self._has_committed and (stored.lease == self._last.lease or stored.boot_id != self._boot_id):
+            # The mark is of that commit, or of a later one that another host made.
+            return least, boot_time - self._asked_last
         if stored.boot_id == self._boot_id:
-            return max(0, self._asked - stored.boot_time), max(0, boot_time - stored.boot_time)
-        if self._has_committed:
-            # The mark is of a later commit, which another host made.
-            return 0, self._began - self._monotonic
-        return 0, None
+            return least, max(0, boot_time - stored.boot_time + _READING)
+        return least, None
 
     def _judge(self, stored: Mark, reference: int, step: int, elapsed: int | None) -> str:
         """Why civil time is not to be trusted now; empty when it is."""
@@ -108,6 +114,9 @@ class SharedClock:
             newly = self._newly
             self._last = self._next
             self._monotonic = self._began
+            self._asked_last = self._asked
+            behind = self._asked - self._next.lease
+            self._behind = behind if self._behind is None else max(self._behind, behind)
             self._has_committed = True
             if self._accepting:
                 self._accepted = self._accepting = False

@@ -305,17 +305,15 @@ class Client:
             return
         at = self._around.clock.now
         dial = self._knock(self._current, at, lambda _: self._look_after(silence * SPARING, ticket))
-        self._around.clock.at(at + STAGGER, self._look_elsewhere, dial, silence, ticket)
+        self._around.clock.at(at + STAGGER, self._look_elsewhere, dial, ticket)
 
-    def _look_elsewhere(self, dial: Dial, silence: float, ticket: int) -> None:
-        """It is not: another is gone to, if there is one."""
+    def _look_elsewhere(self, dial: Dial, ticket: int) -> None:
+        """It does not yet: another is gone to if that takes one before."""
         if ticket != self.ticket or dial.is_ready:
             return
-        dial.ticket = 0
         others = [place for place, daemon in enumerate(self._order) if daemon.up and place != self._current]
         for place in others:
             self._knock(place, self._around.clock.now, lambda found: self._leave(found, ticket))
-        self._look_after(silence * SPARING, ticket)
 
     def _leave(self, dial: Dial, ticket: int) -> None:
         if ticket == self.ticket and dial.place != self._current:

@@ -3,7 +3,10 @@
 import asyncio
 import socket
 from pathlib import Path
+from typing import Any
 
+import grpc
+import grpc.aio
 import pytest
 
 import poolkeeper
@@ -353,6 +356,36 @@ async def test_a_daemon_that_falls_silent_is_left_within_two_seconds(
                 await client.check_out("enc")
             await eventually(lambda: state_of(seat) is HoldState.HELD)
             assert backend.available("enc") == 0
+
+
+async def test_a_daemon_that_hangs_is_left_although_it_takes_connections(
+    backend: Backend, identity: Path, transport: Transport
+) -> None:
+    server = grpc.aio.server()
+    server.add_generic_rpc_handlers((_Hanging(),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    hanging = f"plain://127.0.0.1:{port}"
+    async with AsyncClient([hanging, backend.address], identity=identity, transport=transport, timeout=4) as client:
+        # Else it is chance which of them is asked first.
+        client._connector._addresses.sort(key=lambda one: one.port != port)  # noqa: SLF001
+        await client.check_out("enc")
+    await server.stop(None)
+
+
+class _Hanging(grpc.GenericRpcHandler):
+    """Takes every call, and answers none."""
+
+    def service(self, handler_call_details: object) -> Any:
+        """A handler for it."""
+        del handler_call_details
+
+        async def hang(request: bytes, context: object) -> bytes:
+            del request, context
+            await asyncio.Event().wait()
+            return b""
+
+        return grpc.unary_unary_rpc_method_handler(hang)
 
 
 async def test_two_clients_of_one_identity_are_normal(backend: Backend, identity: Path, transport: Transport) -> None:

@@ -67,9 +67,14 @@ async def watched(first: int, second: int) -> bool:
     found = connector(first, second)
     while found._addresses[found._current].target != f"127.0.0.1:{first}":  # noqa: SLF001 - their order is chance.
         found.go_elsewhere()
-    is_lost = found.watch()
-    assert is_lost is not None
-    return await is_lost()
+    look = found.watch()
+    assert look is not None
+    is_lost = await look.is_lost()
+    if is_lost:
+        found.go_elsewhere()
+        async with await found.channel() as channel:
+            assert channel.get_state() is grpc.ChannelConnectivity.READY
+    return is_lost
 
 
 async def test_clients_with_one_list_of_addresses_spread_over_its_daemons() -> None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import selectors
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
 
-from poolkeeper._watch import SILENCE, SPARING, answered
+from poolkeeper._watch import SILENCE, SPARING, Look, answered
 from poolkeeper.errors import Unreachable
 
 LIMIT = 20.0
@@ -40,8 +40,8 @@ def at_once(work: Callable[[asyncio.Future[str]], Coroutine[Any, Any, None]]) ->
     return selector.now
 
 
-class Looks:
-    """Notes when it is looked, and says each time whether the daemon is lost."""
+class Daemon:
+    """Notes when it is looked whether it is lost."""
 
     def __init__(self, *, lost: bool = False) -> None:
         self.began: list[float] = []
@@ -49,7 +49,7 @@ class Looks:
         self._lost = lost
 
     async def __call__(self) -> bool:
-        """The answer to a look."""
+        """Whether it is lost."""
         self.began.append(asyncio.get_running_loop().time())
         try:
             await asyncio.sleep(LOOK)
@@ -59,12 +59,14 @@ class Looks:
         return self._lost
 
 
-def fails(is_lost: Callable[[], Awaitable[bool]] | None) -> float:
-    """When an answer that never comes is not waited for any more."""
+def fails(look: Look | None) -> float:
+    """When an answer that never comes is not waited for any more, in whatever way."""
 
     async def wait(answer: asyncio.Future[str]) -> None:
-        with pytest.raises(Unreachable):
-            await answered(answer, limit=LIMIT, is_lost=is_lost)
+        try:
+            assert not await answered(answer, limit=LIMIT, look=look)
+        except Unreachable:
+            assert asyncio.get_running_loop().time() >= LIMIT
 
     return at_once(wait)
 
@@ -74,48 +76,70 @@ def test_without_another_daemon_it_is_waited_to_the_end() -> None:
 
 
 def test_a_daemon_that_is_lost_is_left_at_once() -> None:
-    assert fails(Looks(lost=True)) == pytest.approx(SILENCE + LOOK)
+    assert fails(Look(Daemon(lost=True))) == pytest.approx(SILENCE + LOOK)
 
 
 def test_one_that_is_there_is_waited_for_and_looked_at_more_and_more_rarely() -> None:
-    looks = Looks()
-    assert fails(looks) == pytest.approx(LIMIT)
+    daemon = Daemon()
+    assert fails(Look(daemon)) == pytest.approx(LIMIT)
     second = SILENCE + LOOK + SILENCE * SPARING
-    assert looks.began == pytest.approx([SILENCE, second, second + LOOK + SILENCE * SPARING**2])
+    assert daemon.began == pytest.approx([SILENCE, second, second + LOOK + SILENCE * SPARING**2])
+
+
+def test_a_look_that_fails_says_nothing() -> None:
+    async def faulty() -> bool:
+        raise RuntimeError
+
+    assert fails(Look(faulty)) == pytest.approx(LIMIT)
 
 
 def test_what_it_says_otherwise_counts() -> None:
-    looks = Looks(lost=True)
-
     async def wait(answer: asyncio.Future[str]) -> None:
-        with pytest.raises(Unreachable):
-            await answered(answer, limit=LIMIT, is_lost=looks, heard_at=lambda: 3.0)
+        assert not await answered(answer, limit=LIMIT, look=Look(Daemon(lost=True)), heard_at=lambda: 3.0)
 
     assert at_once(wait) == pytest.approx(3.0 + SILENCE + LOOK)
 
 
+@pytest.mark.parametrize("lost", [False, True])
+def test_all_who_wait_share_one_look(*, lost: bool) -> None:
+    daemon = Daemon(lost=lost)
+    look = Look(daemon)
+
+    async def wait(_: asyncio.Future[str]) -> None:
+        loop = asyncio.get_running_loop()
+        waiting = [answered(loop.create_future(), limit=2.0, look=look) for _ in range(30)]
+        found = await asyncio.gather(*waiting, return_exceptions=True)
+        assert {type(one) for one in found} == ({bool} if lost else {Unreachable})
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    at_once(wait)
+    assert daemon.began == pytest.approx([SILENCE])
+
+
 @pytest.mark.parametrize("after", [SILENCE / 2, SILENCE + LOOK / 2, 10.0])
 def test_an_answer_ends_it_also_in_the_middle_of_a_look(after: float) -> None:
-    looks = Looks(lost=after < SILENCE + LOOK)
+    daemon = Daemon(lost=after < SILENCE + LOOK)
+    look = Look(daemon)
 
     async def wait(answer: asyncio.Future[str]) -> None:
         asyncio.get_running_loop().call_later(after, answer.set_result, "here")
-        await answered(answer, limit=LIMIT, is_lost=looks)
+        assert await answered(answer, limit=LIMIT, look=look)
         assert answer.result() == "here"
         assert asyncio.all_tasks() == {asyncio.current_task()}
 
     assert at_once(wait) == pytest.approx(after)
-    assert looks.given_up == (SILENCE < after < SILENCE + LOOK)
+    assert daemon.given_up == (SILENCE < after < SILENCE + LOOK)
+    assert look.silence == SILENCE
 
 
 def test_who_gives_up_ends_the_look_with_it() -> None:
-    looks = Looks()
+    daemon = Daemon()
 
     async def wait(answer: asyncio.Future[str]) -> None:
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(SILENCE + LOOK / 2):
-                await answered(answer, limit=None, is_lost=looks)
+                await answered(answer, limit=None, look=Look(daemon))
         assert asyncio.all_tasks() == {asyncio.current_task()}
 
     at_once(wait)
-    assert looks.given_up == 1
+    assert daemon.given_up == 1

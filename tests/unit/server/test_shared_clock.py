@@ -14,8 +14,9 @@ from poolkeeper_server.services.shared_clock import SharedClock
 from poolkeeper_server.storage.store import Mark
 
 MILLISECOND = 1_000
-#: Above what a reading is thought to take.
-SLOW = 20 * MILLISECOND
+#: What lease time may be ahead by.
+READING = 20 * MILLISECOND
+delays = st.integers(min_value=0, max_value=300 * MILLISECOND)
 
 
 @dataclass
@@ -95,15 +96,40 @@ def test_lease_time_never_runs_ahead_whatever_the_servers_clock_does(
         before, lease = read, world.mark.lease
 
 
-@given(st.lists(st.integers(min_value=0, max_value=SLOW), min_size=1, max_size=50))
-def test_readings_of_a_right_clock_that_take_their_time_lose_no_lease_time(delays: list[int]) -> None:
+@given(st.lists(st.tuples(delays, delays), min_size=1, max_size=50))
+def test_readings_of_a_right_clock_lose_no_lease_time_however_long_they_take(taken: list[tuple[int, int]]) -> None:
     world = World()
     clock = SharedClock(world, world.mark)
     began = read = world.read(clock)
     lease = world.mark.lease
-    for delay in delays:
-        read = world.read(clock, there=1, back=delay)
+    for there, back in taken:
+        read = world.read(clock, there=there, back=back)
     assert world.mark.lease - lease == read - began
+
+
+@given(st.lists(st.tuples(delays, delays, st.integers(min_value=-50 * MILLISECOND, max_value=50 * MILLISECOND))))
+def test_a_clock_that_is_made_to_run_fast_takes_no_more_than_one_reading(turns: list[tuple[int, int, int]]) -> None:
+    world = World()
+    clock = SharedClock(world, world.mark)
+    began, lease = world.read(clock), world.mark.lease
+    for there, back, step in turns:
+        world.off += step
+        world.true += 10 * MILLISECOND
+        read = world.read(clock, there=there, back=back)
+        assert world.mark.lease - lease <= read + back - began + READING
+
+
+def test_a_clock_that_is_slewed_as_fast_as_clocks_are() -> None:
+    world = World()
+    clock = SharedClock(world, world.mark)
+    began = read = world.read(clock)
+    lease = world.mark.lease
+    for _ in range(12_000):
+        world.true += 10 * MILLISECOND
+        world.off += MILLISECOND
+        read = world.read(clock, back=200)
+    # What the readings take is lost while it runs fast; nothing is gained.
+    assert 0.95 * (read - began) <= world.mark.lease - lease <= read - began + READING
 
 
 @pytest.mark.parametrize("step", [-3_600 * SECOND, 3_600 * SECOND])
