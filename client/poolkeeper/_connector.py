@@ -114,12 +114,19 @@ class Connector:
         if not self.has_alternatives:
             return None
         own = self._addresses[self._current]
-        addresses = [own, *(address for address in self._addresses if address is not own)]
+        others = [address for address in self._addresses if address is not own]
 
         async def is_lost() -> bool:
-            address, channel = await self._first(addresses)
+            # The others first: where nobody else is, a busy daemon is spared the question.
+            address, channel = await self._first(others)
             await channel.close()
-            if address is own:
+            try:
+                async with asyncio.timeout(STAGGER):
+                    there = await _dialled(own, self._trust)
+            except TimeoutError:
+                there = None
+            if there is not None:
+                await there.close()
                 return False
             self._found = address
             return True

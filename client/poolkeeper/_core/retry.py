@@ -48,11 +48,11 @@ class Retry:
     failures: int = field(default=0)
 
     def limit(self, *, now: float) -> float:
-        """Seconds for which the next answer is waited for: half of what is left of the budget, within reason.
+        """Seconds for which the next answer is waited for: three quarters of what is left of the budget, within reason.
 
         A daemon may hang and take connections all the same; there must be time to ask another one.
         """
-        return max(QUICKEST, min(LONGEST, (self.started + self.policy.budget - now) / 2))
+        return max(QUICKEST, min(LONGEST, 0.75 * (self.started + self.policy.budget - now)))
 
     def pause(self, error: PoolkeeperError, *, now: float, jitter: float) -> float | None:
         """Seconds until the next attempt, or None when the error stands.

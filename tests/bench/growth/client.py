@@ -300,24 +300,27 @@ class Client:
         self._around.clock.at(self._around.clock.now + silence, self._look, silence, ticket)
 
     def _look(self, silence: float, ticket: int) -> None:
-        """Looks whether the daemon is still there, which it is if it takes a connection."""
+        """Looks whether another daemon takes a connection; where none does, the own one is spared the question."""
         if ticket != self.ticket:
             return
         at = self._around.clock.now
-        dial = self._knock(self._current, at, lambda _: self._look_after(silence * SPARING, ticket))
-        self._around.clock.at(at + STAGGER, self._look_elsewhere, dial, ticket)
+        self._look_after(silence * SPARING, ticket)
+        for place, daemon in enumerate(self._order):
+            if daemon.up and place != self._current:
+                self._knock(place, at, lambda found: self._look_again(found, ticket))
 
-    def _look_elsewhere(self, dial: Dial, ticket: int) -> None:
-        """It does not yet: another is gone to if that takes one before."""
-        if ticket != self.ticket or dial.is_ready:
-            return
-        others = [place for place, daemon in enumerate(self._order) if daemon.up and place != self._current]
-        for place in others:
-            self._knock(place, self._around.clock.now, lambda found: self._leave(found, ticket))
+    def _look_again(self, other: Dial, ticket: int) -> None:
+        """Another one does, and the own one is asked as well."""
+        if ticket == self.ticket:
+            at = self._around.clock.now
+            own = self._knock(self._current, at, lambda _: None)
+            self._around.clock.at(at + STAGGER, self._leave, own, other.place, ticket)
 
-    def _leave(self, dial: Dial, ticket: int) -> None:
-        if ticket == self.ticket and dial.place != self._current:
+    def _leave(self, own: Dial, place: int, ticket: int) -> None:
+        if ticket == self.ticket and not own.is_ready:
+            own.ticket = 0
             self._failed(_SILENT)
+            self._current = place
 
     def cut_off(self, daemon: Daemon) -> None:
         """A connection to that daemon has ended: what was asked has no answer, and a stream is made anew at once."""

@@ -368,7 +368,7 @@ async def test_a_daemon_that_hangs_is_left_although_it_takes_connections(
     hanging = f"plain://127.0.0.1:{port}"
     async with AsyncClient([hanging, backend.address], identity=identity, transport=transport, timeout=4) as client:
         # Else it is chance which of them is asked first.
-        client._connector._addresses.sort(key=lambda one: one.port != port)  # noqa: SLF001
+        client._connector._addresses.sort(key=lambda one: one.port != port)  # noqa: SLF001 - as said.
         await client.check_out("enc")
     await server.stop(None)
 

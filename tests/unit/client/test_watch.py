@@ -32,7 +32,7 @@ def at_once(work: Callable[[asyncio.Future[str]], Coroutine[Any, Any, None]]) ->
     """Runs the work with an answer to come; gives the seconds that have passed by its end."""
     selector = _Instant()
     loop = asyncio.SelectorEventLoop(selector)
-    loop.time = lambda: selector.now  # type: ignore[method-assign]
+    loop.time = lambda: selector.now  # type: ignore[method-assign] # It is the test that tells the time.
     try:
         loop.run_until_complete(work(loop.create_future()))
     finally:
