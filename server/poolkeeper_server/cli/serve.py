@@ -64,8 +64,9 @@ def serve(
 
         gc.freeze()
         # What a batch makes is gone by itself when it has ended; to search for rings in it every 700 objects takes a
-        # tenth of all that a daemon does.
-        gc.set_threshold(100_000, 50, 50)
+        # tenth of all that a daemon does. gRPC leaves one behind with each unary call: a search in a hundred thousand
+        # objects would be noticed by everybody for a tenth of a second.
+        gc.set_threshold(10_000, 50, 50)
         gc.enable()
         daemon.run(settings)
     except ConfigurationError as error:

@@ -60,36 +60,32 @@ class Index:
     It is made when it is first asked, and follows its records from then on: most batches need few of them.
     """
 
-    __slots__ = ("_following", "_groups", "_of", "_records")
+    __slots__ = ("_groups", "_of", "_records", "follows")
 
-    def __init__(self, records: dict[Key, Any], of: Callable[[Any], Key | None], following: list[Index]) -> None:
+    def __init__(self, records: dict[Key, Any], of: Callable[[Any], Key | None]) -> None:
         self._records = records
         self._of = of
-        self._groups: dict[Key, dict[Key, None]] | None = None
-        self._following = following
+        self._groups: dict[Key, dict[Key, None]] = {}
+        self.follows = False
+        """Whether it must be told of every change."""
 
     def __getitem__(self, value: Key) -> list[Key]:
-        if self._groups is None:
-            self._groups = {}
+        if not self.follows:
+            self.follows = True
             for key, record in self._records.items():
-                self._place(self._groups, key, None, record)
-            self._following.append(self)
+                self.move(key, None, record)
         return list(self._groups.get(value, ()))
 
     def move(self, key: Key, old: object | None, new: object | None) -> None:
         """Follows a record from one value to another."""
-        if self._groups is not None:
-            self._place(self._groups, key, old, new)
-
-    def _place(self, groups: dict[Key, dict[Key, None]], key: Key, old: object | None, new: object | None) -> None:
         before = None if old is None else self._of(old)
         after = None if new is None else self._of(new)
         if before == after:
             return
         if before is not None:
-            del groups[before][key]
+            del self._groups[before][key]
         if after is not None:
-            groups.setdefault(after, {})[key] = None
+            self._groups.setdefault(after, {})[key] = None
 
 
 class State:
@@ -120,8 +116,8 @@ class State:
         #: What sessions must be told at once, and waiters that were granted or turned away.
         self.told: dict[Key, tuple[object, ...]] = {}
         self.served: list[tuple[Waiter, object]] = []
-        #: The indexes of each kind that have been asked.
-        self._following: dict[type, list[Index]] = {kind: [] for kind in KEY_FIELDS}
+        #: The indexes of each kind. None of them knows of this list: what refers to itself is not freed with its batch.
+        self._indexes: dict[type, list[Index]] = {kind: [] for kind in KEY_FIELDS}
         self.holdings = self._index(Holding, lambda record: (record.estate_id, record.pool_id))
         self.bindings = self._index(Binding, lambda record: (record.estate_id, record.node_id))
         self.uses = self._index(Use, lambda record: (record.estate_id, record.allocation_id))
@@ -137,7 +133,9 @@ class State:
         self.codes = self._index(Code, lambda record: (record.estate_id, record.digest))
 
     def _index(self, kind: type, of: Callable[[Any], Key | None]) -> Index:
-        return Index(self._records[kind], of, self._following[kind])
+        index = Index(self._records[kind], of)
+        self._indexes[kind].append(index)
+        return index
 
     def key_of(self, record: object) -> Key:
         """The key of a record, always a tuple."""
@@ -176,8 +174,9 @@ class State:
         old = table.get(key)
         self._journal.append((kind, key, old))
         table[key] = record
-        for index in self._following[kind]:
-            index.move(key, old, record)
+        for index in self._indexes[kind]:
+            if index.follows:
+                index.move(key, old, record)
 
     def remove(self, record: object) -> None:
         """Takes a record away."""
@@ -192,8 +191,9 @@ class State:
             table.pop(key, None)
         else:
             table[key] = record
-        for index in self._following[kind]:
-            index.move(key, old, record)
+        for index in self._indexes[kind]:
+            if index.follows:
+                index.move(key, old, record)
 
     def mark(self) -> tuple[int, int, int, dict[Key, None], dict[Key, tuple[object, ...]]]:
         """A point to which `rollback` returns."""
