@@ -63,6 +63,8 @@ class Wire:
         task = asyncio.ensure_future(self._forward(reader, writer))
         self._passing.add(task)
         task.add_done_callback(self._passing.discard)
+        # Also of one that is cut before it has begun.
+        task.add_done_callback(lambda _: writer.transport.abort())
 
     async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         ends = [writer]
