@@ -93,12 +93,10 @@ class Connector:
                     dials, timeout=min(STAGGER, wait) if to_come else wait, return_when=asyncio.FIRST_COMPLETED
                 )
                 for dial in done:
-                    address = dials[dial]
+                    address = dials.pop(dial)
                     if (channel := dial.result()) is not None:
-                        del dials[dial]
                         return address, channel
                     refused.append(f"{address} refuses the connection")
-                    del dials[dial]
         finally:
             await _given_up(dials)
         silent = [f"{address} does not answer" for address in [*dials.values(), *to_come]]

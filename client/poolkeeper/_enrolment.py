@@ -15,6 +15,7 @@ import grpc.aio
 from poolkeeper._clock import Clock
 from poolkeeper._connector import Connector
 from poolkeeper._core.address import Address, parse_addresses
+from poolkeeper._core.patience import FIRST
 from poolkeeper._core.requests import enrol_texts
 from poolkeeper._core.retry import Retry, RetryPolicy
 from poolkeeper._core.signing import enrolment_text, session_text
@@ -26,7 +27,6 @@ from poolkeeper.trust import Trust, establish, open_channel
 from poolkeeper.v1 import licensing_pb2 as pb
 from poolkeeper.v1 import licensing_pb2_grpc as rpc
 
-_ATTEMPT = 5.0
 CHALLENGE_LIFE = 50.0
 _LOCK_POLL = 0.02
 
@@ -116,7 +116,7 @@ async def _redeem(
 
 async def _ask(channel: grpc.aio.Channel, request: pb.EnrolRequest) -> pb.EnrolResponse:
     try:
-        answer: pb.EnrolResponse = await rpc.LicensingServiceStub(channel).Enrol(request, timeout=_ATTEMPT)
+        answer: pb.EnrolResponse = await rpc.LicensingServiceStub(channel).Enrol(request, timeout=FIRST)
     except grpc.RpcError as problem:
         raise from_rpc(problem) from problem
     return answer

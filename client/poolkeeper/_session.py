@@ -14,7 +14,6 @@ from poolkeeper._check_outs import CheckOuts, new_id
 from poolkeeper._clock import Clock
 from poolkeeper._connector import Connector
 from poolkeeper._core.lease import Change, HoldState, LeaseKeeper
-from poolkeeper._core.patience import LONGEST, QUICKEST
 from poolkeeper._core.receipts import Receipts
 from poolkeeper._core.requests import heartbeat_request, span_of
 from poolkeeper._core.retry import FOR_EVER, Retry, RetryPolicy, of_heartbeats
@@ -276,10 +275,8 @@ class Session:
             beat, about = self.keeper.beat(self.check_outs.pending), self._receipts.beat()
             proofs = self._receipts.proofs()
             request = heartbeat_request(beat, epoch=self._receipts.epoch, proofs=proofs)
-            # With a short lease there is no time to wait long for one answer.
-            limit = min(LONGEST, max(QUICKEST, self.keeper.interval))
             try:
-                sent_at, answer = await self._line.ask(request, limit=limit)
+                sent_at, answer = await self._line.ask(request, limit=retry.limit(now=_loop_time()))
             except PoolNotActive as error:
                 self._lose(PoolClosed(error.message, reason=error.reason, hint=error.hint, at=error.at))
                 return

@@ -24,6 +24,8 @@ class RetryPolicy:
     """The longest pause in seconds, unless the daemon asks for a longer one."""
     crowded: float = 2.0
     """Up to how many seconds grows the pause of who is told to come back again and again, unless that is longer."""
+    attempt: float = LONGEST
+    """Seconds that one answer is waited for at most."""
 
 
 FOR_EVER: Final = RetryPolicy(budget=math.inf, ceiling=2.0)
@@ -34,9 +36,10 @@ def of_heartbeats(interval: float) -> RetryPolicy:
     """How a heartbeat is repeated that is sent every so many seconds.
 
     A daemon that refuses all heartbeats, since its database is away, would have no time for anything else if all its
-    clients came back every second or two; they would find it busy for minutes after the database is back.
+    clients came back every second or two; they would find it busy for minutes after the database is back. With a short
+    lease there is no time to wait long for one answer.
     """
-    return replace(FOR_EVER, crowded=max(FOR_EVER.crowded, interval / 3))
+    return replace(FOR_EVER, crowded=max(FOR_EVER.crowded, interval / 3), attempt=min(LONGEST, interval))
 
 
 @dataclass(slots=True)
@@ -52,7 +55,7 @@ class Retry:
 
         A daemon may hang and take connections all the same; there must be time to ask another one.
         """
-        return max(QUICKEST, min(LONGEST, 0.75 * (self.started + self.policy.budget - now)))
+        return max(QUICKEST, min(self.policy.attempt, 0.75 * (self.started + self.policy.budget - now)))
 
     def pause(self, error: PoolkeeperError, *, now: float, jitter: float) -> float | None:
         """Seconds until the next attempt, or None when the error stands.

@@ -168,25 +168,18 @@ class State:
 
     def put(self, record: object) -> None:
         """Adds or replaces a record."""
-        kind = type(record)
-        key = _KEY_OF[kind](record)
-        table = self._records[kind]
-        old = table.get(key)
-        self._journal.append((kind, key, old))
-        table[key] = record
-        for index in self._indexes[kind]:
-            if index.follows:
-                index.move(key, old, record)
+        kind, key = type(record), self.key_of(record)
+        self._journal.append((kind, key, self._set(kind, key, record)))
 
     def remove(self, record: object) -> None:
         """Takes a record away."""
         kind, key = type(record), self.key_of(record)
-        self._journal.append((kind, key, self._records[kind].get(key)))
-        self._set(kind, key, None)
+        self._journal.append((kind, key, self._set(kind, key, None)))
 
-    def _set(self, kind: type, key: Key, record: object | None) -> None:
+    def _set(self, kind: type, key: Key, record: object | None) -> object | None:
+        """Puts a record, or none, in the place of another one, which it gives."""
         table = self._records[kind]
-        old = table.get(key)
+        old: object | None = table.get(key)
         if record is None:
             table.pop(key, None)
         else:
@@ -194,6 +187,7 @@ class State:
         for index in self._indexes[kind]:
             if index.follows:
                 index.move(key, old, record)
+        return old
 
     def mark(self) -> tuple[int, int, int, dict[Key, None], dict[Key, tuple[object, ...]]]:
         """A point to which `rollback` returns."""

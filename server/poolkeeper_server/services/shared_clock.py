@@ -30,10 +30,10 @@ class SharedClock:
         self._last = self._next = mark
         self._monotonic = self._began = source.monotonic()
         self._asked = self._asked_last = source.boot_time()
-        #: By how much lease time has been behind the time since the boot at least, as far as this daemon has seen.
+        #: By how much lease time has been behind the time since the boot at least, as far as this daemon has seen; None
+        #: before its first commit.
         self._behind: int | None = None
         self._boot_id = source.boot_id()
-        self._has_committed = False
         self._newly = ""
         self._accepted = self._accepting = False
         self._on_freeze = on_freeze
@@ -83,7 +83,7 @@ class SharedClock:
         The server's clock was read for the mark before `stored.boot_time`, and now between `_asked` and `boot_time`.
         """
         least = max(0, self._asked - stored.boot_time) if stored.boot_id == self._boot_id else 0
-        if self._has_committed and (stored.lease == self._last.lease or stored.boot_id != self._boot_id):
+        if self._behind is not None and (stored.lease == self._last.lease or stored.boot_id != self._boot_id):
             # The mark is of that commit, or of a later one that another host made.
             return least, boot_time - self._asked_last
         if stored.boot_id == self._boot_id:
@@ -117,7 +117,6 @@ class SharedClock:
             self._asked_last = self._asked
             behind = self._asked - self._next.lease
             self._behind = behind if self._behind is None else max(self._behind, behind)
-            self._has_committed = True
             if self._accepting:
                 self._accepted = self._accepting = False
         if newly and self._on_freeze is not None:

@@ -13,7 +13,7 @@ from typing import Final
 
 from poolkeeper._connector import STAGGER
 from poolkeeper._core.lease import HoldState, LeaseKeeper
-from poolkeeper._core.patience import FIRST, LONGEST, QUICKEST, Patience
+from poolkeeper._core.patience import FIRST, Patience
 from poolkeeper._core.retry import Retry
 from poolkeeper._enrolment import CHALLENGE_LIFE
 from poolkeeper._watch import SILENCE, SPARING
@@ -216,9 +216,7 @@ class Client:
 
     def _connected(self, dial: Dial) -> None:
         """The first connection that stands is the one; the others are not wanted any more."""
-        for other in self._dials or ():
-            other.ticket = 0
-        self._dials = None
+        self._dial_no_more()
         self._current = dial.place
         self._link = self._order[self._current]
         # A session's first message begins its stream.
@@ -228,10 +226,14 @@ class Client:
     def _unanswered(self, ticket: int) -> None:
         if ticket != self.ticket or self._dials is None:
             return
-        for dial in self._dials:
-            dial.ticket = 0
+        self._dial_no_more()
         self._patience.unheard()
         self._failed(_SILENT)
+
+    def _dial_no_more(self) -> None:
+        for dial in self._dials or ():
+            dial.ticket = 0
+        self._dials = None
 
     def _nobody(self, ticket: int) -> None:
         if ticket == self.ticket:
@@ -243,9 +245,7 @@ class Client:
     def _ask(self) -> None:
         around, now = self._around, self._around.clock.now
         daemon = self._link
-        if daemon is None:
-            raise AssertionError
-        if self._retry is None:
+        if daemon is None or self._retry is None:
             raise AssertionError
         keeper, most = self._keeper, self._retry.limit(now=now)
         if keeper is None:
@@ -259,7 +259,6 @@ class Client:
                 what = c.Heartbeat(
                     estate_id=ESTATE, session_id=self._session, count=beat.count, digest=signed(beat.digest)
                 )
-                most = min(LONGEST, max(QUICKEST, keeper.interval))
             else:
                 # Nothing has come through the line yet.
                 most = min(most, self._patience.of(FIRST))

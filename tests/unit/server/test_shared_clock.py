@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,6 +10,7 @@ from poolkeeper_server.domain.moment import DAY, SECOND
 from poolkeeper_server.services.clock import LONGEST_STEP
 from poolkeeper_server.services.shared_clock import SharedClock
 from poolkeeper_server.storage.store import Mark
+from tests.inprocess.installation import DrivenTime
 
 MILLISECOND = 1_000
 #: What lease time may be ahead by.
@@ -19,34 +18,14 @@ READING = 20 * MILLISECOND
 delays = st.integers(min_value=0, max_value=300 * MILLISECOND)
 
 
-@dataclass
-class World:
-    """True time, and a database server whose clock is `off`."""
+class World(DrivenTime):
+    """A host, and a database server whose clock is `off`."""
 
-    true: int = DAY
-    off: int = 0
-    boot: str = "boot-1"
-    mark: Mark = field(
-        default_factory=lambda: Mark(
-            epoch=1, lease=0, civil=DAY, reference=DAY, boot_id="boot-1", boot_time=DAY, frozen=""
-        )
-    )
-
-    def monotonic(self) -> int:
-        """Microseconds."""
-        return self.true
-
-    def civil(self) -> int:
-        """Nothing goes by it."""
-        raise NotImplementedError
-
-    def boot_time(self) -> int:
-        """Microseconds."""
-        return self.true
-
-    def boot_id(self) -> str:
-        """Of the host of the clock that is made now."""
-        return self.boot
+    def __init__(self) -> None:
+        super().__init__()
+        self.off = 0
+        now = self.monotonic_now
+        self.mark = Mark(epoch=1, lease=0, civil=now, reference=now, boot_id=self.boot, boot_time=now, frozen="")
 
     def database(self, told: int) -> int:
         """As it was told."""
@@ -55,9 +34,9 @@ class World:
     def read(self, clock: SharedClock, *, there: int = 0, back: int = 0) -> int:
         """A transaction that reads the server's clock after `there` and hears of it after `back`; gives when it did."""
         clock.ask()
-        self.true += there
-        read, told = self.true, self.true + self.off
-        self.true += back
+        self.monotonic_now += there
+        read, told = self.monotonic_now, self.monotonic_now + self.off
+        self.monotonic_now += back
         now = clock.moment(self.mark, told)
         self.mark = clock.mark(now)
         clock.committed(now)
@@ -81,7 +60,7 @@ def test_lease_time_never_runs_ahead_whatever_the_servers_clock_does(
     clock = SharedClock(world, world.mark)
     before, lease = world.read(clock), world.mark.lease
     for gap, there, back, step, change in turns:
-        world.true += gap
+        world.monotonic_now += gap
         world.off += step
         if change == "another host":
             world.boot += "'"
@@ -114,7 +93,7 @@ def test_a_clock_that_is_made_to_run_fast_takes_no_more_than_one_reading(turns: 
     began, lease = world.read(clock), world.mark.lease
     for there, back, step in turns:
         world.off += step
-        world.true += 10 * MILLISECOND
+        world.monotonic_now += 10 * MILLISECOND
         read = world.read(clock, there=there, back=back)
         assert world.mark.lease - lease <= read + back - began + READING
 
@@ -125,7 +104,7 @@ def test_a_clock_that_is_slewed_as_fast_as_clocks_are() -> None:
     began = read = world.read(clock)
     lease = world.mark.lease
     for _ in range(12_000):
-        world.true += 10 * MILLISECOND
+        world.monotonic_now += 10 * MILLISECOND
         world.off += MILLISECOND
         read = world.read(clock, back=200)
     # What the readings take is lost while it runs fast; nothing is gained.
@@ -138,6 +117,6 @@ def test_a_clock_that_was_set_stops_lease_time_for_no_longer_than_its_reading_ta
     clock = SharedClock(world, world.mark)
     before, lease = world.read(clock), world.mark.lease
     world.off = step
-    world.true += SECOND
+    world.monotonic_now += SECOND
     read = world.read(clock, there=300, back=500)
     assert world.mark.lease - lease == read - before - 300
