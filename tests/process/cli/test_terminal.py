@@ -27,7 +27,8 @@ count = 0
 def told(number, frame):
     global count
     count += 1
-    print("interrupted", count, flush=True)
+    # Not print: the signal may have come in the middle of one.
+    os.write(1, f"interrupted {count}\\n".encode())
 signal.signal(signal.SIGINT, told)
 print("ready", os.getpid(), flush=True)
 for line in sys.stdin:
