@@ -45,6 +45,8 @@ class Connector:
         #: Who was there when the present one was lost.
         self._found: Address | None = None
         self._refusals = 0
+        #: A connection that stands and is wanted by nobody yet, and the place of its address.
+        self._kept: tuple[grpc.aio.Channel, int] | None = None
         self.patience = Patience()
         self.streams_get_through = False
 
@@ -68,10 +70,26 @@ class Connector:
 
     async def channel(self) -> grpc.aio.Channel:
         """A connected channel; raises Unreachable when no address answers."""
+        kept, self._kept = self._kept, None
         at = self._current
+        if kept is not None:
+            if kept[1] == at and kept[0].get_state() is grpc.ChannelConnectivity.READY:
+                return kept[0]
+            await kept[0].close()
         address, channel = await self._first([*self._addresses[at:], *self._addresses[:at]], counts=True)
         self._current = self._addresses.index(address)
         return channel
+
+    async def keep(self, channel: grpc.aio.Channel) -> None:
+        """Takes the channel that was given last back, for the next who wants one: a new one costs both sides more."""
+        await self.let_go()
+        self._kept = channel, self._current
+
+    async def let_go(self) -> None:
+        """Closes what was kept for nobody."""
+        kept, self._kept = self._kept, None
+        if kept is not None:
+            await kept[0].close()
 
     async def _first(self, addresses: Sequence[Address], *, counts: bool = False) -> tuple[Address, grpc.aio.Channel]:
         """The first of them that takes a connection; one that is silent goes on being dialled while others are.

@@ -20,7 +20,6 @@ from poolkeeper._core.requests import enrol_texts
 from poolkeeper._core.retry import Retry, RetryPolicy
 from poolkeeper._core.signing import enrolment_text, session_text
 from poolkeeper._link import call_of
-from poolkeeper._watch import Look
 from poolkeeper.errors import Draining, EnrolmentPending, NotEnrolled, PoolkeeperError, Unreachable, from_rpc
 from poolkeeper.identity import Identity, Record
 from poolkeeper.trust import Trust, establish, open_channel
@@ -147,6 +146,7 @@ async def open_session(
                     sent_at = clock.now()
                 answer = await caller.open(request, limit=retry.limit(now=_loop_time()))
                 await _store(identity, dataclasses.replace(record, rolling_secret=answer.rolling_secret))
+                await caller.hand_over()
                 return sent_at, answer
             except PoolkeeperError as problem:
                 pause = retry.pause(problem, now=_loop_time(), jitter=random.random())  # noqa: S311 - not a secret.
@@ -174,7 +174,6 @@ class _Caller:
     def __init__(self, connector: Connector) -> None:
         self._connector = connector
         self._channel: grpc.aio.Channel | None = None
-        self._look: Look | None = None
 
     async def __aenter__(self) -> Self:
         return self
@@ -196,14 +195,19 @@ class _Caller:
         self._connector.go_elsewhere()
         await self._close()
 
+    async def hand_over(self) -> None:
+        """Leaves the connection to the session that was opened over it."""
+        channel, self._channel = self._channel, None
+        if channel is not None:
+            await self._connector.keep(channel)
+
     async def _ask(self, method: str, request: Any, *, limit: float) -> Any:  # noqa: ANN401 - of two generated types.
         if self._channel is None:
             self._channel = await self._connector.channel()
-            self._look = self._connector.watch()
         patience = self._connector.patience
         try:
             asked = getattr(rpc.LicensingServiceStub(self._channel), method)(request, timeout=limit)
-            answer = await call_of(asked, look=self._look)
+            answer = await call_of(asked, look=self._connector.watch())
         except grpc.RpcError as problem:
             error = from_rpc(problem)
             if error.reason:

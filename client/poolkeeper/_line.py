@@ -96,6 +96,7 @@ class Line:
         self._link, self._retired = None, []
         for link in links:
             await link.close()
+        await self._connector.let_go()
 
     async def _connected(self) -> Link:
         async with self._dialling:

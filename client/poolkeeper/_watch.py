@@ -11,6 +11,9 @@ from poolkeeper.errors import Unreachable
 
 SILENCE: Final = 0.75
 """Seconds without a word after which it is looked whether the daemon is still there."""
+FIRST_SILENCE: Final = 5.0
+"""The same before the first word. Who has only just come may stand in a crowd that starts, to which every look is work;
+a host that is not there has not taken the connection."""
 SPARING: Final = 4.0
 """By which factor each silence is longer than the one before until it is looked again."""
 
@@ -25,7 +28,7 @@ class Look:
         """Nothing is looked at yet. `is_lost` makes the connections; a fault of it says nothing."""
         self.there_at = -math.inf
         """When it was there at the last look, by the loop's clock."""
-        self.silence = SILENCE
+        self.silence = FIRST_SILENCE
         """Seconds after which it is looked again."""
         self._is_lost = is_lost
         self._task: asyncio.Task[bool] | None = None

@@ -8,7 +8,7 @@ that nobody reads.
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Generic, NoReturn, Protocol, TypeVar, cast
@@ -132,29 +132,25 @@ class Binding:
         return self.access if isinstance(self.access, Access) else self.access[method]
 
 
-class Handlers(grpc.GenericRpcHandler):
-    """Serves the methods of all bindings. Raises AttributeError at once for a method that nobody wrote."""
+def handlers_of(binding: Binding, gate: Gate) -> dict[str, grpc.RpcMethodHandler[Any, Any]]:
+    """The handler of each method of a service, by its name, to be registered with the server.
 
-    def __init__(self, bindings: Sequence[Binding], gate: Gate) -> None:
-        self._gate = gate
-        self._handlers = {
-            f"/{binding.service.full_name}/{method.name}": self._handler(binding, method)
-            for binding in bindings
-            for method in binding.service.methods
-        }
+    gRPC takes calls of registered methods in for each method by itself, one in a turn of the loop. All others wait in
+    one line: when ten thousand programs start, no check-in would be heard before the last of them had its challenge.
 
-    def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any] | None:
-        """The handler of a call; None leaves it to others, and at last to UNIMPLEMENTED."""
-        return self._handlers.get(handler_call_details.method)
+    Raises AttributeError for a method that nobody wrote.
+    """
+    return {method.name: _handler(binding, method, gate) for method in binding.service.methods}
 
-    def _handler(self, binding: Binding, method: MethodDescriptor) -> grpc.RpcMethodHandler[Any, Any]:
-        implementation = getattr(binding.servicer, method.name)
-        one = _Method(method, implementation, binding.access_of(method.name), self._gate)
-        if method.client_streaming:
-            return grpc.stream_stream_rpc_method_handler(one.serve_stream)
-        if method.server_streaming:
-            return grpc.unary_stream_rpc_method_handler(one.serve_listing)
-        return grpc.unary_unary_rpc_method_handler(one.serve)
+
+def _handler(binding: Binding, method: MethodDescriptor, gate: Gate) -> grpc.RpcMethodHandler[Any, Any]:
+    implementation = getattr(binding.servicer, method.name)
+    one = _Method(method, implementation, binding.access_of(method.name), gate)
+    if method.client_streaming:
+        return grpc.stream_stream_rpc_method_handler(one.serve_stream)
+    if method.server_streaming:
+        return grpc.unary_stream_rpc_method_handler(one.serve_listing)
+    return grpc.unary_unary_rpc_method_handler(one.serve)
 
 
 class _Method:

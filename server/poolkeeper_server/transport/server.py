@@ -14,7 +14,7 @@ from grpc_reflection.v1alpha import reflection
 from poolkeeper_server.services.address import Address
 from poolkeeper_server.services.certificates import ServerCertificate
 from poolkeeper_server.services.configuration import ConfigurationError
-from poolkeeper_server.transport.handlers import Binding, Gate, Handlers
+from poolkeeper_server.transport.handlers import Binding, Gate, handlers_of
 
 LARGEST_MESSAGE = 4 * 1024 * 1024
 """Bytes of the largest request; gRPC refuses larger ones with RESOURCE_EXHAUSTED."""
@@ -67,7 +67,8 @@ def bind_server(
     Raises ConfigurationError when the port cannot be had.
     """
     server = grpc.aio.server(options=_OPTIONS)
-    server.add_generic_rpc_handlers((Handlers(bindings, gate),))
+    for binding in bindings:
+        server.add_registered_method_handlers(binding.service.full_name, handlers_of(binding, gate))
     states = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(states, server)
     services = tuple(binding.service.full_name for binding in bindings)

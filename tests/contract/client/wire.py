@@ -18,6 +18,8 @@ class Wire:
         self.replies = asyncio.Event()
         self.replies.set()
         self.port = 0
+        self.taken = 0
+        """How many connections there have been."""
         #: Keeps the port while nothing listens there: another test would be given it.
         self._kept: socket.socket | None = None
         self._server: asyncio.Server | None = None
@@ -60,6 +62,7 @@ class Wire:
         await asyncio.gather(*self._passing, return_exceptions=True)
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.taken += 1
         task = asyncio.ensure_future(self._forward(reader, writer))
         self._passing.add(task)
         task.add_done_callback(self._passing.discard)

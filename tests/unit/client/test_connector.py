@@ -108,3 +108,35 @@ async def test_nobody_is_left_for_one_who_is_not_there_either(dead: int) -> None
     with closing(socket.socket()) as other:
         other.bind(("127.0.0.1", 0))
         assert not await watched(dead, other.getsockname()[1])
+
+
+async def test_a_connection_that_was_kept_is_given_to_the_next(alive: int) -> None:
+    found = connector(alive)
+    channel = await found.channel()
+    await found.keep(channel)
+    assert await found.channel() is channel
+    async with await found.channel() as another:
+        assert another is not channel
+    await channel.close()
+
+
+async def test_what_was_kept_of_a_daemon_that_was_left_since_is_not_used(alive: int) -> None:
+    async with AsyncExitStack() as stack:
+        found = connector(alive, await serve(stack, "second", Counter()))
+        channel = await found.channel()
+        await found.keep(channel)
+        found.go_elsewhere()
+        async with await found.channel() as another:
+            assert another is not channel
+        assert channel.get_state() is grpc.ChannelConnectivity.SHUTDOWN
+
+
+async def test_what_is_kept_for_nobody_is_closed(alive: int) -> None:
+    found = connector(alive)
+    first, second = await found.channel(), await found.channel()
+    await found.keep(first)
+    await found.keep(second)
+    await found.let_go()
+    await found.let_go()
+    for channel in (first, second):
+        assert channel.get_state() is grpc.ChannelConnectivity.SHUTDOWN

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from poolkeeper._watch import SILENCE, SPARING, Look, answered
+from poolkeeper._watch import FIRST_SILENCE, SILENCE, SPARING, Look, answered
 from poolkeeper.errors import Unreachable
 
 LIMIT = 20.0
@@ -59,6 +59,12 @@ class Daemon:
         return self._lost
 
 
+def heard(look: Look) -> Look:
+    """As it is once its daemon has said something."""
+    look.heard()
+    return look
+
+
 def fails(look: Look | None) -> float:
     """When an answer that never comes is not waited for any more, in whatever way."""
 
@@ -76,12 +82,16 @@ def test_without_another_daemon_it_is_waited_to_the_end() -> None:
 
 
 def test_a_daemon_that_is_lost_is_left_at_once() -> None:
-    assert fails(Look(Daemon(lost=True))) == pytest.approx(SILENCE + LOOK)
+    assert fails(heard(Look(Daemon(lost=True)))) == pytest.approx(SILENCE + LOOK)
+
+
+def test_one_that_has_said_nothing_yet_is_left_later() -> None:
+    assert fails(Look(Daemon(lost=True))) == pytest.approx(FIRST_SILENCE + LOOK)
 
 
 def test_one_that_is_there_is_waited_for_and_looked_at_more_and_more_rarely() -> None:
     daemon = Daemon()
-    assert fails(Look(daemon)) == pytest.approx(LIMIT)
+    assert fails(heard(Look(daemon))) == pytest.approx(LIMIT)
     second = SILENCE + LOOK + SILENCE * SPARING
     assert daemon.began == pytest.approx([SILENCE, second, second + LOOK + SILENCE * SPARING**2])
 
@@ -95,7 +105,7 @@ def test_a_look_that_fails_says_nothing() -> None:
 
 def test_what_it_says_otherwise_counts() -> None:
     async def wait(answer: asyncio.Future[str]) -> None:
-        assert not await answered(answer, limit=LIMIT, look=Look(Daemon(lost=True)), heard_at=lambda: 3.0)
+        assert not await answered(answer, limit=LIMIT, look=heard(Look(Daemon(lost=True))), heard_at=lambda: 3.0)
 
     assert at_once(wait) == pytest.approx(3.0 + SILENCE + LOOK)
 
@@ -103,7 +113,7 @@ def test_what_it_says_otherwise_counts() -> None:
 @pytest.mark.parametrize("lost", [False, True])
 def test_all_who_wait_share_one_look(*, lost: bool) -> None:
     daemon = Daemon(lost=lost)
-    look = Look(daemon)
+    look = heard(Look(daemon))
 
     async def wait(_: asyncio.Future[str]) -> None:
         loop = asyncio.get_running_loop()
@@ -119,7 +129,7 @@ def test_all_who_wait_share_one_look(*, lost: bool) -> None:
 @pytest.mark.parametrize("after", [SILENCE / 2, SILENCE + LOOK / 2, 10.0])
 def test_an_answer_ends_it_also_in_the_middle_of_a_look(after: float) -> None:
     daemon = Daemon(lost=after < SILENCE + LOOK)
-    look = Look(daemon)
+    look = heard(Look(daemon))
 
     async def wait(answer: asyncio.Future[str]) -> None:
         asyncio.get_running_loop().call_later(after, answer.set_result, "here")
@@ -138,7 +148,7 @@ def test_who_gives_up_ends_the_look_with_it() -> None:
     async def wait(answer: asyncio.Future[str]) -> None:
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(SILENCE + LOOK / 2):
-                await answered(answer, limit=None, look=Look(daemon))
+                await answered(answer, limit=None, look=heard(Look(daemon)))
         assert asyncio.all_tasks() == {asyncio.current_task()}
 
     at_once(wait)

@@ -26,7 +26,15 @@ from poolkeeper_server.services.certificates import make_authority, own_certific
 from poolkeeper_server.services.configuration import ConfigurationError
 from poolkeeper_server.services.events import configure_logging
 from poolkeeper_server.services.tokens import AdminIdentity, InvalidToken, SessionIdentity
-from poolkeeper_server.transport.handlers import Access, AdminCall, Binding, Handlers, MessageStream, NodeCall, OpenCall
+from poolkeeper_server.transport.handlers import (
+    Access,
+    AdminCall,
+    Binding,
+    MessageStream,
+    NodeCall,
+    OpenCall,
+    handlers_of,
+)
 from poolkeeper_server.transport.server import LARGEST_MESSAGE, GrpcServer, bind_server
 
 NODE = SessionIdentity("acme", "studio-7", 1, "s1", "west", 10)
@@ -326,9 +334,9 @@ async def test_calls_and_refusals_are_counted(channel: grpc.aio.Channel) -> None
 def test_a_method_that_nobody_wrote_is_found_at_the_start() -> None:
     service = admin_pb2.DESCRIPTOR.services_by_name["ClockService"]
     with pytest.raises(AttributeError, match="GetClock"):
-        Handlers([Binding(service, Tried(), Access.ADMIN)], TriedGate())
+        handlers_of(Binding(service, Tried(), Access.ADMIN), TriedGate())
     with pytest.raises(KeyError):
-        Handlers([Binding(DESCRIPTOR, Tried(), {"Ask": Access.NONE})], TriedGate())
+        handlers_of(Binding(DESCRIPTOR, Tried(), {"Ask": Access.NONE}), TriedGate())
 
 
 async def test_health_follows_the_daemon(channel: grpc.aio.Channel, server: GrpcServer) -> None:
