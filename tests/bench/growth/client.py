@@ -16,7 +16,7 @@ from poolkeeper._core.lease import HoldState, LeaseKeeper
 from poolkeeper._core.patience import FIRST, Patience
 from poolkeeper._core.retry import Retry
 from poolkeeper._enrolment import CHALLENGE_LIFE
-from poolkeeper._watch import SILENCE, SPARING
+from poolkeeper._watch import FIRST_SILENCE, SILENCE, SPARING
 from poolkeeper.errors import LeaseExpired, Overloaded, PoolkeeperError, StoreUnavailable, Unreachable
 from poolkeeper_server.domain import commands as c
 from poolkeeper_server.domain.digest import signed
@@ -78,6 +78,7 @@ class Client:
         "_current",
         "_cut",
         "_dials",
+        "_heard",
         "_keeper",
         "_link",
         "_name",
@@ -101,6 +102,8 @@ class Client:
         self._patience = Patience()
         self._dials: list[Dial] | None = None
         self._cut = False
+        #: Whether anything has come over the present link.
+        self._heard = False
         self._link: Daemon | None = None
         self._keeper: LeaseKeeper | None = None
         self._name = ""
@@ -154,6 +157,7 @@ class Client:
         self._keeper.granted(self._name, 1, leased=True, sent_at=now, remaining=None)
         self._link = self._order[self._current]
         self._link.links[self] = False
+        self._heard = True
         self._around.clock.at(beat_at, self._beat, self.ticket)
 
     # ---- the program ----
@@ -219,6 +223,7 @@ class Client:
         self._dial_no_more()
         self._current = dial.place
         self._link = self._order[self._current]
+        self._heard = False
         # A session's first message begins its stream.
         self._link.links[self] = self._keeper is not None
         self._ask()
@@ -269,7 +274,7 @@ class Client:
         around.clock.at(now + around.network, daemon.arrive, self, self.ticket, what)
         around.clock.at(now + most, self._silent, self.ticket)
         if len(self._order) > 1:
-            self._look_after(SILENCE, self.ticket)
+            self._look_after(SILENCE if self._heard else FIRST_SILENCE, self.ticket)
 
     @property
     def _session(self) -> str:
@@ -375,6 +380,7 @@ class Client:
             return
         self.ticket += 1
         self._patience.heard()
+        self._heard = self._keeper is not None
         if isinstance(answer, Refusal):
             self._refused(answer)
         elif answer is None:
@@ -408,7 +414,9 @@ class Client:
             lease=answer.lease_duration * _MICRO,
             interval=answer.heartbeat_interval * _MICRO,
         )
-        self._drop()
+        # The session goes on over the connection on which it was opened.
+        if self._link is not None:
+            self._link.links[self] = True
         self._retry = Retry(around.behaviour.start, started=now)
         self._request = None
         self._asked = now

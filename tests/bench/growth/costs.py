@@ -21,14 +21,17 @@ class Cost:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Costs:
-    """A daemon with one core for its Python, on a disk as in the figures of the manual, in a local network."""
+    """A daemon with one core for its Python, on a disk as in the figures of the manual, in a local network.
+
+    2,000 programs that start at once were measured to take 3.2 ms of CPU each.
+    """
 
     connect: float = 500 * _MICRO
     """A TLS handshake."""
-    stream: float = 400 * _MICRO
+    stream: float = 600 * _MICRO
     """The beginning of a stream, beside its first message."""
-    challenge: float = 230 * _MICRO
-    open: Cost = Cost(arrive=900 * _MICRO, decide=50 * _MICRO, answer=100 * _MICRO)
+    challenge: float = 400 * _MICRO
+    open: Cost = Cost(arrive=1_150 * _MICRO, decide=50 * _MICRO, answer=100 * _MICRO)
     check_out: Cost = Cost(arrive=80 * _MICRO, decide=190 * _MICRO, answer=130 * _MICRO)
     heartbeat: Cost = Cost(arrive=50 * _MICRO, decide=40 * _MICRO, answer=50 * _MICRO)
     refuse: float = 60 * _MICRO

@@ -1,4 +1,8 @@
-"""A daemon: what arrives is read in turn, put into the committer's queue or refused, committed in batches, answered."""
+"""A daemon: what arrives is read in turn, put into the committer's queue or refused, committed in batches, answered.
+
+What comes on streams is read in its order. Calls wait in a line for each method, of which a turn of the loop takes one
+each.
+"""
 
 from __future__ import annotations
 
@@ -82,7 +86,14 @@ class Daemon:
         self._clear()
 
     def _clear(self) -> None:
+        #: What has come on streams, and answers that are to be sent.
         self._inbox: deque[_Item] = deque()
+        #: How much of it is left to this turn.
+        self._left_to_turn = 0
+        self._challenges: deque[_Item] = deque()
+        self._openings: deque[_Item] = deque()
+        self._streams: deque[_Item] = deque()
+        self._lines = (self._challenges, self._openings, self._streams)
         self._backlog: Backlog[_Item] = Backlog(self._bound)
         self._batch: list[_Item] = []
         self._locked = False
@@ -134,9 +145,16 @@ class Daemon:
         """Takes in what has come over the network."""
         if self.up:
             self._tally.arrived(self._clock.now)
-            self._inbox.append(_Item(caller, ticket, what))
-            self._tally.unread(len(self._inbox))
+            self._line_of(caller, what).append(_Item(caller, ticket, what))
+            self._tally.unread(len(self._inbox) + sum(map(len, self._lines)))
             self._go()
+
+    def _line_of(self, caller: Caller, what: Challenge | c.Command) -> deque[_Item]:
+        if isinstance(what, Challenge):
+            return self._challenges
+        if isinstance(what, c.OpenSession):
+            return self._openings
+        return self._streams if self.links.get(caller) else self._inbox
 
     def _greet(self, life: int) -> None:
         """Makes the handshakes one after the other, as threads of gRPC's own do beside Python."""
@@ -166,9 +184,8 @@ class Daemon:
             return
         at = self._clock.now
         end = at + _SLICE
-        inbox = self._inbox
-        while inbox and at < end:
-            at = self._read(inbox.popleft(), at)
+        while at < end and self._unread:
+            at = self._take(at)
         if not self._batch and len(self._backlog):
             self._gather()
         if self._locked and self._left > 0.0:
@@ -178,9 +195,24 @@ class Daemon:
             if self._left <= 0.0:
                 self._clock.at(at + self._costs.commit, self._commit, life)
         self._busy_until = at
-        self._running = bool(inbox) or (self._locked and self._left > 0.0)
+        self._running = self._unread or (self._locked and self._left > 0.0)
         if self._running:
             self._clock.at(at, self._turn, life)
+
+    @property
+    def _unread(self) -> bool:
+        return bool(self._inbox or self._challenges or self._openings or self._streams)
+
+    def _take(self, at: float) -> float:
+        """Reads the next of what has come on streams, or one call of each method; gives when that is done."""
+        if self._left_to_turn and self._inbox:
+            self._left_to_turn -= 1
+            return self._read(self._inbox.popleft(), at)
+        for line in self._lines:
+            if line:
+                at = self._read(line.popleft(), at)
+        self._left_to_turn = len(self._inbox)
+        return at
 
     def _read(self, item: _Item, at: float) -> float:
         """Deals with one item from an instant on; gives when that is done."""
