@@ -23,8 +23,8 @@ class Cost:
 class Costs:
     """A daemon with one core for its Python, on a disk as in the figures of the manual, in a local network.
 
-    2,000 programs that start at once were measured to take 3.2 ms of CPU each, and 0.6 ms when all of them come back to a
-    daemon that was started anew.
+    2,000 programs that start at once were measured to take 3.2 ms of CPU each, and 0.6 ms when all of them come back
+    to a daemon that was started anew.
     """
 
     connect: float = 500 * _MICRO
