@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -17,8 +18,10 @@ from grpc_status import rpc_status
 
 from poolkeeper.v1 import admin_pb2, licensing_pb2
 from poolkeeper.v1 import licensing_pb2 as pb
+from poolkeeper.v1 import licensing_pb2_grpc as rpc
+from tests.contract.client.wire import Wire
 from tests.inprocess.installation import NodeClient, Refused
-from tests.process.daemon import PATIENCE, POOL, PRODUCT, Office
+from tests.process.daemon import PATIENCE, POOL, PRODUCT, Daemon, Office, Processes
 
 LARGEST = 4 << 20
 FREE_TEXTS = ("consumer", "installation", "user", "host")
@@ -335,3 +338,20 @@ async def test_what_is_mistyped_is_told_in_words(office: Office, tmp_path: Path)
         assert "Traceback" not in done.err, words
     assert await office.pool() == before
     assert "call_failed" not in office.daemon.log
+
+
+async def test_a_connection_that_is_cut_while_answers_are_sent_is_no_fault(office: Office, node: NodeClient) -> None:
+    async def beat(stream: Any) -> None:
+        for number in range(1, 1_000):
+            await stream.write(pb.ConnectRequest(id=number, heartbeat=pb.HeartbeatRequest()))
+
+    for _ in range(10):
+        async with Wire(int(office.daemon.port)) as wire:
+            there = Daemon(office.daemon.data, Processes(), port=str(wire.port))
+            async with there.channel() as channel:
+                stub: Any = rpc.LicensingServiceStub(channel)
+                streams = [stub.Connect(metadata=node.metadata) for _ in range(20)]
+                beating = [asyncio.create_task(beat(stream)) for stream in streams]
+                await asyncio.gather(*(stream.read() for stream in streams))
+                await wire.cut()
+                assert any(isinstance(one, Exception) for one in await asyncio.gather(*beating, return_exceptions=True))

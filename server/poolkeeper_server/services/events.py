@@ -78,10 +78,12 @@ def configure_logging(level: str, *, stream: TextIO | None = None) -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     renderers: list[Processor]
+    # Where something failed is told, and never with what: the variables of a frame hold codes, tokens and secrets.
     if stream.isatty():
-        renderers = [structlog.dev.ConsoleRenderer()]
+        renderers = [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
     else:
-        renderers = [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer(_json)]
+        told = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
+        renderers = [structlog.processors.ExceptionRenderer(told), structlog.processors.JSONRenderer(_json)]
     least = logging.getLevelNamesMapping()[level.upper()]
     structlog.configure(
         processors=[*shared, *renderers],

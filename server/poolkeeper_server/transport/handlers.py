@@ -91,6 +91,17 @@ AdminCall = Call[AdminIdentity]
 OpenCall = Call[None]
 
 
+class CallerGone(Exception):
+    """Nobody is there any more to whom a message could be written; gRPC is about to cancel the call."""
+
+
+async def _written(context: Context, body: bytes) -> None:
+    try:
+        await context.write(body)
+    except grpc.aio.InternalError as error:
+        raise CallerGone from error
+
+
 class MessageStream(Generic[Q, A]):
     """A stream's messages, parsed and checked one by one."""
 
@@ -111,8 +122,8 @@ class MessageStream(Generic[Q, A]):
         return _parsed(self._parse, cast("bytes", body))
 
     async def write(self, answer: A) -> None:
-        """Sends a message. Only one write may be under way."""
-        await self._context.write(answer.SerializeToString())
+        """Sends a message. Only one write may be under way. Raises CallerGone."""
+        await _written(self._context, answer.SerializeToString())
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,7 +211,9 @@ class _Method:
             call = await self._authenticate(context)
             items: AsyncIterator[Message] = self._implementation(_parsed(self._parse, body), call)
             async for item in items:
-                await context.write(item.SerializeToString())
+                await _written(context, item.SerializeToString())
+        except CallerGone:
+            return
         except Refusal as refusal:
             status = refused(self._name, refusal)
         except Exception:  # noqa: BLE001 # As in serve.

@@ -31,7 +31,7 @@ from poolkeeper_server.transport.exchange import (
     submitted,
 )
 from poolkeeper_server.transport.fields import page_of
-from poolkeeper_server.transport.handlers import MessageStream, failed, refused
+from poolkeeper_server.transport.handlers import CallerGone, MessageStream, failed, refused
 from poolkeeper_server.transport.times import duration
 
 R = TypeVar("R")
@@ -139,7 +139,10 @@ class Conversation:
     async def _write(self) -> None:
         while True:
             while self._outbox:
-                await self._stream.write(self._outbox.popleft())
+                try:
+                    await self._stream.write(self._outbox.popleft())
+                except CallerGone:
+                    return
                 self._room.set()
             # Waiters do not keep a stream open that the client has ended.
             if self._over and len(self._under_way) <= len(self._waiters):

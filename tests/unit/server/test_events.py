@@ -53,6 +53,31 @@ def test_what_is_below_the_level_is_never_rendered() -> None:
     assert stream.getvalue() == ""
 
 
+class Terminal(io.StringIO):
+    """As a person looks at it."""
+
+    def isatty(self) -> bool:
+        """Yes."""
+        return True
+
+
+@pytest.mark.parametrize("kind", [io.StringIO, Terminal])
+def test_a_fault_is_told_without_the_variables_around_it(kind: type[io.StringIO]) -> None:
+    def fail(code: str) -> None:
+        raise LookupError(len(code))
+
+    stream = kind()
+    configure_logging("info", stream=stream)
+    for logger in (get_logger(), logging.getLogger("grpc")):
+        try:
+            fail("hush" * 3)
+        except LookupError:
+            logger.exception(Event.CALL_FAILED)
+    told = stream.getvalue()
+    assert told.count("LookupError") >= 2
+    assert "hushhush" not in told
+
+
 def test_other_libraries_warnings_come_out_the_same_way() -> None:
     stream = io.StringIO()
     configure_logging("info", stream=stream)
