@@ -63,6 +63,8 @@ def _played(setups: list[Setup], only: str) -> Iterator[Outcome]:
             took, begun = time.process_time() - begun, time.process_time()
             sys.stderr.write(f"{setup.clients:,} clients, {outcome.title}: {took:.1f} s of CPU\n")
             yield outcome
+            # Its clients and daemons know each other.
+            gc.collect()
 
 
 if __name__ == "__main__":
