@@ -21,6 +21,8 @@ from poolkeeper.v1 import licensing_pb2 as pb
 
 Transport = Literal["stream", "unary"]
 
+KEPT: Final = 1.0
+"""Seconds for which a connection that nobody uses is taken for one that stands; a host that is gone says nothing."""
 STAGGER: Final = 1.0
 """Seconds after which the next address is dialled beside those that are silent (as in RFC 8305)."""
 _REFUSALS: Final = 2
@@ -45,8 +47,8 @@ class Connector:
         #: Who was there when the present one was lost.
         self._found: Address | None = None
         self._refusals = 0
-        #: A connection that stands and is wanted by nobody yet, and the place of its address.
-        self._kept: tuple[grpc.aio.Channel, int] | None = None
+        #: A connection that is wanted by nobody yet, the place of its address, and until when it is good.
+        self._kept: tuple[grpc.aio.Channel, int, float] | None = None
         self.patience = Patience()
         self.streams_get_through = False
 
@@ -73,17 +75,24 @@ class Connector:
         kept, self._kept = self._kept, None
         at = self._current
         if kept is not None:
-            if kept[1] == at and kept[0].get_state() is grpc.ChannelConnectivity.READY:
-                return kept[0]
-            await kept[0].close()
+            channel, place, until = kept
+            is_fresh = asyncio.get_running_loop().time() < until
+            if is_fresh and place == at and channel.get_state() is grpc.ChannelConnectivity.READY:
+                return channel
+            await channel.close()
         address, channel = await self._first([*self._addresses[at:], *self._addresses[:at]], counts=True)
         self._current = self._addresses.index(address)
         return channel
 
-    async def keep(self, channel: grpc.aio.Channel) -> None:
-        """Takes the channel that was given last back, for the next who wants one: a new one costs both sides more."""
+    @property
+    def place(self) -> int:
+        """Which of the addresses was dialled last."""
+        return self._current
+
+    async def keep(self, channel: grpc.aio.Channel, place: int) -> None:
+        """Takes a channel to that place back, for who wants one at once: a new one costs both sides more."""
         await self.let_go()
-        self._kept = channel, self._current
+        self._kept = channel, place, asyncio.get_running_loop().time() + KEPT
 
     async def let_go(self) -> None:
         """Closes what was kept for nobody."""
@@ -125,11 +134,11 @@ class Connector:
             hint="Is the daemon running, and is its certificate the one this node enrolled with?",
         )
 
-    def watch(self) -> Look | None:
-        """Looks whether the daemon that was dialled last is lost; None where there is no other one."""
+    def watch(self, place: int) -> Look | None:
+        """Looks whether the daemon at a place is lost; None where there is no other one."""
         if not self.has_alternatives:
             return None
-        own = self._addresses[self._current]
+        own = self._addresses[place]
         others = [address for address in self._addresses if address is not own]
 
         async def is_lost() -> bool:
@@ -158,14 +167,15 @@ class Connector:
     ) -> Link:
         """A link of a session; raises Unreachable when no address answers."""
         channel = await self.channel()
+        look = self.watch(self._current)
         if self._transport == "unary":
-            return UnaryLink(channel, token=token, look=self.watch())
-        return StreamLink(channel, token=token(), on_push=on_push, on_end=on_end, look=self.watch())
+            return UnaryLink(channel, token=token, look=look)
+        return StreamLink(channel, token=token(), on_push=on_push, on_end=on_end, look=look)
 
     async def single(self, *, token: Callable[[], str]) -> Link:
         """A link on which each call is an RPC of its own; raises Unreachable when no address answers."""
         channel = await self.channel()
-        return UnaryLink(channel, token=token, look=self.watch())
+        return UnaryLink(channel, token=token, look=self.watch(self._current))
 
 
 async def _dialled(address: Address, trust: Trust) -> grpc.aio.Channel | None:

@@ -174,6 +174,7 @@ class _Caller:
     def __init__(self, connector: Connector) -> None:
         self._connector = connector
         self._channel: grpc.aio.Channel | None = None
+        self._place = 0
 
     async def __aenter__(self) -> Self:
         return self
@@ -199,15 +200,16 @@ class _Caller:
         """Leaves the connection to the session that was opened over it."""
         channel, self._channel = self._channel, None
         if channel is not None:
-            await self._connector.keep(channel)
+            await self._connector.keep(channel, self._place)
 
     async def _ask(self, method: str, request: Any, *, limit: float) -> Any:  # noqa: ANN401 - of two generated types.
         if self._channel is None:
             self._channel = await self._connector.channel()
+            self._place = self._connector.place
         patience = self._connector.patience
         try:
             asked = getattr(rpc.LicensingServiceStub(self._channel), method)(request, timeout=limit)
-            answer = await call_of(asked, look=self._connector.watch())
+            answer = await call_of(asked, look=self._connector.watch(self._place))
         except grpc.RpcError as problem:
             error = from_rpc(problem)
             if error.reason:

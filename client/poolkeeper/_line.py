@@ -94,9 +94,11 @@ class Line:
         self._closed = True
         links = [*self._retired, *([self._link] if self._link is not None else [])]
         self._link, self._retired = None, []
-        for link in links:
-            await link.close()
-        await self._connector.let_go()
+        try:
+            for link in links:
+                await link.close()
+        finally:
+            await self._connector.let_go()
 
     async def _connected(self) -> Link:
         async with self._dialling:

@@ -11,9 +11,9 @@ from poolkeeper.errors import Unreachable
 
 SILENCE: Final = 0.75
 """Seconds without a word after which it is looked whether the daemon is still there."""
-FIRST_SILENCE: Final = 5.0
-"""The same before the first word. Who has only just come may stand in a crowd that starts, to which every look is work;
-a host that is not there has not taken the connection."""
+FIRST_SILENCE: Final = 3.0
+"""The same before the first word. Who has only just come may stand in a crowd that starts, to which every look is work,
+and the host was there a moment ago: it has taken the connection."""
 SPARING: Final = 4.0
 """By which factor each silence is longer than the one before until it is looked again."""
 

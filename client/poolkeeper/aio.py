@@ -267,9 +267,11 @@ class AsyncClient:
             if session is not None:
                 await session.close(patience=_CLOSE_PATIENCE)
         finally:
-            await self._tasks.stop()
-            if session is not None:
-                await session.drop_links()
+            try:
+                await self._tasks.stop()
+            finally:
+                if session is not None:
+                    await session.drop_links()
 
     async def _give_back(self, allocation: AsyncAllocation, reason: CheckInReason) -> None:
         """What `AsyncAllocation.check_in` does."""
@@ -326,8 +328,10 @@ class AsyncClient:
                 self._require_open()
             except FailedPrecondition:
                 # It was closed while this was being opened.
-                await session.close(patience=_CLOSE_PATIENCE)
-                await session.drop_links()
+                try:
+                    await session.close(patience=_CLOSE_PATIENCE)
+                finally:
+                    await session.drop_links()
                 raise
             return session
 

@@ -137,6 +137,12 @@ class Binding:
     service: ServiceDescriptor
     servicer: object
     access: Access | Mapping[str, Access]
+    crowded: bool = False
+    """Whether gRPC is to take calls in for each method by itself, one in a turn of the loop.
+
+    All others wait in one line: when ten thousand programs start, no check-in would be heard before the last of them
+    has its challenge (CC-31). Every method that is registered so makes every call a little dearer.
+    """
 
     def access_of(self, method: str) -> Access:
         """Who may call that method. Raises KeyError for one that the table forgot."""
@@ -144,13 +150,7 @@ class Binding:
 
 
 def handlers_of(binding: Binding, gate: Gate) -> dict[str, grpc.RpcMethodHandler[Any, Any]]:
-    """The handler of each method of a service, by its name, to be registered with the server.
-
-    gRPC takes calls of registered methods in for each method by itself, one in a turn of the loop. All others wait in
-    one line: when ten thousand programs start, no check-in would be heard before the last of them had its challenge.
-
-    Raises AttributeError for a method that nobody wrote.
-    """
+    """The handler of each method of a service, by its name. Raises AttributeError for a method that nobody wrote."""
     return {method.name: _handler(binding, method, gate) for method in binding.service.methods}
 
 

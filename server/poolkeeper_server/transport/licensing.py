@@ -41,7 +41,9 @@ _ACCESS: Mapping[str, Access] = {
 
 def licensing_binding(leasing: Leasing) -> Binding:
     """The protocol's service, ready to be served."""
-    return Binding(pb.DESCRIPTOR.services_by_name["LicensingService"], LicensingServicer(leasing), _ACCESS)
+    return Binding(
+        pb.DESCRIPTOR.services_by_name["LicensingService"], LicensingServicer(leasing), _ACCESS, crowded=True
+    )
 
 
 class LicensingServicer:

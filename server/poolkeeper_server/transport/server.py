@@ -68,7 +68,11 @@ def bind_server(
     """
     server = grpc.aio.server(options=_OPTIONS)
     for binding in bindings:
-        server.add_registered_method_handlers(binding.service.full_name, handlers_of(binding, gate))
+        name, handlers = binding.service.full_name, handlers_of(binding, gate)
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, handlers),))
+        if binding.crowded:
+            # These go before the generic ones; gRPC before 1.84 knows only those.
+            server.add_registered_method_handlers(name, handlers)
     states = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(states, server)
     services = tuple(binding.service.full_name for binding in bindings)

@@ -112,6 +112,8 @@ class Conversation:
                     self._under_way.clear()
                 self._over = True
                 self._changed.set()
+        except* CallerGone:
+            pass  # The writer has noticed it before the reader.
         finally:
             # Who waits goes on waiting: a client that lost its connection asks again with the same request id.
             unfollow()
@@ -139,10 +141,7 @@ class Conversation:
     async def _write(self) -> None:
         while True:
             while self._outbox:
-                try:
-                    await self._stream.write(self._outbox.popleft())
-                except CallerGone:
-                    return
+                await self._stream.write(self._outbox.popleft())
                 self._room.set()
             # Waiters do not keep a stream open that the client has ended.
             if self._over and len(self._under_way) <= len(self._waiters):

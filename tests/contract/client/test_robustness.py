@@ -68,16 +68,6 @@ async def test_a_session_goes_on_over_the_connection_on_which_it_was_opened(daem
             assert wire.taken == 1
 
 
-async def test_the_connection_of_the_opening_may_be_gone_when_it_is_wanted(daemon: RealDaemon, node: Path) -> None:
-    async with (
-        Wire(int(daemon.address.rpartition(":")[2])) as wire,
-        AsyncClient(f"plain://127.0.0.1:{wire.port}", identity=node) as client,
-    ):
-        await wire.cut()
-        async with await client.check_out("enc"):
-            assert wire.taken == 2
-
-
 async def test_a_client_that_is_closed_while_it_opens_leaves_nothing_behind(daemon: RealDaemon, node: Path) -> None:
     async with Wire(int(daemon.address.rpartition(":")[2])) as wire:
         wire.replies.clear()

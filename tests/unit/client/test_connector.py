@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
@@ -12,8 +13,9 @@ import grpc
 import grpc.aio
 import pytest
 
-from poolkeeper._connector import Connector
+from poolkeeper._connector import KEPT, Connector
 from poolkeeper._core.address import parse_addresses
+from poolkeeper.errors import Unreachable
 from poolkeeper.trust import Trust
 
 
@@ -67,7 +69,7 @@ async def watched(first: int, second: int) -> bool:
     found = connector(first, second)
     while found._addresses[found._current].target != f"127.0.0.1:{first}":  # noqa: SLF001 - their order is chance.
         found.go_elsewhere()
-    look = found.watch()
+    look = found.watch(found.place)
     assert look is not None
     is_lost = await look.is_lost()
     if is_lost:
@@ -101,7 +103,7 @@ async def test_a_daemon_that_takes_none_is_lost_when_another_does(alive: int, si
 
 
 async def test_a_client_of_a_single_daemon_has_nowhere_to_go(alive: int) -> None:
-    assert connector(alive).watch() is None
+    assert connector(alive).watch(0) is None
 
 
 async def test_nobody_is_left_for_one_who_is_not_there_either(dead: int) -> None:
@@ -113,7 +115,7 @@ async def test_nobody_is_left_for_one_who_is_not_there_either(dead: int) -> None
 async def test_a_connection_that_was_kept_is_given_to_the_next(alive: int) -> None:
     found = connector(alive)
     channel = await found.channel()
-    await found.keep(channel)
+    await found.keep(channel, found.place)
     assert await found.channel() is channel
     async with await found.channel() as another:
         assert another is not channel
@@ -124,18 +126,45 @@ async def test_what_was_kept_of_a_daemon_that_was_left_since_is_not_used(alive: 
     async with AsyncExitStack() as stack:
         found = connector(alive, await serve(stack, "second", Counter()))
         channel = await found.channel()
-        await found.keep(channel)
+        await found.keep(channel, found.place)
         found.go_elsewhere()
-        async with await found.channel() as another:
-            assert another is not channel
+        await refused(found, channel)
+
+
+async def test_what_was_kept_for_long_is_not_used(alive: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = connector(alive)
+    channel = await found.channel()
+    await found.keep(channel, found.place)
+    loop = asyncio.get_running_loop()
+    late = loop.time() + KEPT
+    monkeypatch.setattr(loop, "time", lambda: late)
+    await refused(found, channel)
+
+
+async def test_what_was_kept_and_has_broken_is_not_used() -> None:
+    async with AsyncExitStack() as daemon:
+        found = connector(await serve(daemon, "first", Counter()))
+        channel = await found.channel()
+        await found.keep(channel, found.place)
+        await daemon.aclose()
+        await channel.wait_for_state_change(grpc.ChannelConnectivity.READY)
+        with pytest.raises(Unreachable):
+            await found.channel()
         assert channel.get_state() is grpc.ChannelConnectivity.SHUTDOWN
+
+
+async def refused(found: Connector, kept: grpc.aio.Channel) -> None:
+    """Another channel is given, and the one that was kept is closed."""
+    async with await found.channel() as another:
+        assert another is not kept
+    assert kept.get_state() is grpc.ChannelConnectivity.SHUTDOWN
 
 
 async def test_what_is_kept_for_nobody_is_closed(alive: int) -> None:
     found = connector(alive)
     first, second = await found.channel(), await found.channel()
-    await found.keep(first)
-    await found.keep(second)
+    await found.keep(first, found.place)
+    await found.keep(second, found.place)
     await found.let_go()
     await found.let_go()
     for channel in (first, second):
