@@ -6,23 +6,13 @@ import pytest
 
 from tests.bench.growth.behaviour import Behaviour
 from tests.bench.growth.clock import Clock
-from tests.bench.growth.costs import Cost, Costs
 from tests.bench.growth.report import rows
 from tests.bench.growth.scenarios import daemons_away, database_away, half_lost, settled, steady, storm
 from tests.bench.growth.world import Setup
 
 FEW = Setup(clients=200, daemons=2)
-#: A daemon that 200 clients keep as busy as the real one is kept by 20,000.
-SLOW = Costs(
-    connect=50e-3,
-    stream=40e-3,
-    challenge=23e-3,
-    open=Cost(arrive=90e-3, decide=5e-3, answer=10e-3),
-    check_out=Cost(arrive=8e-3, decide=19e-3, answer=13e-3),
-    heartbeat=Cost(arrive=5e-3, decide=4e-3, answer=5e-3),
-    refuse=6e-3,
-    gone=5e-3,
-)
+#: Those that 20,000 clients keep busy.
+MANY = replace(FEW, each=100)
 
 
 def test_events_happen_in_the_order_of_their_instants_and_then_of_their_making() -> None:
@@ -47,12 +37,26 @@ def test_all_programs_that_start_within_seconds_have_their_seats() -> None:
     assert 0 < outcome.start[2] < 1
 
 
+def test_what_few_that_stand_for_many_show_is_told_of_the_many() -> None:
+    many, few = storm(replace(FEW, clients=1_000), 10.0), storm(replace(FEW, clients=100, each=10), 10.0)
+    assert (few.clients, few.missing) == (1_000, 0)
+    assert few.mean == pytest.approx(many.mean, rel=0.1)
+    assert 5 < few.start[0] / many.start[0] < 20
+
+
+def test_programs_that_start_together_at_a_busy_daemon_do_not_hold_up_those_that_run() -> None:
+    """Which they did while all calls waited in one line."""
+    outcome = storm(replace(FEW, clients=500, daemons=1, each=100), 60.0)
+    assert outcome.missing == 0
+    assert outcome.heartbeat[2] < outcome.start[2] / 2
+
+
 def test_a_start_that_is_far_too_much_for_the_daemons_ends_well() -> None:
-    outcome = storm(replace(FEW, daemons=1, costs=SLOW), 10.0)
+    outcome = storm(replace(MANY, daemons=1), 10.0)
     assert outcome.unread > 50
     assert (outcome.missing, outcome.ended) == (0, 0)
-    # 200 starts are 44 s of work for it, and programs give up after 20 s: but what it does is done for somebody.
-    assert outcome.back < 150
+    # 20,000 starts are 54 s of work for it, and programs give up after 20 s: but what it does is done for somebody.
+    assert outcome.back < 120
 
 
 def test_no_program_notices_an_outage_of_80_seconds() -> None:
@@ -85,7 +89,7 @@ def test_clients_of_a_lost_daemon_go_on_at_the_other() -> None:
 
 
 def test_clients_of_a_lost_daemon_go_on_at_the_other_although_it_is_slow() -> None:
-    outcome = half_lost(settled(replace(FEW, costs=SLOW)))
+    outcome = half_lost(settled(MANY))
     assert (outcome.most_lost, outcome.ended, outcome.missing) == (0, 0, 0)
     assert outcome.cut_off == 0
     assert 2 < outcome.back < 40
@@ -99,7 +103,7 @@ def test_a_database_that_is_away_for_a_minute_ends_no_session() -> None:
 def test_who_is_still_cut_off_is_not_told_as_back(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tests.bench.growth.scenarios._AFTER", 0.01)
     monkeypatch.setattr("tests.bench.growth.scenarios._PATIENCE", 0.0)
-    outcome = half_lost(settled(replace(FEW, costs=SLOW)))
+    outcome = half_lost(settled(MANY))
     assert outcome.cut_off > 50
     assert "are not" in list(rows([outcome]))[2]
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 _MICRO = 1e-6
 
@@ -17,6 +18,10 @@ class Cost:
     """Its share of the transaction: loading, deciding, writing."""
     answer: float
     """To build and send the answer."""
+
+    def times(self, factor: int) -> Cost:
+        """As much for so many of them."""
+        return Cost(arrive=factor * self.arrive, decide=factor * self.decide, answer=factor * self.answer)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,3 +50,14 @@ class Costs:
     """Until the disk says that it is there; nothing else of the daemon waits for that."""
     network: float = 250 * _MICRO
     """One way."""
+    slice: float = 0.005
+    """How long one of two threads runs before the other has its turn: Python's own figure."""
+
+    def times(self, factor: int) -> Costs:
+        """As much for so many clients instead of one; only the way over the network is as long as before."""
+        mine: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
+        del mine["network"]
+        longer: dict[str, Any] = {
+            name: cost.times(factor) if isinstance(cost, Cost) else factor * cost for name, cost in mine.items()
+        }
+        return replace(self, **longer)

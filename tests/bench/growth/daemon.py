@@ -21,8 +21,6 @@ from tests.bench.growth.costs import Cost, Costs
 from tests.bench.growth.store import Store
 from tests.bench.growth.tally import Tally
 
-#: How long one of two threads runs before the other has its turn: Python's own figure.
-_SLICE: Final = 0.005
 _TICK: Final = 1.0
 
 
@@ -183,13 +181,13 @@ class Daemon:
         if life != self._life:
             return
         at = self._clock.now
-        end = at + _SLICE
+        end = at + self._costs.slice
         while at < end and self._unread:
             at = self._take(at)
         if not self._batch and len(self._backlog):
             self._gather()
         if self._locked and self._left > 0.0:
-            part = min(self._left, _SLICE)
+            part = min(self._left, self._costs.slice)
             at += part
             self._left -= part
             if self._left <= 0.0:

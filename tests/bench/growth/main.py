@@ -21,6 +21,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="tests/bench/growth/run", description=__doc__)
     usual = Setup(clients=10_000)
     parser.add_argument("--clients", type=int, action="append", help="how many; may be repeated (10,000)")
+    parser.add_argument("--each", type=int, default=1, help="play one for so many of them (%(default)s)")
     parser.add_argument("--daemons", type=int, help="how many; without it 2, and one more for each 100,000 clients")
     parser.add_argument("--only", choices=("storms", "outages"), default="", help="the starts alone, or all but these")
     parser.add_argument("--lease", type=float, default=usual.lease, help="seconds (%(default)s)")
@@ -34,7 +35,8 @@ def main() -> int:
     gc.disable()
     setups = [
         Setup(
-            clients=clients,
+            clients=clients // given.each,
+            each=given.each,
             daemons=given.daemons or max(2, clients // 100_000),
             lease=given.lease,
             interval=given.interval,
@@ -61,7 +63,7 @@ def _played(setups: list[Setup], only: str) -> Iterator[Outcome]:
     for setup in setups:
         for outcome in all_of(setup, only=only):
             took, begun = time.process_time() - begun, time.process_time()
-            sys.stderr.write(f"{setup.clients:,} clients, {outcome.title}: {took:.1f} s of CPU\n")
+            sys.stderr.write(f"{outcome.clients:,} clients, {outcome.title}: {took:.1f} s of CPU\n")
             yield outcome
             # Its clients and daemons know each other.
             gc.collect()

@@ -53,25 +53,25 @@ class Outcome:
 
 def _outcome(title: str, world: World, since: float, back: float) -> Outcome:
     world.end()
-    tally = world.tally
+    tally, each = world.tally, world.setup.each
     seconds = world.clock.now - since
     return Outcome(
         title=title,
-        clients=len(world.clients),
+        clients=each * len(world.clients),
         daemons=len(world.daemons),
         seconds=seconds,
-        ended=tally.over,
-        most_lost=tally.most_lost,
+        ended=each * tally.over,
+        most_lost=each * tally.most_lost,
         longest_lost=tally.longest_lost,
         back=back,
-        cut_off=sum(client.is_cut_off for client in world.clients),
-        missing=len(world.clients) - sum(client.holds for client in world.clients),
-        gave_up=tally.gave_up,
-        busiest=tally.busiest,
-        mean=sum(tally.seconds.values()) / seconds,
+        cut_off=each * sum(client.is_cut_off for client in world.clients),
+        missing=each * (len(world.clients) - sum(client.holds for client in world.clients)),
+        gave_up=each * tally.gave_up,
+        busiest=each * tally.busiest,
+        mean=each * sum(tally.seconds.values()) / seconds,
         echo=tally.echo(world.clock.now, world.setup.interval),
-        deepest=tally.deepest,
-        unread=tally.most_unread,
+        deepest=each * tally.deepest,
+        unread=each * tally.most_unread,
         refused=tally.refused_share,
         start=tally.starts.told,
         heartbeat=tally.heartbeats.told,

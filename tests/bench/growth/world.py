@@ -23,6 +23,8 @@ class Setup:
     """What a run is made of; times in seconds, and the settings of the daemon as they are by default."""
 
     clients: int
+    each: int = 1
+    """How many clients one of them stands for: what it asks takes so many times as long."""
     daemons: int = 1
     lease: float = 120.0
     interval: float = 30.0
@@ -51,7 +53,14 @@ class World:
         # More seats than clients: who starts anew may have left seats behind that are not free yet.
         self.store.found(seats=9 * setup.clients, lease=setup.lease, interval=setup.interval, margin=setup.margin)
         self.daemons = [
-            Daemon(self.clock, self.store, setup.costs, self.tally, bound=setup.bound) for _ in range(setup.daemons)
+            Daemon(
+                self.clock,
+                self.store,
+                setup.costs.times(setup.each),
+                self.tally,
+                bound=max(1, setup.bound // setup.each),
+            )
+            for _ in range(setup.daemons)
         ]
         self.around = Surroundings(
             clock=self.clock,
