@@ -55,8 +55,7 @@ class Costs:
 
     def times(self, factor: int) -> Costs:
         """As much for so many clients instead of one; only the way over the network is as long as before."""
-        mine: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
-        del mine["network"]
+        mine = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "network"}
         longer: dict[str, Any] = {
             name: cost.times(factor) if isinstance(cost, Cost) else factor * cost for name, cost in mine.items()
         }

@@ -199,7 +199,7 @@ class Daemon:
 
     @property
     def _unread(self) -> bool:
-        return bool(self._inbox or self._challenges or self._openings or self._streams)
+        return bool(self._inbox) or any(self._lines)
 
     def _take(self, at: float) -> float:
         """Reads the next of what has come on streams, or one call of each method; gives when that is done."""

@@ -52,16 +52,8 @@ class World:
         self.store = Store(self.clock)
         # More seats than clients: who starts anew may have left seats behind that are not free yet.
         self.store.found(seats=9 * setup.clients, lease=setup.lease, interval=setup.interval, margin=setup.margin)
-        self.daemons = [
-            Daemon(
-                self.clock,
-                self.store,
-                setup.costs.times(setup.each),
-                self.tally,
-                bound=max(1, setup.bound // setup.each),
-            )
-            for _ in range(setup.daemons)
-        ]
+        costs, bound = setup.costs.times(setup.each), max(1, setup.bound // setup.each)
+        self.daemons = [Daemon(self.clock, self.store, costs, self.tally, bound=bound) for _ in range(setup.daemons)]
         self.around = Surroundings(
             clock=self.clock,
             daemons=self.daemons,
