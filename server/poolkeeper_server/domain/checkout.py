@@ -310,13 +310,14 @@ def _use(ask: _Ask, allocation: Allocation, *, resumed: bool = False) -> Granted
     # The session is read again: what was due may have been one of its own allocations.
     session = open_session_of(ask.state, ask.session.estate_id, ask.session.session_id)
     command = ask.command
-    _, use = uses.set_use(ask.state, allocation, session, ask.need, command.demand, command.request_id)
+    session, use = uses.set_use(ask.state, allocation, session, ask.need, command.demand, command.request_id)
     remember(ask.state, command, allocation.allocation_id, ask.now)
-    return _granted(ask.state, allocation, use, ask.now, resumed=resumed)
+    return _granted(ask.state, allocation, session, use, ask.now, resumed=resumed)
 
 
-def _granted(state: State, allocation: Allocation, use: Use, now: Moment, *, resumed: bool = False) -> Granted:
-    session = open_session_of(state, use.estate_id, use.session_id)
+def _granted(
+    state: State, allocation: Allocation, session: Session, use: Use, now: Moment, *, resumed: bool = False
+) -> Granted:
     pool = pool_of_session(state, session)
     remaining = None
     if allocation.kind is Kind.LEASED:
@@ -363,8 +364,8 @@ def _repeat(state: State, command: CheckOut, session: Session, allocation_id: st
         raise Refusal(Reason.REVOKED, f"The allocation was taken back: {allocation.end_reason}.")
     if use.session_id != session.session_id:
         _pool(state, session)  # a closed one promises nothing to another session
-        use = _move_use(state, session, allocation, use)
-    return _granted(state, allocation, use, now)
+        session, use = _move_use(state, session, allocation, use)
+    return _granted(state, allocation, session, use, now)
 
 
 def _own_use(state: State, command: CheckOut, session: Session, allocation: Allocation) -> Use | None:
@@ -383,7 +384,7 @@ def _own_use(state: State, command: CheckOut, session: Session, allocation: Allo
     return None
 
 
-def _move_use(state: State, session: Session, allocation: Allocation, use: Use) -> Use:
+def _move_use(state: State, session: Session, allocation: Allocation, use: Use) -> tuple[Session, Use]:
     """Lets the node's present session take over what an earlier one of it has been answered.
 
     The promise that was made to the earlier session is not shortened by it.
@@ -400,8 +401,7 @@ def _move_use(state: State, session: Session, allocation: Allocation, use: Use) 
     if own is not None and own.quantity > use.quantity:
         # It shares the seat already, and goes on needing what it asked for by itself.
         use = replace(use, quantity=own.quantity, demand=own.demand)
-    _, moved = uses.set_use(state, allocation, session, use.quantity, use.demand, use.request_id)
-    return moved
+    return uses.set_use(state, allocation, session, use.quantity, use.demand, use.request_id)
 
 
 def _deny_or_wait(ask: _Ask) -> Waiting:

@@ -10,6 +10,8 @@ from typing import NamedTuple, Protocol
 
 from poolkeeper_server.domain.records import Consumer, Counting, LicensedBy
 
+_SEPARATOR = "\x1f"
+
 
 class Subject(Protocol):
     """Who asks, on whose behalf."""
@@ -53,7 +55,7 @@ def counting_key(
         return _key("consumer", "" if registered else own, subject.consumer) if subject.consumer else _key("node", own)
     if counting is Counting.CONSUMER:
         if not subject.consumer:
-            return CountingKey(key=_key("single", node_id).key, shared=False)
+            return CountingKey(f"single{_SEPARATOR}{node_id}", shared=False)
         return _key("consumer", "" if registered else own, subject.consumer)
     user = _named(registered.user if registered else "", subject.user, own)
     host = _named(registered.host if registered else "", subject.host, own)
@@ -67,4 +69,4 @@ def _named(registered: str, given: str, own: str) -> tuple[str, str]:
 
 
 def _key(*parts: str) -> CountingKey:
-    return CountingKey(key="\x1f".join(parts), shared=True)
+    return CountingKey(_SEPARATOR.join(parts), shared=True)

@@ -262,7 +262,9 @@ def implied(batch: Sequence[c.Command], state: State) -> Needs:
     for allocation in state.all(r.Allocation):
         needs.seats_of.add((allocation.estate_id, allocation.pool_id))
     for session in state.all(r.Session):
-        needs.add(r.Pool, session.estate_id, session.pool_id)
+        pool = (session.estate_id, session.pool_id)
+        if pool not in needs.seats_of:
+            needs.add(r.Pool, *pool)
     return needs
 
 

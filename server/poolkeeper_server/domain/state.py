@@ -168,7 +168,8 @@ class State:
 
     def put(self, record: object) -> None:
         """Adds or replaces a record."""
-        kind, key = type(record), self.key_of(record)
+        kind = type(record)
+        key = _KEY_OF[kind](record)
         self._journal.append((kind, key, self._set(kind, key, record)))
 
     def remove(self, record: object) -> None:

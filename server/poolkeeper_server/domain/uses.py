@@ -35,7 +35,7 @@ def set_use(
     """Adds or changes the session's use of an allocation, and the session's count, digest and version with it."""
     holder = holder_of(allocation, session)
     old = state.get(Use, allocation.estate_id, allocation.allocation_id, holder)
-    session = replace(session, version=session.version + 1)
+    version, total, count = session.version + 1, session.digest, session.count
     use = Use(
         estate_id=allocation.estate_id,
         allocation_id=allocation.allocation_id,
@@ -45,17 +45,16 @@ def set_use(
         quantity=quantity,
         demand=demand,
         request_id=request_id,
-        version=session.version,
+        version=version,
     )
     if allocation.kind is Kind.LEASED:
         name = allocation_name(allocation)
-        total, count = session.digest, session.count
         if old is None:
             count += 1
         else:
             total = digest.subtract(total, digest.digest_of(name, old.quantity))
         total = digest.add(total, digest.digest_of(name, quantity))
-        session = replace(session, digest=total, count=count)
+    session = replace(session, version=version, digest=total, count=count)
     state.put(session)
     state.put(use)
     return session, use

@@ -269,4 +269,12 @@ class Row:
         return r.made(self.kind, values)
 
 
+#: The kinds of text of which the columns are.
+ENUMERATIONS: Final = frozenset(
+    hint
+    for kind in NAMES
+    for hint in get_type_hints(kind).values()
+    if isinstance(hint, type) and issubclass(hint, StrEnum)
+)
+
 ROWS: Final[dict[type, Row]] = {kind: Row(kind) for kind in NAMES}

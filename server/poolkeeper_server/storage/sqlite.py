@@ -21,7 +21,7 @@ from poolkeeper_server.storage import saving
 from poolkeeper_server.storage.epoch import FORGET_PLACE, POOLS, PROMISES, begun
 from poolkeeper_server.storage.failpoint import failpoint
 from poolkeeper_server.storage.loading import STATEMENTS, ByKeys, Present, Query, Rows, Statement, loaded, select
-from poolkeeper_server.storage.schema import KEPT_NO_LONGER, NAMES, ROWS, TABLES, to_json
+from poolkeeper_server.storage.schema import ENUMERATIONS, KEPT_NO_LONGER, NAMES, ROWS, TABLES, to_json
 from poolkeeper_server.storage.store import (
     MARK_FIELDS,
     Committed,
@@ -33,6 +33,14 @@ from poolkeeper_server.storage.store import (
 )
 
 T = TypeVar("T")
+
+# For each value that is not exactly a text, a number or a bytearray the driver looks for an adapter, and it takes five
+# times as long to find none as to call one.
+sqlite.register_adapter(type(None), lambda value: value)
+sqlite.register_adapter(bool, int)
+sqlite.register_adapter(bytes, bytearray)
+for _enumeration in ENUMERATIONS:
+    sqlite.register_adapter(_enumeration, str.__str__)
 
 #: What SQLite says of a file that is none of its own, or not whole (sqlite.org, result codes NOTADB and CORRUPT).
 _DAMAGED = ("file is not a database", "malformed")
