@@ -5,15 +5,18 @@ The seats stay taken, so each round has a daemon of its own.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final
 
 from tests.bench.bench import Bench, running
+from tests.bench.calls import UNSTORED
 from tests.bench.load import Load
-from tests.bench.servers import PlainDaemon, fleet, held, studio
+from tests.bench.servers import PlainDaemon, UnstoredDaemon, fleet, held, sizes, studio
 from tests.process.daemon import Office
 
 ONE_BY_ONE: Final = "check-out alone, 64 callers"
 BATCHES: Final = "BatchCheckOut of 100, 16 callers (messages)"
+UNSTORED_BATCHES: Final = f"BatchCheckOut of 100{UNSTORED}, 16 callers (messages)"
 
 
 async def measure(bench: Bench) -> None:
@@ -32,3 +35,14 @@ async def measure(bench: Bench) -> None:
                     work="batch", callers=16, addresses=addresses, watch=watch, sessions=sessions[:16], batch=100
                 )
                 await bench.measure(BATCHES, batches, stored=directory)
+            unstored = UnstoredDaemon.at(directory / "unstored", processes)
+            async with running(unstored):
+                async with Office(unstored) as office:
+                    await studio(office)
+                    sessions = held(await fleet(office, 16))
+                    # What it is answered now is what all are answered from then on.
+                    await sizes(await office.node("sizes"))
+                addresses, watch = (unstored.address,), (unstored.process.pid,)
+                await bench.measure(
+                    UNSTORED_BATCHES, replace(batches, addresses=addresses, watch=watch, sessions=sessions)
+                )

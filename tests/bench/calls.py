@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Final
 
 from tests.bench.bench import Bench, running
 from tests.bench.load import Load
-from tests.bench.servers import Floor, PlainDaemon, fleet, held, sizes, studio
+from tests.bench.servers import Floor, PlainDaemon, UnstoredDaemon, fleet, held, sizes, studio
 from tests.process.daemon import Daemon, Office
 
 CALLERS: Final = (1, 16, 64, 256)
 STREAMS: Final = (16, 64)
+TLS: Final = " with TLS"
+UNSTORED: Final = " without transactions"
+"""Of a daemon whose transactions take no time (`tests.bench.unstored`)."""
 
 
 def no_op(callers: int) -> str:
@@ -24,14 +28,14 @@ def echo(streams: int) -> str:
     return f"echo, {streams} streams"
 
 
-def unary(callers: int, *, tls: bool = False) -> str:
-    """As no_op."""
-    return f"check-out and check-in{_with(tls=tls)}, {people(callers)}"
+def unary(callers: int, kind: str = "") -> str:
+    """As no_op; `kind` is TLS, UNSTORED, or nothing."""
+    return f"check-out and check-in{kind}, {people(callers)}"
 
 
-def connect(streams: int, *, tls: bool = False) -> str:
-    """As no_op."""
-    return f"check-out and check-in on Connect{_with(tls=tls)}, {streams} streams"
+def connect(streams: int, kind: str = "") -> str:
+    """As unary."""
+    return f"check-out and check-in on Connect{kind}, {streams} streams"
 
 
 def people(callers: int) -> str:
@@ -39,43 +43,44 @@ def people(callers: int) -> str:
     return f"{callers} caller{'s' * (callers > 1)}"
 
 
-def _with(*, tls: bool) -> str:
-    return " with TLS" * tls
-
-
 async def measure(bench: Bench) -> None:
     """Every load once a round, those that are compared right after each other."""
     with bench.place("calls") as directory, bench.processes() as processes:
-        plain = PlainDaemon.at(directory / "plain", processes)
-        secure = Daemon(directory / "secure", processes)
-        async with running(plain, secure):
+        daemons = {
+            "": PlainDaemon.at(directory / "plain", processes),
+            TLS: Daemon(directory / "secure", processes),
+            UNSTORED: UnstoredDaemon.at(directory / "unstored", processes),
+        }
+        async with running(*daemons.values()):
             bases = {}
             asked = answered = 0
-            for daemon in (plain, secure):
+            for kind, daemon in daemons.items():
                 async with Office(daemon) as office:
                     await studio(office)
                     nodes = await fleet(office, max(CALLERS))
                     asked, answered = await sizes(nodes[0])
-                    authority = daemon.data / "ca.pem" if daemon is secure else None
-                    watch, addresses = (daemon.process.pid,), (daemon.address,)
-                    bases[daemon is secure] = Load(
+                    bases[kind] = Load(
                         work="cycle",
                         callers=1,
-                        addresses=addresses,
-                        watch=watch,
+                        addresses=(daemon.address,),
+                        watch=(daemon.process.pid,),
                         sessions=held(nodes),
-                        authority=authority,
+                        authority=daemon.data / "ca.pem" if kind == TLS else None,
                     )
             floor = await Floor.start(processes, directory, answered)
             nothing = Load(work="no-op", callers=1, addresses=(floor.address,), watch=(floor.pid,), payload=asked)
             for _ in bench.rounds("calls"):
                 for callers in CALLERS:
                     await bench.measure(no_op(callers), replace(nothing, callers=callers))
-                    for tls, base in bases.items():
+                    for kind, base in bases.items():
                         load = replace(base, callers=callers, sessions=base.sessions[:callers])
-                        await bench.measure(unary(callers, tls=tls), load, stored=directory)
+                        await bench.measure(unary(callers, kind), load, stored=_stored(kind, directory))
                 for streams in STREAMS:
                     await bench.measure(echo(streams), replace(nothing, callers=streams, stream=True))
-                    for tls, base in bases.items():
+                    for kind, base in bases.items():
                         load = replace(base, callers=streams, stream=True, sessions=base.sessions[:streams])
-                        await bench.measure(connect(streams, tls=tls), load, stored=directory)
+                        await bench.measure(connect(streams, kind), load, stored=_stored(kind, directory))
+
+
+def _stored(kind: str, directory: Path) -> Path | None:
+    return None if kind == UNSTORED else directory

@@ -97,7 +97,13 @@ def _text(book: Book, wanted: list[Target], *, head: str) -> str:
 def _figures(book: Book, wanted: list[Target]) -> dict[str, object]:
     """Every target with its figure, and whether the generator was fit to measure it."""
     rows = [
-        {"target": one.text, "bound": one.bound, "figure": figure, "met": one.met(figure)}
+        {
+            "target": one.text,
+            "bound": one.bound,
+            "figure": figure,
+            "met": one.met(figure),
+            "limit": one.limit(book) if one.limit else None,
+        }
         for one in wanted
         if one.figure is not None
         for figure in (one.figure(book),)

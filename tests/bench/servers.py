@@ -41,6 +41,12 @@ class PlainDaemon(Daemon):
         return grpc.aio.insecure_channel(self.address, [("grpc.use_local_subchannel_pool", 1)])
 
 
+class UnstoredDaemon(PlainDaemon):
+    """One whose transactions take no time."""
+
+    command_line = (sys.executable, "-m", "tests.bench.unstored")
+
+
 def delayed(milliseconds: float) -> dict[str, str]:
     """The environment in which every wait for the disk takes so much longer."""
     return {"LD_PRELOAD": str(BUILT / "delay.so"), "BENCH_DELAY": str(round(milliseconds * 1000))}

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Self, TypeVar
+from typing import Any, ClassVar, Final, Self, TypeVar
 
 import grpc
 import grpc.aio
@@ -133,6 +133,7 @@ class Daemon:
     """What every start of it has, beside what the one is told."""
     logs: Path | None = None
     """Where its log goes, from all its starts; beside the data directory unless told."""
+    command_line: ClassVar[tuple[str, ...]] = COMMAND
 
     # ---- its life ----
 
@@ -146,7 +147,7 @@ class Daemon:
         # A daemon that was killed leaves the file, which then tells nothing of the next one.
         self.endpoint_file.unlink(missing_ok=True)
         self.process = self.processes.start(
-            [*COMMAND, *self._words], log=self.log_file, environment=self.environment | environment
+            [*self.command_line, *self._words], log=self.log_file, environment=self.environment | environment
         )
 
     def prepare(self, **environment: str) -> None:
