@@ -13,7 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Final
 
-from tests.bench import batches, calls, clusters, crashes, delays, expiries, heartbeats, leases, machine, table
+from tests.bench import batches, calls, clusters, crashes, delays, expiries, heartbeats, leases, machine, storms, table
 from tests.bench.bench import Bench, Part, say
 from tests.bench.book import Book
 from tests.bench.load import BUILT, BrokenBenchmark
@@ -29,6 +29,7 @@ PARTS: Final[dict[str, Part]] = {
     "expiries": expiries.measure,
     "clusters": clusters.measure,
     "crashes": crashes.measure,
+    "storms": storms.measure,
 }
 
 

@@ -25,7 +25,24 @@ class Scale:
     """The largest number of leases held."""
     heard: int
     """The streams that send heartbeats."""
+    programs: int
+    """Those that start at a slow daemon."""
+    share: float
+    """Of a core that this one has."""
 
 
-FULL: Final = Scale(rounds=5, warm=0.5, measure=2.5, few=100, some=1_000, many=100_000, most=1_000_000, heard=64)
-SHORT: Final = Scale(rounds=1, warm=0.1, measure=0.3, few=100, some=200, many=1_000, most=2_000, heard=4)
+FULL: Final = Scale(
+    rounds=5,
+    warm=0.5,
+    measure=2.5,
+    few=100,
+    some=1_000,
+    many=100_000,
+    most=1_000_000,
+    heard=64,
+    programs=3_000,
+    share=0.2,
+)
+SHORT: Final = Scale(
+    rounds=1, warm=0.1, measure=0.3, few=100, some=200, many=1_000, most=2_000, heard=4, programs=10, share=0.9
+)
