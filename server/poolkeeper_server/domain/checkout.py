@@ -71,17 +71,18 @@ class _Ask:
         """Free seats; None where they are too few."""
         return choose(self.lines(pool), licensed_by, seats)
 
-    def queue(self, pool: Pool | None = None) -> Queue:
+    def queue(self) -> Queue:
         """Who waits for the product."""
-        pool = pool or self.pool
-        key = (pool.estate_id, pool.pool_id, self.product.product_id)
+        key = (self.pool.estate_id, self.pool.pool_id, self.product.product_id)
         return self.state.get(Queue, *key) or Queue(
             estate_id=key[0], pool_id=key[1], product_id=key[2], length=0, sequence=0
         )
 
     def must_queue(self, pool: Pool | None = None) -> bool:
         """Whether others go first."""
-        return not self.in_turn and self.queue(pool).length > 0
+        pool = pool or self.pool
+        queue = self.state.get(Queue, pool.estate_id, pool.pool_id, self.product.product_id)
+        return not self.in_turn and queue is not None and queue.length > 0
 
 
 def check_out(state: State, command: CheckOut, now: Moment, ids: Iterator[str]) -> Granted | Waiting:
