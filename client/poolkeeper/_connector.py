@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections import deque
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable
 from typing import Final, Literal
 
 import grpc
@@ -13,18 +12,17 @@ import grpc.aio
 
 from poolkeeper._core.address import Address
 from poolkeeper._core.patience import FIRST, Patience
+from poolkeeper._dialling import HANDSHAKE, STAGGER, Dialling, Hosts
 from poolkeeper._link import Link, StreamLink, UnaryLink
 from poolkeeper._watch import Look
 from poolkeeper.errors import Unreachable
-from poolkeeper.trust import Trust, open_channel
+from poolkeeper.trust import Trust
 from poolkeeper.v1 import licensing_pb2 as pb
 
 Transport = Literal["stream", "unary"]
 
 KEPT: Final = 1.0
 """Seconds for which a connection that nobody uses is taken for one that stands; a host that is gone says nothing."""
-STAGGER: Final = 1.0
-"""Seconds after which the next address is dialled beside those that are silent (as in RFC 8305)."""
 _REFUSALS: Final = 2
 
 
@@ -80,7 +78,15 @@ class Connector:
             if is_fresh and place == at and channel.get_state() is grpc.ChannelConnectivity.READY:
                 return channel
             await channel.close()
-        address, channel = await self._first([*self._addresses[at:], *self._addresses[:at]], counts=True)
+        addresses = [*self._addresses[at:], *self._addresses[:at]]
+        # Who has met silence may stand in a crowd, which makes the next handshake slow as well.
+        dialling = Dialling(addresses, self._trust, slow=self.patience.of(HANDSHAKE))
+        try:
+            address, channel = await dialling.first(within=self.patience.of(FIRST))
+        except Unreachable:
+            if dialling.silent:
+                self.patience.unheard()
+            raise
         self._current = self._addresses.index(address)
         return channel
 
@@ -100,40 +106,6 @@ class Connector:
         if kept is not None:
             await kept[0].close()
 
-    async def _first(self, addresses: Sequence[Address], *, counts: bool = False) -> tuple[Address, grpc.aio.Channel]:
-        """The first of them that takes a connection; one that is silent goes on being dialled while others are.
-
-        `counts` says that silence makes the next dialling more patient. Raises Unreachable when none takes it.
-        """
-        now = asyncio.get_running_loop().time
-        end = now() + self.patience.of(FIRST)
-        dials: dict[asyncio.Task[grpc.aio.Channel | None], Address] = {}
-        refused = []
-        to_come = deque(addresses)
-        try:
-            while (to_come or dials) and now() < end:
-                if to_come:
-                    address = to_come.popleft()
-                    dials[asyncio.create_task(_dialled(address, self._trust), name="poolkeeper-dial")] = address
-                wait = end - now()
-                done, _ = await asyncio.wait(
-                    dials, timeout=min(STAGGER, wait) if to_come else wait, return_when=asyncio.FIRST_COMPLETED
-                )
-                for dial in done:
-                    address = dials.pop(dial)
-                    if (channel := dial.result()) is not None:
-                        return address, channel
-                    refused.append(f"{address} refuses the connection")
-        finally:
-            await _given_up(dials)
-        silent = [f"{address} does not answer" for address in [*dials.values(), *to_come]]
-        if silent and counts:
-            self.patience.unheard()
-        raise Unreachable(
-            "; ".join([*refused, *silent]).capitalize() + ".",
-            hint="Is the daemon running, and is its certificate the one this node enrolled with?",
-        )
-
     def watch(self, place: int) -> Look | None:
         """Looks whether the daemon at a place is lost; None where there is no other one."""
         if not self.has_alternatives:
@@ -142,16 +114,19 @@ class Connector:
         others = [address for address in self._addresses if address is not own]
 
         async def is_lost() -> bool:
-            # The others first: where nobody else is, a busy daemon is spared the question.
-            address, channel = await self._first(others)
+            # The others first, by TCP: where nobody else's host is there, a busy daemon is spared the question.
+            async with Hosts(others) as hosts, asyncio.timeout(self.patience.of(FIRST)):
+                other = await hosts.next()
+            if other is None:
+                return False
+            # TCP cannot tell more. A host takes connections for a daemon that hangs, so the own one is asked for a
+            # handshake; and for one that has a crowd to greet, which would serve nobody any sooner, so another one is
+            # gone to only if it has made one first.
+            rest = [address for address in others if address is not other]
+            dialling = Dialling([own, other, *rest], self._trust, slow=STAGGER)
+            address, channel = await dialling.first(within=self.patience.of(FIRST))
             await channel.close()
-            try:
-                async with asyncio.timeout(STAGGER):
-                    there = await _dialled(own, self._trust)
-            except TimeoutError:
-                there = None
-            if there is not None:
-                await there.close()
+            if address is own:
                 return False
             self._found = address
             return True
@@ -176,40 +151,3 @@ class Connector:
         """A link on which each call is an RPC of its own; raises Unreachable when no address answers."""
         channel = await self.channel()
         return UnaryLink(channel, token=token, look=self.watch(self._current))
-
-
-async def _dialled(address: Address, trust: Trust) -> grpc.aio.Channel | None:
-    """A connected channel, or None when the connection is refused."""
-    channel = open_channel(address, trust)
-    try:
-        if await _ready(channel):
-            return channel
-    except (RuntimeError, grpc.aio.UsageError):
-        pass  # As gRPC ends the watching of a channel that cannot go on.
-    except BaseException:
-        await channel.close()
-        raise
-    await channel.close()
-    return None
-
-
-async def _given_up(dials: Collection[asyncio.Task[grpc.aio.Channel | None]]) -> None:
-    """Ends what is not wanted any more; what has come meanwhile is closed."""
-    for dial in dials:
-        dial.cancel()
-    for found in await asyncio.gather(*dials, return_exceptions=True):
-        if isinstance(found, grpc.aio.Channel):
-            await found.close()
-
-
-async def _ready(channel: grpc.aio.Channel) -> bool:
-    state = channel.get_state(try_to_connect=True)
-    while state is not grpc.ChannelConnectivity.READY:
-        if state in {
-            grpc.ChannelConnectivity.TRANSIENT_FAILURE,
-            grpc.ChannelConnectivity.SHUTDOWN,
-        }:
-            return False
-        await channel.wait_for_state_change(state)
-        state = channel.get_state(try_to_connect=True)
-    return True

@@ -20,6 +20,7 @@ from poolkeeper._core.requests import enrol_texts
 from poolkeeper._core.retry import Retry, RetryPolicy
 from poolkeeper._core.signing import enrolment_text, session_text
 from poolkeeper._link import call_of
+from poolkeeper._tasks import to_the_end
 from poolkeeper.errors import Draining, EnrolmentPending, NotEnrolled, PoolkeeperError, Unreachable, from_rpc
 from poolkeeper.identity import Identity, Record
 from poolkeeper.trust import Trust, establish, open_channel
@@ -160,12 +161,7 @@ async def open_session(
 async def _store(identity: Identity, record: Record) -> None:
     # To its end also when it is cancelled: written after the lock is gone, it could undo what another process
     # has stored meanwhile, and this node would look like a copy of itself.
-    writing = asyncio.ensure_future(asyncio.to_thread(identity.store, record))
-    try:
-        await asyncio.shield(writing)
-    except asyncio.CancelledError:
-        await asyncio.wait([writing])
-        raise
+    await to_the_end(asyncio.to_thread(identity.store, record))
 
 
 class _Caller:

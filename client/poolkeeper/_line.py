@@ -110,7 +110,12 @@ class Line:
                 self._retired.remove(link)
                 await link.close()
             self._require_open()
-            link = await self._connector.link(token=self._token, on_push=self._pushed, on_end=self._on_change)
+            try:
+                link = await self._connector.link(token=self._token, on_push=self._pushed, on_end=self._on_change)
+            except Unreachable:
+                # Daemons that hang may have taken all the time: those that come after them have their turn, too.
+                self._connector.go_elsewhere()
+                raise
             try:
                 self._require_open()
             except Unreachable:

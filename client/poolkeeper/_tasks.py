@@ -50,3 +50,13 @@ async def quietly(work: Coroutine[Any, Any, object]) -> None:
     """Does work whose refusal changes nothing."""
     with contextlib.suppress(PoolkeeperError):
         await work
+
+
+async def to_the_end(work: Coroutine[Any, Any, object]) -> None:
+    """Does work that must not be left half done: one who is cancelled meanwhile hears of it when it has ended."""
+    task = asyncio.ensure_future(work)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        raise

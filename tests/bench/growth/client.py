@@ -1,20 +1,21 @@
 """A client: a program that starts, takes one seat and keeps it, with the SDK's own keeper and its own retries.
 
-What `aio.py`, `_session.py`, `_line.py` and `_connector.py` do in an event loop is done here by events, one request at
-a time: heartbeats begin when the seat is there.
+What `aio.py`, `_session.py`, `_line.py`, `_connector.py` and `_dialling.py` do in an event loop is done here by events,
+one request at a time: heartbeats begin when the seat is there.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import Final
 
-from poolkeeper._connector import STAGGER
 from poolkeeper._core.lease import HoldState, LeaseKeeper
 from poolkeeper._core.patience import FIRST, Patience
 from poolkeeper._core.retry import Retry
+from poolkeeper._dialling import HANDSHAKE, STAGGER
 from poolkeeper._enrolment import CHALLENGE_LIFE
 from poolkeeper._watch import FIRST_SILENCE, SILENCE, SPARING
 from poolkeeper.errors import LeaseExpired, Overloaded, PoolkeeperError, StoreUnavailable, Unreachable
@@ -197,7 +198,10 @@ class Client:
         self._dial_next(self.ticket, 0)
 
     def _dial_next(self, ticket: int, tried: int) -> None:
-        """Dials the next address, beside those that have not answered yet."""
+        """Dials the next address whose host takes connections, beside those whose handshakes take long.
+
+        That is asked by TCP, which takes nothing of a daemon here; the host of one that is not there refuses at once.
+        """
         if ticket != self.ticket or self._dials is None:
             return
         around, at = self._around, self._around.clock.now
@@ -206,7 +210,7 @@ class Client:
             tried += 1
             if self._order[place].up:
                 self._dials.append(self._knock(place, at, self._connected))
-                around.clock.at(at + STAGGER, self._dial_next, ticket, tried)
+                around.clock.at(at + self._patience.of(HANDSHAKE), self._dial_next, ticket, tried)
                 return
             # Refused: the next address is tried at once.
             at += 2 * around.network
@@ -234,6 +238,7 @@ class Client:
         self._dial_no_more()
         self._patience.unheard()
         self._failed(_SILENT)
+        self._elsewhere()
 
     def _dial_no_more(self) -> None:
         for dial in self._dials or ():
@@ -304,27 +309,29 @@ class Client:
         self._around.clock.at(self._around.clock.now + silence, self._look, silence, ticket)
 
     def _look(self, silence: float, ticket: int) -> None:
-        """Looks whether another daemon takes a connection; where none does, the own one is spared the question."""
+        """Looks whether a host of another daemon is there; where none is, the own one is spared the question."""
         if ticket != self.ticket:
             return
-        at = self._around.clock.now
         self._look_after(silence * SPARING, ticket)
-        for place, daemon in enumerate(self._order):
-            if daemon.up and place != self._current:
-                self._knock(place, at, lambda found: self._look_again(found, ticket))
+        others = [place for place, daemon in enumerate(self._order) if daemon.up and place != self._current]
+        if others:
+            self._ask_around([], deque([self._current, *others]), ticket)
 
-    def _look_again(self, other: Dial, ticket: int) -> None:
-        """Another one does, and the own one is asked as well."""
-        if ticket == self.ticket:
-            at = self._around.clock.now
-            own = self._knock(self._current, at, lambda _: None)
-            self._around.clock.at(at + STAGGER, self._leave, own, other.place, ticket)
+    def _ask_around(self, asked: list[Dial], to_come: deque[int], ticket: int) -> None:
+        """Dials the own daemon, then others beside it; the first that is connected says whether it is left."""
+        if ticket != self.ticket or not to_come or any(dial.is_ready for dial in asked):
+            return
+        now = self._around.clock.now
 
-    def _leave(self, own: Dial, place: int, ticket: int) -> None:
-        if ticket == self.ticket and not own.is_ready:
-            own.ticket = 0
-            self._failed(_SILENT)
-            self._current = place
+        def connected(found: Dial) -> None:
+            for dial in asked:
+                dial.ticket = 0
+            if ticket == self.ticket and found.place != self._current:
+                self._failed(_SILENT)
+                self._current = found.place
+
+        asked.append(self._knock(to_come.popleft(), now, connected))
+        self._around.clock.at(now + STAGGER, self._ask_around, asked, to_come, ticket)
 
     def cut_off(self, daemon: Daemon) -> None:
         """A connection to that daemon has ended: what was asked has no answer, and a stream is made anew at once."""

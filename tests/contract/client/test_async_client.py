@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,9 @@ import grpc.aio
 import pytest
 
 import poolkeeper
-from poolkeeper import AsyncAllocation, AsyncClient, HoldState, aio
+from poolkeeper import AsyncAllocation, AsyncClient, HoldState, _connector, aio
 from poolkeeper._connector import Transport
+from poolkeeper._dialling import HANDSHAKE
 from tests.contract.client.backend import LEASE, Backend, ManualClock, eventually, identity_of, state_of
 from tests.contract.client.wire import Wire
 
@@ -340,8 +342,26 @@ async def test_an_address_that_swallows_everything_is_passed_over(
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as swallower:
         addresses = [f"plain://127.0.0.1:{swallower.getsockname()[1]}", backend.address]
-        async with AsyncClient(addresses, identity=identity, transport=transport) as client, asyncio.timeout(2):
+        async with AsyncClient(addresses, identity=identity, transport=transport) as client:
+            # A daemon that has a crowd to greet looks the same for a while.
+            async with asyncio.timeout(HANDSHAKE + 2):
+                await client.check_out("enc")
+
+
+async def test_daemons_that_hang_are_passed_over_although_they_take_all_the_time_of_an_attempt(
+    backend: Backend, identity: Path, transport: Transport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_connector, "FIRST", 0.2)
+    with ExitStack() as stack:
+        hanging = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(3)]
+        addresses = [backend.address, *(f"plain://127.0.0.1:{one.getsockname()[1]}" for one in hanging)]
+        async with AsyncClient(addresses, identity=identity, transport=transport) as client:
+            # Else it is chance which of them is asked first.
+            client._connector._addresses.sort(key=lambda one: str(one) != backend.address)  # noqa: SLF001 - as said.
             await client.check_out("enc")
+            backend.drop_connections()
+            async with asyncio.timeout(HANDSHAKE):
+                await client.check_out("enc")
 
 
 async def test_a_daemon_that_falls_silent_is_left_within_two_seconds(

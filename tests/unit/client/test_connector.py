@@ -13,6 +13,7 @@ import grpc
 import grpc.aio
 import pytest
 
+from poolkeeper import _connector
 from poolkeeper._connector import KEPT, Connector
 from poolkeeper._core.address import parse_addresses
 from poolkeeper.errors import Unreachable
@@ -95,11 +96,44 @@ async def test_clients_with_one_list_of_addresses_spread_over_its_daemons() -> N
 async def test_a_daemon_that_takes_connections_is_not_lost(alive: int, silent: int, dead: int) -> None:
     assert not await watched(alive, silent)
     assert not await watched(alive, dead)
+    async with AsyncExitStack() as stack:
+        assert not await watched(alive, await serve(stack, "another", Counter()))
 
 
 async def test_a_daemon_that_takes_none_is_lost_when_another_does(alive: int, silent: int, dead: int) -> None:
     assert await watched(silent, alive)
     assert await watched(dead, alive)
+
+
+async def test_a_daemon_that_hangs_is_not_left_for_one_that_hangs_as_well(
+    silent: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_connector, "FIRST", 0.5)
+    monkeypatch.setattr(_connector, "STAGGER", 0.1)
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        assert not await watched(silent, other.getsockname()[1])
+
+
+async def test_a_busy_daemon_is_asked_for_nothing_where_nobody_else_is(dead: int) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as busy:
+        assert not await watched(busy.getsockname()[1], dead)
+        busy.setblocking(False)  # noqa: FBT003 - the standard library's.
+        with pytest.raises(BlockingIOError):
+            busy.accept()
+
+
+async def test_a_client_that_has_met_silence_is_more_patient_with_the_next_handshake(
+    alive: int, silent: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_connector, "HANDSHAKE", 0.2)
+    found = connector(silent, alive)
+    for silences in range(3):
+        while found._addresses[found.place].port != silent:  # noqa: SLF001 - as above.
+            found.go_elsewhere()
+        began = asyncio.get_running_loop().time()
+        await (await found.channel()).close()
+        assert asyncio.get_running_loop().time() - began >= 0.2 * 2**silences
+        found.patience.unheard()
 
 
 async def test_a_client_of_a_single_daemon_has_nowhere_to_go(alive: int) -> None:
