@@ -65,6 +65,13 @@ def test_no_program_notices_an_outage_of_80_seconds() -> None:
     assert outcome.back < 5
 
 
+def test_a_crowd_that_comes_back_asks_few_daemons_for_handshakes_that_nobody_wants() -> None:
+    outcome = daemons_away(settled(replace(FEW, clients=2_000, each=100, daemons=10)), 30.0)
+    assert (outcome.most_lost, outcome.ended, outcome.cut_off) == (0, 0, 0)
+    # Those with a heartbeat or two. They were nine while each second of silence was another handshake.
+    assert outcome.mean * outcome.seconds / outcome.clients < 7
+
+
 def test_a_longer_outage_stops_programs_and_takes_no_seat_from_them() -> None:
     outcome = daemons_away(settled(FEW), 300.0)
     assert outcome.most_lost == 200
