@@ -140,7 +140,7 @@ async def test_of_daemons_that_are_slow_one_is_asked_for_a_handshake(hanging: Ha
 
 async def test_one_more_is_asked_each_time_that_the_last_was_slow(hanging: Hanging) -> None:
     ports = [await hanging.listen() for _ in range(5)]
-    await nobody(*ports, slow=0.5, within=1.25)
+    await nobody(*ports, slow=0.5, within=1.45)
     assert hanging.handshakes == 3
 
 
