@@ -8,17 +8,17 @@ authenticated, made into commands and queued, and their answers made and sent, a
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 from poolkeeper.cli import main
-from poolkeeper_server.domain.commands import Answer, CheckIn, CheckOut, Command, Heartbeat
+from poolkeeper_server.domain.commands import Answer, CheckIn, CheckOut, Heartbeat
 from poolkeeper_server.domain.refusal import Refusal
 from poolkeeper_server.storage import embedded
 from poolkeeper_server.storage.sqlite import SqliteStore
-from poolkeeper_server.storage.store import Committed, Time
+from poolkeeper_server.storage.store import Committed, Take, Time
 
 _REPEATED: Final = (CheckOut, CheckIn, Heartbeat)
 
@@ -31,11 +31,12 @@ class Unstored(SqliteStore):
         self._known: dict[type, Answer] = {}
         self._last: Committed | None = None
 
-    async def transact(self, batch: Sequence[Command], ids: Callable[[], Iterator[str]]) -> Committed:
+    async def transact(self, take: Take, ids: Callable[[], Iterator[str]]) -> Committed:
         """Answers a batch, most of which it only pretends to have stored."""
+        batch = take()
         new = [command for command in batch if type(command) not in self._known]
         if new or self._last is None:
-            committed = await super().transact(new, ids)
+            committed = await super().transact(lambda: new, ids)
             self._last = replace(committed, answers=(), told=(), served=(), more=(), faults=(), alerts=())
         else:
             committed = self._last

@@ -36,7 +36,7 @@ from poolkeeper_server.storage.postgres.connection import connect as connect_to_
 from poolkeeper_server.storage.postgres.database import PostgresDatabase
 from poolkeeper_server.storage.schema import NAMES, ROWS
 from poolkeeper_server.storage.sqlite import connect
-from poolkeeper_server.storage.store import Committed, Database, Mark, Store
+from poolkeeper_server.storage.store import Committed, Database, Mark, Store, Take
 from tests.inprocess.installation import BEGINNING, DrivenTime
 from tests.postgres import Server, serving
 
@@ -193,11 +193,18 @@ class CommitterWorld:
         self._committer = Committer(cast("Store", self), bound=1000)
         self._task = self._loop.create_task(self._committer.run())
 
-    async def transact(self, batch: Sequence[c.Command], ids: Callable[[], Iterator[str]]) -> Committed:
+    async def transact(self, take: Take, ids: Callable[[], Iterator[str]]) -> Committed:
         """The store's own, noted."""
+        batch: Sequence[c.Command] = ()
+
+        def taken() -> Sequence[c.Command]:
+            nonlocal batch
+            batch = take()
+            return batch
+
         self._begun += 1
         try:
-            committed = await self._store.transact(batch, ids)
+            committed = await self._store.transact(taken, ids)
         finally:
             self._ended += 1
         self._committed.append((batch, committed))

@@ -1,8 +1,8 @@
 """The committer: one queue for everything that changes the store, and one transaction for what waits in it.
 
-It takes the first command, whatever else is there already, and what the next turns of the loop bring; while one batch
-commits, the next gathers by itself, so that no timer is needed and a caller alone never waits for one (architecture
-section 2).
+A batch is whatever is there when the transaction has its turn: the first command, what the next turns of the loop
+bring, and what comes while other daemons have theirs. While one batch commits, the next gathers by itself, so that no
+timer is needed and a caller alone never waits for one (architecture section 2).
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import time as stopwatch
 from asyncio import Future
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 from poolkeeper_server.domain.commands import Answer, CheckOut, Command, ServeQueues
 from poolkeeper_server.domain.moment import SECOND
@@ -81,14 +82,13 @@ class Committer:
         """Commits until it is closed and everything that was taken in is answered."""
         while True:
             await self._arrived()
-            batch = self._gather()
-            if not batch:
-                if self._closed:
-                    return
+            if len(self._backlog):
+                await self._commit(self._gather)
+            elif self._closed:
+                return
+            else:
                 self._wake.clear()
                 await self._wake.wait()
-                continue
-            await self._commit(batch)
 
     async def _arrived(self) -> None:
         """Lets in what is on its way through the loop: a unary call takes several turns until it comes here."""
@@ -123,13 +123,19 @@ class Committer:
         metrics.QUEUE_DEPTH.set(len(self._backlog))
         return batch
 
-    async def _commit(self, batch: list[_Waiting]) -> None:
+    async def _commit(self, gather: Callable[[], list[_Waiting]]) -> None:
         started = stopwatch.perf_counter()
-        self._last = len(batch)
-        commands = [waiting.command for waiting in batch]
+        batch: list[_Waiting] = []
+
+        def take() -> list[Command]:
+            batch[:] = gather()
+            self._last = len(batch)
+            return [waiting.command for waiting in batch]
+
         try:
-            committed = await self._store.transact(commands, new_ids)
+            committed = await self._store.transact(take, new_ids)
         except StoreUnavailable as error:
+            batch = batch or gather()
             _log.warning(
                 Event.COMMIT_UNKNOWN if error.unknown else Event.COMMIT_FAILED, error=str(error), batch=len(batch)
             )
@@ -143,7 +149,7 @@ class Committer:
                 _answer(waiting.future, refusal)
             return
         except Exception as error:  # noqa: BLE001 - one command's fault must not stop the committer
-            await self._one_by_one(batch, error)
+            await self._one_by_one(batch or gather(), error)
             return
         metrics.BATCH_SIZE.observe(len(batch))
         metrics.COMMIT_SECONDS.observe(stopwatch.perf_counter() - started)
@@ -156,11 +162,12 @@ class Committer:
         """Runs a failed batch again command by command, so that the one that is poison fails alone."""
         if len(batch) > 1:
             for waiting in batch:
-                await self._commit([waiting])
+                await self._commit(partial(list, [waiting]))
             return
-        _log.error(Event.CALL_FAILED, command=type(batch[0].command).__name__, exc_info=error)
-        if not batch[0].future.done():
-            batch[0].future.set_exception(error)
+        for waiting in batch:
+            _log.error(Event.CALL_FAILED, command=type(waiting.command).__name__, exc_info=error)
+            if not waiting.future.done():
+                waiting.future.set_exception(error)
 
     def _after(self, committed: Committed) -> None:
         for fault in committed.faults:

@@ -13,7 +13,6 @@ from typing import Any, Final, TypeVar
 from pysqlite3 import dbapi2 as sqlite
 from sqlalchemy import LargeBinary
 
-from poolkeeper_server.domain.commands import Command
 from poolkeeper_server.domain.decide import decide_all
 from poolkeeper_server.domain.records import KEY_FIELDS
 from poolkeeper_server.domain.state import State
@@ -28,6 +27,7 @@ from poolkeeper_server.storage.store import (
     Mark,
     StoreUnavailable,
     StoreUnusable,
+    Take,
     Time,
     committed,
 )
@@ -167,7 +167,7 @@ class SqliteStore:
         #: After a failure nobody knows what the connection still holds: the next transaction opens another.
         self._doubtful = False
 
-    async def transact(self, batch: Sequence[Command], ids: Callable[[], Iterator[str]]) -> Committed:
+    async def transact(self, take: Take, ids: Callable[[], Iterator[str]]) -> Committed:
         """One transaction: all but the commit, which waits for the disk, in the loop.
 
         A thread would have to wait for the interpreter after every row that SQLite reads or writes, since the loop
@@ -177,6 +177,7 @@ class SqliteStore:
         async with self._turn:
             try:
                 await self._begin()
+                batch = take()
                 now = self._time.moment()
                 state = loaded(batch, now, self._rows)
                 answers, more = decide_all(state, batch, now, ids())

@@ -180,16 +180,21 @@ class Channel(Protocol):
         """Lets go of the database."""
 
 
+#: Gives the batch of a transaction.
+Take = Callable[[], Sequence[Command]]
+
+
 class Store(Protocol):
     """Transactions of the committer.
 
-    `transact` carries out a batch in one transaction and returns after it is on disk. It raises StoreUnavailable when
-    that failed; then nothing of the batch has happened, unless `unknown`. Any other exception is a fault in a command,
-    and nothing of the batch has happened.
+    `transact` carries out a batch in one transaction and returns after it is on disk. It takes the batch once, when it
+    is its turn: what has come while it waited for other daemons is carried out as well. It raises StoreUnavailable
+    when that failed; then nothing of the batch has happened, unless `unknown`, and the batch may not have been taken.
+    Any other exception is a fault in a command, and nothing of the batch has happened.
     """
 
-    async def transact(self, batch: Sequence[Command], ids: Callable[[], Iterator[str]]) -> Committed:
-        """Loads, decides, writes, commits."""
+    async def transact(self, take: Take, ids: Callable[[], Iterator[str]]) -> Committed:
+        """Waits for its turn, takes the batch, loads, decides, writes, commits."""
 
     async def sight(self, seen: Sequence[tuple[str, str, int]]) -> None:
         """Keeps when nodes (estate, node, civil instant) were last seen."""

@@ -13,7 +13,7 @@ from poolkeeper_server.domain.records import CheckInReason
 from poolkeeper_server.domain.refusal import Reason, Refusal
 from poolkeeper_server.services.clock import HostClock, first_mark
 from poolkeeper_server.services.committer import LARGEST_BATCH, Committer
-from poolkeeper_server.storage.store import Committed, StoreUnavailable
+from poolkeeper_server.storage.store import Committed, StoreUnavailable, Take
 from tests.inprocess.installation import DrivenTime
 
 
@@ -24,13 +24,22 @@ class ScriptedStore:
         host = DrivenTime()
         self.time = HostClock(host, first_mark(host))
         self.batches: list[list[Command]] = []
+        self.asked = asyncio.Event()
+        self.turn = asyncio.Event()
+        self.turn.set()
+        self.missed: Exception | None = None
         self.open = asyncio.Event()
         self.open.set()
         self.begun = asyncio.Event()
         self.failure: Callable[[Sequence[Command]], Exception | None] = lambda _: None
 
-    async def transact(self, batch: Sequence[Command], ids: Callable[[], Iterator[str]]) -> Committed:
+    async def transact(self, take: Take, ids: Callable[[], Iterator[str]]) -> Committed:
         del ids
+        self.asked.set()
+        await self.turn.wait()
+        if self.missed is not None:
+            raise self.missed
+        batch = take()
         self.batches.append(list(batch))
         self.begun.set()
         await self.open.wait()
@@ -94,6 +103,36 @@ async def test_what_waits_while_a_batch_commits_is_the_next_batch() -> None:
         store.open.set()
         await asyncio.gather(first, *later)
     assert [len(batch) for batch in store.batches] == [1, 49]
+
+
+async def test_what_comes_while_a_transaction_waits_for_its_turn_is_carried_out_in_it() -> None:
+    store = ScriptedStore()
+    async with running(store) as committer:
+        store.turn.clear()
+        first = committer.submit(check_out())
+        await store.asked.wait()
+        gone, later = committer.submit(check_out(1)), committer.submit(check_in())
+        gone.cancel()
+        store.turn.set()
+        await asyncio.gather(first, later)
+    assert [[type(one) for one in batch] for batch in store.batches] == [[CheckIn, CheckOut]]
+
+
+@pytest.mark.parametrize(
+    ("missed", "told"), [(StoreUnavailable("no server"), Refusal), (ValueError("a fault"), ValueError)]
+)
+async def test_a_transaction_that_never_had_its_turn_leaves_nobody_without_an_answer(
+    missed: Exception, told: type
+) -> None:
+    store = ScriptedStore()
+    store.missed = missed
+    async with running(store) as committer:
+        answers = await asyncio.gather(
+            *(committer.submit(check_out(number)) for number in range(3)), return_exceptions=True
+        )
+        assert [type(one) for one in answers] == [told] * 3
+        store.missed = None
+        assert isinstance(await committer.submit(check_in()), Done)
 
 
 async def test_a_batch_has_a_limit() -> None:

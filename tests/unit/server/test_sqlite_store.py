@@ -35,7 +35,7 @@ async def store(path: Path) -> AsyncIterator[SqliteStore]:
 
 async def commits(store: SqliteStore) -> bool:
     """Whether a transaction goes through."""
-    (answer,) = (await store.transact([Expire(limit=1)], new_ids)).answers
+    (answer,) = (await store.transact(lambda: [Expire(limit=1)], new_ids)).answers
     return isinstance(answer, Expired)
 
 

@@ -36,7 +36,7 @@ from poolkeeper_server.storage.loading import (
 from poolkeeper_server.storage.migration import VERSION
 from poolkeeper_server.storage.postgres.connection import HOLD, WRITER, connect, is_passing
 from poolkeeper_server.storage.schema import KEPT_NO_LONGER, NAMES, ROWS, TABLES, quoted
-from poolkeeper_server.storage.store import MARK_FIELDS, Committed, Mark, SharedTime, StoreUnavailable, committed
+from poolkeeper_server.storage.store import MARK_FIELDS, Committed, Mark, SharedTime, StoreUnavailable, Take, committed
 
 LOCK: Final = "BEGIN; SELECT 1 FROM marks WHERE id = 1 FOR UPDATE"
 #: The server's clock in microseconds UTC.
@@ -156,7 +156,7 @@ class PostgresStore:
         # Sightings and purges come beside the committer's transactions, and share its connection.
         self._turn = asyncio.Lock()
 
-    async def transact(self, batch: Sequence[Command], ids: Callable[[], Iterator[str]]) -> Committed:
+    async def transact(self, take: Take, ids: Callable[[], Iterator[str]]) -> Committed:
         """One transaction, after all others of the installation that have begun."""
         committing = False
         async with self._turn:
@@ -164,6 +164,7 @@ class PostgresStore:
                 connection = await self._connected()
                 await connection.execute(LOCK)
                 alerts = [] if self._is_checked else await self._check_place(connection)
+                batch = take()
                 self._time.ask()
                 *stored, told = await connection.fetchrow(_READ_MARK_AND_CLOCK)
                 now = self._time.moment(Mark.read(stored), told)
