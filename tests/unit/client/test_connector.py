@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from contextlib import AsyncExitStack, closing
 from typing import Any
 
@@ -44,24 +44,9 @@ def connector(*ports: int) -> Connector:
 
 
 @pytest.fixture
-async def alive() -> AsyncIterator[int]:
-    """A daemon that takes connections, though it may not answer for long."""
-    async with AsyncExitStack() as stack:
-        yield await serve(stack, "alive", Counter())
-
-
-@pytest.fixture
 def silent() -> Iterator[int]:
     """A daemon that has stopped: its host takes connections, and it says nothing on them."""
     with socket.create_server(("127.0.0.1", 0)) as found:
-        yield found.getsockname()[1]
-
-
-@pytest.fixture
-def dead() -> Iterator[int]:
-    """A port on which nobody listens, kept for this test."""
-    with closing(socket.socket()) as found:
-        found.bind(("127.0.0.1", 0))
         yield found.getsockname()[1]
 
 

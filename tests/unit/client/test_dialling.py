@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, ExitStack, closing
+from contextlib import AsyncExitStack, ExitStack
 from typing import Self
 
 import grpc
@@ -76,16 +76,6 @@ async def hanging() -> AsyncIterator[Hanging]:
 
 
 @pytest.fixture
-async def alive() -> AsyncIterator[int]:
-    """A daemon that takes connections."""
-    server = grpc.aio.server()
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    yield port
-    await server.stop(None)
-
-
-@pytest.fixture
 def away() -> Iterator[int]:
     """A host that is silent to whoever wants to connect, as one that is switched off."""
     with ExitStack() as stack:
@@ -95,14 +85,6 @@ def away() -> Iterator[int]:
             filling = stack.enter_context(socket.socket())
             filling.setblocking(False)  # noqa: FBT003 - the standard library's.
             filling.connect_ex(found.getsockname())
-        yield found.getsockname()[1]
-
-
-@pytest.fixture
-def dead() -> Iterator[int]:
-    """A port on which nobody listens, kept for this test."""
-    with closing(socket.socket()) as found:
-        found.bind(("127.0.0.1", 0))
         yield found.getsockname()[1]
 
 
