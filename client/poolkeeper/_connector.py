@@ -68,8 +68,12 @@ class Connector:
         if self._refusals >= _REFUSALS:
             self._transport = "unary"
 
-    async def channel(self) -> grpc.aio.Channel:
-        """A connected channel; raises Unreachable when no address answers."""
+    async def channel(self, *, slow: float | None = None) -> grpc.aio.Channel:
+        """A connected channel; raises Unreachable when no address answers.
+
+        A handshake is waited for `slow` seconds until another daemon is asked beside it, else for as long as a crowd
+        needs that comes at once.
+        """
         kept, self._kept = self._kept, None
         at = self._current
         if kept is not None:
@@ -79,10 +83,13 @@ class Connector:
                 return channel
             await channel.close()
         addresses = [*self._addresses[at:], *self._addresses[:at]]
-        # Who has met silence may stand in a crowd, which makes the next handshake slow as well.
-        dialling = Dialling(addresses, self._trust, slow=self.patience.of(HANDSHAKE))
+        within = self.patience.of(FIRST)
+        if slow is None:
+            # Who has met silence may stand in a crowd, which makes the next handshake slow as well.
+            slow = within * HANDSHAKE / FIRST
+        dialling = Dialling(addresses, self._trust, slow=slow)
         try:
-            address, channel = await dialling.first(within=self.patience.of(FIRST))
+            address, channel = await dialling.first(within=within)
         except Unreachable:
             if dialling.silent:
                 self.patience.unheard()
@@ -148,6 +155,9 @@ class Connector:
         return StreamLink(channel, token=token(), on_push=on_push, on_end=on_end, look=look)
 
     async def single(self, *, token: Callable[[], str]) -> Link:
-        """A link on which each call is an RPC of its own; raises Unreachable when no address answers."""
-        channel = await self.channel()
+        """A link on which each call is an RPC of its own, for one message that cannot wait for long.
+
+        Raises Unreachable when no address answers.
+        """
+        channel = await self.channel(slow=STAGGER)
         return UnaryLink(channel, token=token, look=self.watch(self._current))

@@ -9,9 +9,12 @@ which their kernels answer however busy the daemon is, and a daemon is asked for
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import errno
 import math
 import os
 import socket
+import threading
 from collections import deque
 from collections.abc import Collection, Sequence
 from typing import Any, Final, Self
@@ -35,7 +38,11 @@ later the first is passed over; the shorter, the more often the second is asked 
 #: Where gRPC looks for the proxy that it goes through.
 _PROXIES: Final = ("grpc_proxy", "https_proxy", "http_proxy", "GRPC_ADDRESS_HTTP_PROXY")
 
+#: What a process says that has no room for one more connection, which tells nothing of the host.
+_SHORT: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+
 _Found = tuple[Address, grpc.aio.Channel]
+_Place = tuple[int, Any]
 
 
 class Hosts:
@@ -174,13 +181,17 @@ class Dialling:
 
 
 async def _is_reached(address: Address) -> bool:
-    """Whether the host takes a TCP connection, on any of the addresses that its name has; each is closed at once."""
-    loop = asyncio.get_running_loop()
+    """Whether the host takes a TCP connection, on any of the addresses that its name has; each is closed at once.
+
+    Where this process cannot find out, gRPC has its try: it has a resolver of its own.
+    """
     try:
-        found = await loop.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
+        places = await _places(address)
+    except TimeoutError:
+        return True
     except (OSError, UnicodeError):
         return False
-    tries = {asyncio.create_task(_takes(family, place), name="poolkeeper-probe") for family, _, _, _, place in found}
+    tries = {asyncio.create_task(_takes(family, place), name="poolkeeper-probe") for family, place in places}
     try:
         for one in asyncio.as_completed(tries):
             if await one:
@@ -190,13 +201,50 @@ async def _is_reached(address: Address) -> bool:
         await _ended(tries)
 
 
-async def _takes(family: int, place: Any) -> bool:  # noqa: ANN401 - as the system writes addresses of that family.
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.settimeout(0.0)
+async def _places(address: Address) -> list[_Place]:
+    """What the address stands for. Raises OSError for a name that is none, TimeoutError when nobody says so in time."""
+    with contextlib.suppress(socket.gaierror):
+        return _looked_up(address, socket.AI_NUMERICHOST)
+    loop = asyncio.get_running_loop()
+    found: asyncio.Future[list[_Place]] = loop.create_future()
+
+    def tell(answer: list[_Place] | Exception) -> None:
+        if found.done():
+            return
+        if isinstance(answer, Exception):
+            found.set_exception(answer)
+        else:
+            found.set_result(answer)
+
+    def look() -> None:
+        answer: list[_Place] | Exception
         try:
+            answer = _looked_up(address)
+        except (OSError, UnicodeError) as error:
+            answer = error
+        # A loop that has been closed meanwhile wants to know nothing.
+        with contextlib.suppress(RuntimeError):
+            loop.call_soon_threadsafe(tell, answer)
+
+    # The loop's own threads are the program's, which may have work for hours for all of them; and a program that ends
+    # would wait for one of them that asks in vain.
+    threading.Thread(target=look, name="poolkeeper-resolver", daemon=True).start()
+    async with asyncio.timeout(STAGGER):
+        return await found
+
+
+def _looked_up(address: Address, flags: int = 0) -> list[_Place]:
+    found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=flags)
+    return [(family, place) for family, _, _, _, place in found]
+
+
+async def _takes(family: int, place: Any) -> bool:  # noqa: ANN401 - as the system writes addresses of that family.
+    try:
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.settimeout(0.0)
             await asyncio.get_running_loop().sock_connect(probe, place)
-        except OSError:
-            return False
+    except OSError as error:
+        return error.errno in _SHORT
     return True
 
 

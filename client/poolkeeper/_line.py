@@ -83,7 +83,11 @@ class Line:
     async def say(self, request: Any, *, limit: float) -> None:
         """Sends a request by itself, also after the end: a node that may not go on gets no stream."""
         async with self._saying:
-            link = await self._connector.single(token=self._token)
+            try:
+                link = await self._connector.single(token=self._token)
+            except Unreachable:
+                self._connector.go_elsewhere()
+                raise
             try:
                 await link.call(request, limit=limit)
             finally:

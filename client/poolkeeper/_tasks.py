@@ -55,8 +55,12 @@ async def quietly(work: Coroutine[Any, Any, object]) -> None:
 async def to_the_end(work: Coroutine[Any, Any, object]) -> None:
     """Does work that must not be left half done: one who is cancelled meanwhile hears of it when it has ended."""
     task = asyncio.ensure_future(work)
-    try:
-        await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await asyncio.wait([task])
-        raise
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.wait([task])
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        raise cancelled
+    task.result()

@@ -28,7 +28,7 @@ class Scale:
     programs: int
     """Those that start at a slow daemon."""
     share: float
-    """Of a core that this one has."""
+    """Of the time that this one runs for, below 1."""
 
 
 FULL: Final = Scale(

@@ -79,7 +79,10 @@ class Committer:
         return waiting.future
 
     async def run(self) -> None:
-        """Commits until it is closed and everything that was taken in is answered."""
+        """Commits until it is closed and everything that was taken in is answered.
+
+        When all who asked have gone before a transaction has its turn, it carries out nothing.
+        """
         while True:
             await self._arrived()
             if len(self._backlog):
@@ -125,17 +128,18 @@ class Committer:
 
     async def _commit(self, gather: Callable[[], list[_Waiting]]) -> None:
         started = stopwatch.perf_counter()
-        batch: list[_Waiting] = []
+        taken: list[_Waiting] | None = None
 
         def take() -> list[Command]:
-            batch[:] = gather()
-            self._last = len(batch)
-            return [waiting.command for waiting in batch]
+            nonlocal taken
+            taken = gather()
+            self._last = len(taken)
+            return [waiting.command for waiting in taken]
 
         try:
             committed = await self._store.transact(take, new_ids)
         except StoreUnavailable as error:
-            batch = batch or gather()
+            batch = gather() if taken is None else taken
             _log.warning(
                 Event.COMMIT_UNKNOWN if error.unknown else Event.COMMIT_FAILED, error=str(error), batch=len(batch)
             )
@@ -149,8 +153,9 @@ class Committer:
                 _answer(waiting.future, refusal)
             return
         except Exception as error:  # noqa: BLE001 - one command's fault must not stop the committer
-            await self._one_by_one(batch or gather(), error)
+            await self._one_by_one(gather() if taken is None else taken, error)
             return
+        batch = taken or []
         metrics.BATCH_SIZE.observe(len(batch))
         metrics.COMMIT_SECONDS.observe(stopwatch.perf_counter() - started)
         failpoint("before_reply")

@@ -191,8 +191,9 @@ class SqliteStore:
                 self._doubtful = True
                 raise StoreUnavailable(str(error), unknown=committing) from error
             except BaseException:
-                self._doubtful = committing
-                if not committing and self._connection.in_transaction:
+                # A connection that could not be opened anew is doubtful already.
+                self._doubtful = self._doubtful or committing
+                if not self._doubtful and self._connection.in_transaction:
                     self._connection.execute("ROLLBACK")
                 raise
         failpoint("after_commit")

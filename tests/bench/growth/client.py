@@ -210,7 +210,7 @@ class Client:
             tried += 1
             if self._order[place].up:
                 self._dials.append(self._knock(place, at, self._connected))
-                around.clock.at(at + self._patience.of(HANDSHAKE), self._dial_next, ticket, tried)
+                around.clock.at(at + self._patience.of(FIRST) * HANDSHAKE / FIRST, self._dial_next, ticket, tried)
                 return
             # Refused: the next address is tried at once.
             at += 2 * around.network

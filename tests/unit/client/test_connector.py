@@ -15,6 +15,7 @@ import pytest
 
 from poolkeeper import _connector
 from poolkeeper._connector import KEPT, Connector
+from poolkeeper._core import patience
 from poolkeeper._core.address import parse_addresses
 from poolkeeper.errors import Unreachable
 from poolkeeper.trust import Trust
@@ -119,6 +120,22 @@ async def test_a_client_that_has_met_silence_is_more_patient_with_the_next_hands
         await (await found.channel()).close()
         assert asyncio.get_running_loop().time() - began >= 0.2 * 2**silences
         found.patience.unheard()
+
+
+async def test_however_patient_a_client_is_it_asks_another_daemon_before_it_gives_up(
+    alive: int, silent: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A hundredth of what it is, with the same bounds.
+    for name in ("FIRST", "HANDSHAKE"):
+        monkeypatch.setattr(_connector, name, getattr(_connector, name) / 100)
+    monkeypatch.setattr(patience, "LONGEST", patience.LONGEST / 100)
+    found = connector(silent, alive)
+    for _ in range(10):
+        found.patience.unheard()
+    while found._addresses[found.place].port != silent:  # noqa: SLF001 - as above.
+        found.go_elsewhere()
+    await (await found.channel()).close()
+    assert found._addresses[found.place].port == alive  # noqa: SLF001 - as above.
 
 
 async def test_a_client_of_a_single_daemon_has_nowhere_to_go(alive: int) -> None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket
-from collections.abc import AsyncIterator, Iterator
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, ExitStack
-from typing import Self
+from typing import Any, Self
 
 import grpc
 import grpc.aio
@@ -112,6 +115,16 @@ async def nobody(*ports: int, slow: float = SLOW, within: float) -> list[int]:
     return sorted(address.port for address in dialling.silent)
 
 
+def resolved_as(monkeypatch: pytest.MonkeyPatch, answer: Callable[[], Any]) -> None:
+    """Has the system's resolver answer names so."""
+    system = socket.getaddrinfo
+
+    def resolved(host: str, port: int, *, type: int, flags: int) -> Any:  # noqa: A002 - as the system has it.
+        return system(host, port, type=type, flags=flags) if flags & socket.AI_NUMERICHOST else answer()
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolved)
+
+
 async def test_of_daemons_that_are_slow_one_is_asked_for_a_handshake(hanging: Hanging) -> None:
     ports = [await hanging.listen() for _ in range(5)]
     assert await nobody(*ports, slow=60.0, within=STAGGER + 0.5) == sorted(ports)
@@ -185,14 +198,47 @@ async def test_a_single_address_is_dialled_without_asking_its_host(hanging: Hang
 async def test_a_name_is_reached_when_one_of_its_addresses_is(
     hanging: Hanging, alive: int, dead: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def found(*_: object, **__: object) -> list[object]:
-        return [
-            (family, socket.SOCK_STREAM, 0, "", place)
-            for family, place in ((socket.AF_INET6, ("::1", dead, 0, 0)), (socket.AF_INET, ("127.0.0.1", alive)))
-        ]
-
-    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", found)
+    # One that this machine has no way to speak is among them.
+    places = (
+        (socket.AF_INET6, ("::1", dead, 0, 0)),
+        (socket.AF_UNSPEC, ("", 0)),
+        (socket.AF_INET, ("127.0.0.1", alive)),
+    )
+    resolved_as(monkeypatch, lambda: [(family, socket.SOCK_STREAM, 0, "", place) for family, place in places])
     assert (await first(alive, await hanging.listen(), host="localhost"))[0] == alive
+
+
+async def test_a_name_that_nobody_resolves_in_time_is_left_to_grpc(
+    alive: int, hanging: Hanging, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    over = threading.Event()
+    resolved_as(monkeypatch, lambda: over.wait(60) and [])
+    port, took = await first(alive, await hanging.listen(), host="localhost")
+    over.set()
+    assert port == alive
+    assert STAGGER <= took < STAGGER + AT_ONCE
+
+
+async def test_hosts_are_asked_though_all_threads_of_the_program_are_busy(alive: int, dead: int) -> None:
+    over = threading.Event()
+    loop = asyncio.get_running_loop()
+    loop.set_default_executor(ThreadPoolExecutor(1))
+    busy = loop.run_in_executor(None, over.wait)
+    assert (await first(dead, alive))[0] == alive
+    assert (await first(dead, alive, host="localhost"))[0] == alive
+    over.set()
+    await busy
+
+
+async def test_a_process_with_no_room_for_a_probe_leaves_it_to_grpc(
+    alive: int, hanging: Hanging, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> socket.socket:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    other = await hanging.listen()
+    monkeypatch.setattr(socket, "socket", full)
+    assert (await first(alive, other))[0] == alive
 
 
 async def test_a_name_that_does_not_exist_is_passed_over(alive: int) -> None:

@@ -135,6 +135,23 @@ async def test_a_transaction_that_never_had_its_turn_leaves_nobody_without_an_an
         assert isinstance(await committer.submit(check_in()), Done)
 
 
+async def test_who_comes_after_a_transaction_in_vain_has_taken_nothing_is_not_part_of_it() -> None:
+    store = ScriptedStore()
+    store.failure = lambda batch: None if batch else ValueError("a fault")
+    async with running(store) as committer:
+        store.turn.clear()
+        store.open.clear()
+        gone = committer.submit(check_out())
+        await store.asked.wait()
+        gone.cancel()
+        store.turn.set()
+        await store.begun.wait()
+        later = committer.submit(check_in())
+        store.open.set()
+        assert isinstance(await later, Done)
+    assert [len(batch) for batch in store.batches] == [0, 1]
+
+
 async def test_a_batch_has_a_limit() -> None:
     store = ScriptedStore()
     async with running(store, bound=4 * LARGEST_BATCH) as committer:
