@@ -88,6 +88,13 @@ class Waiter:
     granted: pb.Granted | None = None
     refusal: Refusal | None = None
     told: Callable[[pb.Waiting], None] | None = None
+    place: int = 0
+
+    def tell(self, place: int) -> None:
+        """Tells its place to one who listens, unless it is the one that it was told."""
+        if self.told is not None and place != self.place:
+            self.place = place
+            self.told(pb.Waiting(place=place))
 
     def answer(self, granted: pb.Granted | None = None, refusal: Refusal | None = None) -> None:
         """Ends the waiting."""
@@ -474,8 +481,7 @@ class FakePool:
                 # Strict: nobody passes one that waits before it (CC-18).
                 blocked.add(product)
                 place[product] += 1
-                if waiter.told is not None:
-                    waiter.told(pb.Waiting(place=place[product]))
+                waiter.tell(place[product])
                 continue
             self.waiters.remove(waiter)
             digest = hashlib.sha256(waiter.request.SerializeToString(deterministic=True)).digest()

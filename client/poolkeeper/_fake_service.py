@@ -212,7 +212,9 @@ class Servicer(rpc.LicensingServiceServicer):
                 answer = self._handle(method, lambda: work[kind](self._session(context)))
                 if isinstance(answer, Waiter):
                     answer.told = reply
-                    answer.told(pb.Waiting(place=1 + list(fake.waiters).index(answer)))
+                    # A request that is repeated is told where it stands.
+                    answer.place = 0
+                    answer.tell(1 + list(fake.waiters).index(answer))
         except Refusal as refusal:
             refuse(refusal)
             return
