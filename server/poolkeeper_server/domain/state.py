@@ -168,8 +168,7 @@ class State:
 
     def put(self, record: object) -> None:
         """Adds or replaces a record."""
-        kind = type(record)
-        key = _KEY_OF[kind](record)
+        kind, key = type(record), self.key_of(record)
         self._journal.append((kind, key, self._set(kind, key, record)))
 
     def remove(self, record: object) -> None:

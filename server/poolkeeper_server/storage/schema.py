@@ -48,6 +48,9 @@ NAMES: Final[dict[type, str]] = {
     r.Alert: "alerts",
 }
 
+#: What the fields of each kind are; read once, since that takes 1.5 ms of every start.
+_HINTS: Final = {kind: get_type_hints(kind) for kind in NAMES}
+
 Convert = Callable[[Any], Any]
 
 
@@ -75,7 +78,7 @@ _ADDED: Final = {
 
 
 def _table(kind: type) -> Table:
-    hints = get_type_hints(kind)
+    hints = _HINTS[kind]
     columns = []
     for field in fields(kind):
         column_type, nullable = _column_type(hints[field.name])
@@ -239,7 +242,7 @@ class Row:
     __slots__ = ("_convert", "_json", "_values", "columns", "kind")
 
     def __init__(self, kind: type) -> None:
-        hints = get_type_hints(kind)
+        hints = _HINTS[kind]
         self.kind = kind
         self.columns = tuple(field.name for field in fields(kind))
         self._values = attrgetter(*self.columns)
@@ -271,10 +274,7 @@ class Row:
 
 #: The kinds of text of which the columns are.
 ENUMERATIONS: Final = frozenset(
-    hint
-    for kind in NAMES
-    for hint in get_type_hints(kind).values()
-    if isinstance(hint, type) and issubclass(hint, StrEnum)
+    hint for hints in _HINTS.values() for hint in hints.values() if isinstance(hint, type) and issubclass(hint, StrEnum)
 )
 
 ROWS: Final[dict[type, Row]] = {kind: Row(kind) for kind in NAMES}
