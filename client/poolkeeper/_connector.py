@@ -11,8 +11,8 @@ import grpc
 import grpc.aio
 
 from poolkeeper._core.address import Address
-from poolkeeper._core.patience import FIRST, Patience
-from poolkeeper._dialling import HANDSHAKE, STAGGER, Dialling, Hosts
+from poolkeeper._core.patience import Patience
+from poolkeeper._dialling import STAGGER, Dialling, Hosts
 from poolkeeper._link import Link, StreamLink, UnaryLink
 from poolkeeper._watch import Look
 from poolkeeper.errors import Unreachable
@@ -69,7 +69,7 @@ class Connector:
             self._transport = "unary"
 
     async def channel(self, *, slow: float | None = None) -> grpc.aio.Channel:
-        """A connected channel; raises Unreachable when no address answers.
+        """A connected channel; raises Unreachable when no address answers, and begins elsewhere the next time.
 
         A handshake is waited for `slow` seconds until another daemon is asked beside it, else for as long as a crowd
         needs that comes at once.
@@ -83,16 +83,14 @@ class Connector:
                 return channel
             await channel.close()
         addresses = [*self._addresses[at:], *self._addresses[:at]]
-        within = self.patience.of(FIRST)
-        if slow is None:
-            # Who has met silence may stand in a crowd, which makes the next handshake slow as well.
-            slow = within * HANDSHAKE / FIRST
-        dialling = Dialling(addresses, self._trust, slow=slow)
+        dialling = Dialling(addresses, self._trust, slow=self.patience.handshake if slow is None else slow)
         try:
-            address, channel = await dialling.first(within=within)
+            address, channel = await dialling.first(within=self.patience.first)
         except Unreachable:
             if dialling.silent:
                 self.patience.unheard()
+            # Daemons that hang may have taken all the time: those that come after them have their turn, too.
+            self.go_elsewhere()
             raise
         self._current = self._addresses.index(address)
         return channel
@@ -122,7 +120,7 @@ class Connector:
 
         async def is_lost() -> bool:
             # The others first, by TCP: where nobody else's host is there, a busy daemon is spared the question.
-            async with Hosts(others) as hosts, asyncio.timeout(self.patience.of(FIRST)):
+            async with Hosts(others) as hosts, asyncio.timeout(self.patience.first):
                 other = await hosts.next()
             if other is None:
                 return False
@@ -131,7 +129,7 @@ class Connector:
             # gone to only if it has made one first.
             rest = [address for address in others if address is not other]
             dialling = Dialling([own, other, *rest], self._trust, slow=STAGGER)
-            address, channel = await dialling.first(within=self.patience.of(FIRST))
+            address, channel = await dialling.first(within=self.patience.first)
             await channel.close()
             if address is own:
                 return False

@@ -29,12 +29,6 @@ from poolkeeper.trust import Trust, open_channel
 
 STAGGER: Final = 1.0
 """Seconds after which the next host is asked beside those that are silent (as in RFC 8305)."""
-HANDSHAKE: Final = 4.0
-"""Seconds of silence on a handshake, at first, after which another daemon is asked for one beside it.
-
-A host takes connections for a daemon that hangs as well, and for one that has a crowd to greet. The longer this is, the
-later the first is passed over; the shorter, the more often the second is asked for what nobody wants any more.
-"""
 #: Where gRPC looks for the proxy that it goes through.
 _PROXIES: Final = ("grpc_proxy", "https_proxy", "http_proxy", "GRPC_ADDRESS_HTTP_PROXY")
 

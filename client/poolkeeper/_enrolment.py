@@ -188,8 +188,9 @@ class _Caller:
         return answer
 
     async def leave(self) -> None:
-        """Asks another daemon the next time."""
-        self._connector.go_elsewhere()
+        """Asks another daemon the next time, if one was asked: a dialling in vain has gone on by itself."""
+        if self._channel is not None:
+            self._connector.go_elsewhere()
         await self._close()
 
     async def hand_over(self) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from poolkeeper._clock import Clock
 from poolkeeper._connector import Connector
-from poolkeeper._core.patience import FIRST, QUICKEST
+from poolkeeper._core.patience import QUICKEST
 from poolkeeper._link import Link, OnWaiting, StreamLink, waits
 from poolkeeper.errors import Draining, Overloaded, PoolkeeperError, StoreUnavailable, Unreachable
 from poolkeeper.v1 import licensing_pb2 as pb
@@ -60,7 +60,7 @@ class Line:
         connector, patience = self._connector, self._connector.patience
         if isinstance(link, StreamLink) and not connector.streams_get_through and not waits(request):
             # What stands between may swallow all of it.
-            limit = min(limit, patience.of(FIRST))
+            limit = min(limit, patience.first)
         sent_at = self._clock.now()
         if on_sent is not None:
             on_sent()
@@ -83,11 +83,7 @@ class Line:
     async def say(self, request: Any, *, limit: float) -> None:
         """Sends a request by itself, also after the end: a node that may not go on gets no stream."""
         async with self._saying:
-            try:
-                link = await self._connector.single(token=self._token)
-            except Unreachable:
-                self._connector.go_elsewhere()
-                raise
+            link = await self._connector.single(token=self._token)
             try:
                 await link.call(request, limit=limit)
             finally:
@@ -114,12 +110,7 @@ class Line:
                 self._retired.remove(link)
                 await link.close()
             self._require_open()
-            try:
-                link = await self._connector.link(token=self._token, on_push=self._pushed, on_end=self._on_change)
-            except Unreachable:
-                # Daemons that hang may have taken all the time: those that come after them have their turn, too.
-                self._connector.go_elsewhere()
-                raise
+            link = await self._connector.link(token=self._token, on_push=self._pushed, on_end=self._on_change)
             try:
                 self._require_open()
             except Unreachable:

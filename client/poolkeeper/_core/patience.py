@@ -13,6 +13,13 @@ QUICKEST: Final = 1.0
 FIRST: Final = 5.0
 """Seconds at first for a connection, and for an answer while nothing has come through the line yet."""
 
+HANDSHAKE: Final = 4.0
+"""Seconds of silence on a handshake, at first, after which another daemon is asked for one beside it.
+
+A host takes connections for a daemon that hangs as well, and for one that has a crowd to greet. The longer this is, the
+later the first is passed over; the shorter, the more often the second is asked for what nobody wants any more.
+"""
+
 
 class Patience:
     """Of one who has heard nothing yet: twice as much after each silence, and half of that again after each answer.
@@ -39,7 +46,16 @@ class Patience:
         """Something was waited for in vain. A connection that is refused or breaks is not silence."""
         self._silences += 1
 
-    def of(self, least: float) -> float:
-        """Seconds to wait this time: at first `least`, and later never more than `LONGEST`."""
+    @property
+    def first(self) -> float:
+        """Seconds for a connection, or a first answer, this time: `FIRST` at first, never more than `LONGEST`."""
         # The exponent is bounded, or days of silence would end in an overflow.
-        return min(least * 2.0 ** min(self._silences, 32), LONGEST)
+        return min(FIRST * 2.0 ** min(self._silences, 32), LONGEST)
+
+    @property
+    def handshake(self) -> float:
+        """Seconds for a handshake this time until another daemon is asked: always the same part of `first`.
+
+        Who has met silence may stand in a crowd, which makes the next handshake slow as well.
+        """
+        return self.first * HANDSHAKE / FIRST

@@ -13,9 +13,9 @@ from random import Random
 from typing import Final
 
 from poolkeeper._core.lease import HoldState, LeaseKeeper
-from poolkeeper._core.patience import FIRST, Patience
+from poolkeeper._core.patience import Patience
 from poolkeeper._core.retry import Retry
-from poolkeeper._dialling import HANDSHAKE, STAGGER
+from poolkeeper._dialling import STAGGER
 from poolkeeper._enrolment import CHALLENGE_LIFE
 from poolkeeper._watch import FIRST_SILENCE, SILENCE, SPARING
 from poolkeeper.errors import LeaseExpired, Overloaded, PoolkeeperError, StoreUnavailable, Unreachable
@@ -193,7 +193,7 @@ class Client:
         around = self._around
         self.ticket += 1
         self._dials = []
-        patience = self._patience.of(FIRST)
+        patience = self._patience.first
         around.clock.at(around.clock.now + patience, self._unanswered, self.ticket)
         self._dial_next(self.ticket, 0)
 
@@ -210,7 +210,7 @@ class Client:
             tried += 1
             if self._order[place].up:
                 self._dials.append(self._knock(place, at, self._connected))
-                around.clock.at(at + self._patience.of(FIRST) * HANDSHAKE / FIRST, self._dial_next, ticket, tried)
+                around.clock.at(at + self._patience.handshake, self._dial_next, ticket, tried)
                 return
             # Refused: the next address is tried at once.
             at += 2 * around.network
@@ -271,7 +271,7 @@ class Client:
                 )
             else:
                 # Nothing has come through the line yet.
-                most = min(most, self._patience.of(FIRST))
+                most = min(most, self._patience.first)
                 what = self._check_out
         self._request = what
         around.tally.sent[type(what)] += 1

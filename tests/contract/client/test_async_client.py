@@ -11,9 +11,10 @@ import grpc.aio
 import pytest
 
 import poolkeeper
-from poolkeeper import AsyncAllocation, AsyncClient, HoldState, _connector, aio
+from poolkeeper import AsyncAllocation, AsyncClient, HoldState, aio
 from poolkeeper._connector import Transport
-from poolkeeper._dialling import HANDSHAKE
+from poolkeeper._core import patience
+from poolkeeper._core.patience import HANDSHAKE
 from tests.contract.client.backend import LEASE, Backend, ManualClock, eventually, identity_of, state_of
 from tests.contract.client.wire import Wire
 
@@ -351,7 +352,7 @@ async def test_an_address_that_swallows_everything_is_passed_over(
 async def test_daemons_that_hang_are_passed_over_although_they_take_all_the_time_of_an_attempt(
     backend: Backend, identity: Path, transport: Transport, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_connector, "FIRST", 0.2)
+    monkeypatch.setattr(patience, "FIRST", 0.2)
     with ExitStack() as stack:
         hanging = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(3)]
         addresses = [backend.address, *(f"plain://127.0.0.1:{one.getsockname()[1]}" for one in hanging)]

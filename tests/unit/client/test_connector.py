@@ -94,7 +94,7 @@ async def test_a_daemon_that_takes_none_is_lost_when_another_does(alive: int, si
 async def test_a_daemon_that_hangs_is_not_left_for_one_that_hangs_as_well(
     silent: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_connector, "FIRST", 0.5)
+    monkeypatch.setattr(patience, "FIRST", 0.5)
     monkeypatch.setattr(_connector, "STAGGER", 0.1)
     with socket.create_server(("127.0.0.1", 0)) as other:
         assert not await watched(silent, other.getsockname()[1])
@@ -111,7 +111,7 @@ async def test_a_busy_daemon_is_asked_for_nothing_where_nobody_else_is(dead: int
 async def test_a_client_that_has_met_silence_is_more_patient_with_the_next_handshake(
     alive: int, silent: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_connector, "HANDSHAKE", 0.2)
+    monkeypatch.setattr(patience, "HANDSHAKE", 0.2)
     found = connector(silent, alive)
     for silences in range(3):
         while found._addresses[found.place].port != silent:  # noqa: SLF001 - as above.
@@ -126,9 +126,8 @@ async def test_however_patient_a_client_is_it_asks_another_daemon_before_it_give
     alive: int, silent: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # A hundredth of what it is, with the same bounds.
-    for name in ("FIRST", "HANDSHAKE"):
-        monkeypatch.setattr(_connector, name, getattr(_connector, name) / 100)
-    monkeypatch.setattr(patience, "LONGEST", patience.LONGEST / 100)
+    for name in ("FIRST", "HANDSHAKE", "LONGEST"):
+        monkeypatch.setattr(patience, name, getattr(patience, name) / 100)
     found = connector(silent, alive)
     for _ in range(10):
         found.patience.unheard()

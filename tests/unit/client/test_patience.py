@@ -1,13 +1,13 @@
-from poolkeeper._core.patience import LONGEST, Patience
+from poolkeeper._core.patience import FIRST, HANDSHAKE, LONGEST, Patience
 
 
 def test_each_silence_doubles_it_up_to_a_limit() -> None:
     patience = Patience()
     waits = []
     for _ in range(5):
-        waits.append(patience.of(5.0))
+        waits.append(patience.first)
         patience.unheard()
-    assert waits == [5.0, 10.0, LONGEST, LONGEST, LONGEST]
+    assert waits == [FIRST, 2 * FIRST, LONGEST, LONGEST, LONGEST]
 
 
 def test_each_answer_takes_one_step_back() -> None:
@@ -15,14 +15,21 @@ def test_each_answer_takes_one_step_back() -> None:
     patience.unheard()
     patience.unheard()
     patience.heard()
-    assert patience.of(1.5) == 3.0
+    assert patience.first == 2 * FIRST
     patience.heard()
     patience.heard()
-    assert patience.of(1.5) == 1.5
+    assert patience.first == FIRST
 
 
 def test_days_of_silence_are_no_overflow() -> None:
     patience = Patience()
     for _ in range(100_000):
         patience.unheard()
-    assert patience.of(1.0) == LONGEST
+    assert patience.first == LONGEST
+
+
+def test_however_long_a_handshake_is_waited_for_another_daemon_has_its_time() -> None:
+    patience = Patience()
+    for _ in range(5):
+        assert patience.handshake / patience.first == HANDSHAKE / FIRST < 1
+        patience.unheard()
