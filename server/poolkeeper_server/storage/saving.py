@@ -5,7 +5,7 @@ A record that was there is written as the columns in which it differs: an index 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,37 +45,48 @@ class Delete:
 
 
 Statement = Put | Append | Change | Delete
+#: Statements with their rows, which may be carried out in any order: no row is written twice.
+Step = list[tuple[Statement, Sequence[Sequence[Any]]]]
 
 
-def save(state: State) -> Iterator[tuple[Statement, Sequence[Sequence[Any]]]]:
-    """The statements that write what was changed in a state, with their rows.
+def save(state: State, *, joined: bool) -> list[Step]:
+    """The steps, one after the other, that write what was changed in a state; there is one at least.
 
-    What ends is written before what takes its place: of the allocations with one counting key a single one is live.
+    Rows of a kind that are changed are written by a statement for each set of columns; when `joined`, by a single one
+    with all columns in which any of them differs.
     """
     stored, deleted = state.changes()
-    for kind, keys in deleted.items():
-        yield Delete(kind), keys
+    rest: Step = [(Delete(kind), keys) for kind, keys in deleted.items()]
+    # Of the allocations with one counting key a single one is live: what ends is written before what takes its place.
+    turns: list[list[tuple[Any, Any]]] = [[], [], []]
+    for old, record in stored.pop(r.Allocation, ()):
+        turns[2 if old is None else 1 if record.state in r.SEATED else 0].append((old, record))
     for kind, pairs in stored.items():
-        row, size = ROWS[kind], len(KEY_FIELDS[kind])
-        changed: dict[tuple[bool, tuple[int, ...]], list[Sequence[Any]]] = {}
-        new = []
-        for old, record in pairs:
-            if old is None:
-                new.append(row.write(record))
-                continue
-            places = row.differences(old, record)
-            if places:
-                whole = row.write(record)
-                changed.setdefault((_is_live(record), places), []).append(
-                    [whole[place] for place in places] + [*whole[:size]]
-                )
-        for live, places in sorted(changed):
-            yield Change(kind, tuple(row.columns[place] for place in places)), changed[live, places]
-        if new:
-            yield Put(kind), new
+        rest += _written(kind, pairs, joined=joined)
     if state.entries:
-        yield Append(r.Entry), [ROWS[r.Entry].write(entry) for entry in state.entries]
+        rest.append((Append(r.Entry), [*map(ROWS[r.Entry].write, state.entries)]))
+    steps = [_written(r.Allocation, pairs, joined=joined) for pairs in turns]
+    *earlier, last = [step for step in steps if step] or [[]]
+    return [*earlier, last + rest]
 
 
-def _is_live(record: object) -> bool:
-    return isinstance(record, r.Allocation) and record.state in r.SEATED
+def _written(kind: type, pairs: Sequence[tuple[Any, Any]], *, joined: bool) -> Step:
+    row, size = ROWS[kind], len(KEY_FIELDS[kind])
+    changed: dict[tuple[int, ...], list[object]] = {}
+    new = []
+    for old, record in pairs:
+        if old is None:
+            new.append(row.write(record))
+        elif places := row.differences(old, record):
+            changed.setdefault(places, []).append(record)
+    if joined and len(changed) > 1:
+        every = tuple(sorted(set().union(*changed)))
+        changed = {every: [record for records in changed.values() for record in records]}
+    step: Step = []
+    for places, records in changed.items():
+        whole = map(row.write, records)
+        rows = [[*(values[place] for place in places), *values[:size]] for values in whole]
+        step.append((Change(kind, tuple(row.columns[place] for place in places)), rows))
+    if new:
+        step.append((Put(kind), new))
+    return step

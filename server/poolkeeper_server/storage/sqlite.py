@@ -271,8 +271,9 @@ class SqliteStore:
 
 def save(connection: Any, state: State) -> None:  # noqa: ANN401 - the driver is not typed
     """Writes what was changed in a state, in the transaction that the connection is in."""
-    for statement, rows in saving.save(state):
-        connection.executemany(write_statement(statement), rows)
+    for step in saving.save(state, joined=False):
+        for statement, rows in step:
+            connection.executemany(write_statement(statement), rows)
 
 
 def is_damaged(error: sqlite.Error) -> bool:

@@ -7,7 +7,9 @@ import re
 
 from poolkeeper_server.storage.loading import ByKeys
 from poolkeeper_server.storage.postgres.connection import WRITER, connect
-from poolkeeper_server.storage.postgres.store import LOADS, PURGES
+from poolkeeper_server.storage.postgres.store import LOADS, PURGES, write_statement
+from poolkeeper_server.storage.saving import Change, Delete
+from poolkeeper_server.storage.schema import ROWS
 from tests.postgres import Server
 
 #: Pools that reclaim are looked for among all pools, once a second.
@@ -15,11 +17,22 @@ _SMALL = "on pools p"
 _WHOLE_ESTATE = re.compile(r"Index Cond: \((estate_id|scope) = [^)]*\)$")
 
 
+def statements() -> dict[str, str]:
+    """What a batch loads, and the changes and ends of each kind that it writes."""
+    found = {
+        f"{statement.kind.__name__ if isinstance(statement, ByKeys) else 'query'} {place}": text
+        for place, (statement, text) in enumerate(LOADS.items())
+    }
+    for kind, row in ROWS.items():
+        found[f"{kind.__name__} deleted"] = write_statement(Delete(kind))
+        found[f"{kind.__name__} changed"] = write_statement(Change(kind, row.columns[-1:]))
+    return found
+
+
 async def plans(url: str) -> dict[str, str]:
     connection = await connect(url, WRITER)
     found = {}
-    for place, (statement, text) in enumerate(LOADS.items()):
-        name = f"{statement.kind.__name__ if isinstance(statement, ByKeys) else 'query'} {place}"
+    for name, text in statements().items():
         # Never run, only planned, and as for any values.
         count = max((int(number) for number in re.findall(r"\$(\d+)", text)), default=0)
         await connection.execute(f"PREPARE one AS {text}")
@@ -33,7 +46,7 @@ async def plans(url: str) -> dict[str, str]:
 def test_no_statement_of_a_batch_reads_a_whole_table(postgres_server: Server, migrated_template: str) -> None:
     url = postgres_server.new_database(migrated_template)
     found = asyncio.run(plans(url))
-    assert len(found) == len(LOADS)
+    assert len(found) == len(statements())
     for name, plan in found.items():
         for line in plan.splitlines():
             assert "Seq Scan" not in line or _SMALL in line, f"{name}:\n{plan}"

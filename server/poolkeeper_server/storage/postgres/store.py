@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import cache, partial
+from itertools import product
 from typing import Any, Final
 
 import asyncpg
@@ -122,6 +123,11 @@ def upsert(kind: type) -> str:
     )
 
 
+#: The order of the parts of one statement: each order would be a statement of its own.
+_ORDER: Final = {
+    part: place for place, part in enumerate(product((saving.Delete, saving.Change, saving.Put, saving.Append), NAMES))
+}
+
 LOADS: Final = {statement: _text(statement) for statement in STATEMENTS}
 
 
@@ -170,9 +176,7 @@ class PostgresStore:
                 now = self._time.moment(Mark.read(stored), told)
                 state = await self._load(connection, batch, now)
                 answers, more = decide_all(state, batch, now, ids())
-                await save(connection, state)
-                mark = self._time.mark(now)
-                await connection.execute(WRITE_MARK, *mark.write())
+                await save(connection, state, self._time.mark(now))
                 failpoint("before_commit")
                 committing = True
                 await self._commit(connection)
@@ -322,10 +326,34 @@ def _moved(before: int, parameter: re.Match[str]) -> str:
     return f"${int(parameter[1]) + before}"
 
 
-async def save(connection: asyncpg.Connection, state: State) -> None:
-    """Writes what was changed in a state, in the transaction that the connection is in."""
-    for statement, rows in saving.save(state):
-        await connection.execute(write_statement(statement), *(list(column) for column in zip(*rows, strict=True)))
+async def save(connection: asyncpg.Connection, state: State, mark: Mark) -> None:
+    """Writes what was changed in a state, and the mark, in the transaction that the connection is in.
+
+    Each statement that is sent takes longer than what it writes, so a step is one.
+    """
+    *earlier, last = saving.save(state, joined=True)
+    for step in earlier:
+        await _write(connection, step)
+    await _write(connection, last, mark)
+
+
+async def _write(connection: asyncpg.Connection, step: saving.Step, mark: Mark | None = None) -> None:
+    step = sorted(step, key=lambda part: _ORDER[type(part[0]), part[0].kind])
+    values = [list(column) for _, rows in step for column in zip(*rows, strict=True)]
+    statements = tuple(statement for statement, _ in step)
+    await connection.execute(all_written(statements, marked=mark is not None), *values, *(mark.write() if mark else ()))
+
+
+@cache
+def all_written(statements: tuple[saving.Statement, ...], *, marked: bool) -> str:
+    """One statement for several of the saving, and for the mark."""
+    parts, before = [], 0
+    for text in [*map(write_statement, statements), *[WRITE_MARK] * marked]:
+        parts.append(_PARAMETER.sub(partial(_moved, before), text))
+        before += len(_PARAMETER.findall(text))
+    *others, last = parts
+    beside = ", ".join(f"part_{place} AS ({text})" for place, text in enumerate(others))
+    return f"WITH {beside} {last}" if others else last
 
 
 async def begin_epoch(
@@ -344,8 +372,7 @@ async def begin_epoch(
         quiet=quiet,
         above=above,
     )
-    await save(connection, state)
-    await connection.execute(WRITE_MARK, *renewed.write())
+    await save(connection, state, renewed)
     await connection.execute(FORGET_PLACE)
     return state, renewed
 
