@@ -27,7 +27,7 @@ from poolkeeper_server.domain.state import State
 #: What asks for seats: a check-out, or a waiter that did.
 _Ask = c.CheckOut | r.Waiter
 #: What draws on the seats of its session's pool.
-_InSession = c.CheckOut | c.CheckIn | c.CloseSession | c.Acknowledge | c.CancelWait
+_InSession = c.CheckOut | c.CheckIn | c.Acknowledge | c.CancelWait
 #: How many due records of one pool, and quarantined seats of one node, a batch looks at.
 AT_ONCE = 256
 #: How many leases the due sessions of one pool may have that a batch ends.
@@ -56,7 +56,7 @@ class Needs:
     #: are counted by themselves, of which there may be many, with how many at most.
     shared: set[Key] = field(default_factory=set)
     single: dict[Key, int] = field(default_factory=dict)
-    #: Sessions whose uses are needed, with the allocations.
+    #: Sessions, as (estate, node, session), whose uses are needed, with the allocations.
     uses_of_sessions: set[Key] = field(default_factory=set)
     #: Pools of which the due records and the next quarantine ends are needed.
     due_in: set[Key] = field(default_factory=set)
@@ -106,7 +106,6 @@ def _one_allocation(needs: Needs, command: c.CheckIn | c.Acknowledge) -> None:
 
 def _close_session(needs: Needs, command: c.CloseSession) -> None:
     needs.add(r.Session, command.estate_id, command.session_id)
-    needs.uses_of_sessions.add((command.estate_id, command.session_id))
 
 
 def _cancel_wait(needs: Needs, command: c.CancelWait) -> None:
@@ -274,6 +273,13 @@ def _seats_of_session(needs: Needs, state: State, command: _InSession) -> None:
         needs.seats_of.add((session.estate_id, session.pool_id))
 
 
+def _of_closing(needs: Needs, state: State, command: c.CloseSession) -> None:
+    session = state.get(r.Session, command.estate_id, command.session_id)
+    if session is not None:
+        needs.seats_of.add((session.estate_id, session.pool_id))
+        needs.uses_of_sessions.add((session.estate_id, session.node_id, session.session_id))
+
+
 def _asked_before(needs: Needs, state: State, command: c.CheckOut | c.CheckIn) -> None:
     outcome = state.get(r.Outcome, command.estate_id, command.caller, command.request_id)
     if outcome is not None:
@@ -293,7 +299,7 @@ def _of_heartbeat(needs: Needs, state: State, command: c.Heartbeat) -> None:
     if session is None:
         return
     if looks_at_allocations(command, session):
-        needs.uses_of_sessions.add((session.estate_id, session.session_id))
+        needs.uses_of_sessions.add((session.estate_id, session.node_id, session.session_id))
     if command.known is not None:
         needs.seats_of.add((session.estate_id, session.pool_id))
 
@@ -320,7 +326,7 @@ def _of_pending(needs: Needs, state: State, command: c.ApproveNode | c.RejectNod
 def _of_forced(needs: Needs, state: State, command: c.RevokeNode) -> None:
     if command.force:
         for session in state.many(r.Session, state.node_sessions[(command.estate_id, command.node_id)]):
-            needs.uses_of_sessions.add((session.estate_id, session.session_id))
+            needs.uses_of_sessions.add((session.estate_id, session.node_id, session.session_id))
             needs.seats_of.add((session.estate_id, session.pool_id))
 
 
@@ -334,7 +340,7 @@ def _of_migration(needs: Needs, state: State, command: c.MigrateNode) -> None:
 _IMPLIED: dict[type, Callable[[Needs, State, Any], None]] = {
     c.CheckOut: _asked_before,
     c.CheckIn: _asked_before,
-    c.CloseSession: _seats_of_session,
+    c.CloseSession: _of_closing,
     c.Acknowledge: _seats_of_session,
     c.CancelWait: _waited_for,
     c.Heartbeat: _of_heartbeat,

@@ -90,7 +90,7 @@ _SHARED = ByKeys(
 )
 _SHARED_QUARANTINED = ByKeys(r.Allocation, ("estate_id", "product_id", "counting_key"), "t.state = 'QUARANTINED'")
 _USES = ByKeys(r.Use, ("estate_id", "allocation_id"))
-_SESSION_USES = ByKeys(r.Use, ("estate_id", "session_id"))
+_SESSION_USES = ByKeys(r.Use, ("estate_id", "node_id", "session_id"))
 _CODES = ByKeys(r.Code, ("estate_id", "digest"))
 
 _PLACE = Query("SELECT COUNT(*) FROM waiters WHERE estate_id = ? AND pool_id = ? AND product_id = ? AND sequence <= ?")
@@ -353,12 +353,18 @@ def _load_queues(state: State, pools: Sequence[Key]) -> Loading:
 
 
 def _session_uses(state: State, sessions: Iterable[Key]) -> list[Loading]:
-    """Everything that ending these sessions ends: all of their uses and waits, not only those met by chance."""
+    """Everything that ending these sessions ends: all of their uses and waits, not only those met by chance.
+
+    They are asked for as (estate, node, session): one index leads to the uses of a node and to those of a session.
+    """
     keys = [key for key in sessions if key not in state.whole]
     if not keys:
         return []
     state.whole.update(keys)
-    return [_load_used(state, keys), *_keys(state, _SESSION_WAITERS, keys)]
+    return [
+        _load_used(state, keys),
+        *_keys(state, _SESSION_WAITERS, [(estate, session) for estate, _, session in keys]),
+    ]
 
 
 def _load_used(state: State, sessions: Sequence[Key]) -> Loading:
@@ -374,7 +380,7 @@ def _complete(state: State, now: Moment) -> Loading:
         allocations = list(state.all(r.Allocation))
         waiters = list(state.all(r.Waiter))
         due = [
-            (session.estate_id, session.session_id)
+            (session.estate_id, session.node_id, session.session_id)
             for session in sessions
             if session.state is not r.SessionState.ENDED and (session.dirty or session.expires_lease <= now.lease)
         ]
