@@ -322,7 +322,9 @@ def _granted(
     pool = pool_of_session(state, session)
     remaining = None
     if allocation.kind is Kind.LEASED:
-        remaining = min([promise(session, now), *_last_promises(state, session, pool, now)])
+        remaining = promise(session, now)
+        if session.dirty:
+            remaining = min([remaining, *_last_promises(state, session, pool, now)])
     return Granted(
         allocation=allocation,
         use=use,
@@ -339,8 +341,6 @@ def _last_promises(state: State, session: Session, pool: Pool, now: Moment) -> l
     A client that has not heard of a revocation takes what it is promised now for all that it holds; until it has
     acknowledged, it is promised no more than that (CC-16, CC-23).
     """
-    if not session.dirty:
-        return []
     used = {key[:2] for key in state.session_uses[(session.estate_id, session.session_id)]}
     return [
         max(0, found.deadline_lease - pool.margin - now.lease)

@@ -24,11 +24,15 @@ Rows = Sequence[Sequence[Any]]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ByKeys:
-    """Rows of a kind whose columns equal one of many keys; the parameter is the list of keys."""
+    """Rows of a kind whose columns equal one of many keys; the parameter is the list of keys.
+
+    With `through` the columns are those of rows of that kind, which name the rows that are wanted by their own key.
+    """
 
     kind: type
     columns: tuple[str, ...]
     where: str = ""
+    through: type | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -83,7 +87,7 @@ _INSTALLED = ByKeys(
 _REQUEST_WAITERS = ByKeys(r.Waiter, ("estate_id", "node_id", "request_id"))
 _SESSION_WAITERS = ByKeys(r.Waiter, ("estate_id", "session_id"))
 _HOLDINGS = ByKeys(r.Holding, ("estate_id", "pool_id"))
-_LICENCES = ByKeys(r.Licence, ("estate_id", "licence_id"))
+_LICENCES = ByKeys(r.Licence, ("estate_id", "pool_id"), through=r.Holding)
 _QUEUES = ByKeys(r.Queue, ("estate_id", "pool_id"))
 _SHARED = ByKeys(
     r.Allocation, ("estate_id", "product_id", "counting_key"), "t.shared AND t.state NOT IN ('ENDED', 'QUARANTINED')"
@@ -329,13 +333,8 @@ def _seats(state: State, pools: Iterable[Key]) -> list[Loading]:
     if not new:
         return []
     state.whole.update((*key, "seats") for key in new)
-    return [*_missing(state, r.Pool, new), _load_lines(state, new), _load_queues(state, new)]
-
-
-def _load_lines(state: State, pools: Sequence[Key]) -> Loading:
-    """The holdings of pools, with their licences."""
-    found = yield from _fetch(state, r.Holding, _HOLDINGS, pools)
-    yield from _together(_missing(state, r.Licence, {(one.estate_id, one.licence_id) for one in found}))
+    lines = [*_keys(state, _HOLDINGS, new), *_keys(state, _LICENCES, new)]
+    return [*_missing(state, r.Pool, new), *lines, _load_queues(state, new)]
 
 
 def _load_queues(state: State, pools: Sequence[Key]) -> Loading:

@@ -68,23 +68,29 @@ def connect(path: Path, *, read_only: bool = False, patience: float = _PATIENCE)
     return connection
 
 
-def _match(statement: ByKeys | Present) -> str:
-    """That the columns of t equal one of the keys in a JSON array."""
-    hints = TABLES[statement.kind].c
+def _match(kind: type, columns: Sequence[str], alias: str = "t") -> str:
+    """That columns of a table equal one of the keys in a JSON array."""
+    hints = TABLES[kind].c
     return " AND ".join(
         # JSON carries no bytes.
-        f"t.{column} = unhex(wanted.value ->> {place})"
+        f"{alias}.{column} = unhex(wanted.value ->> {place})"
         if isinstance(hints[column].type, LargeBinary)
-        else f"t.{column} = wanted.value ->> {place}"
-        for place, column in enumerate(statement.columns)
+        else f"{alias}.{column} = wanted.value ->> {place}"
+        for place, column in enumerate(columns)
     )
 
 
 def _by_keys(statement: ByKeys) -> str:
     """Rows by their keys; the order of the join makes each an index look-up."""
+    kind, outer = statement.kind, statement.through
     where = f" WHERE {statement.where}" if statement.where else ""
-    rows = f"CROSS JOIN {NAMES[statement.kind]} AS t ON {_match(statement)}{where}"
-    return f"SELECT {select(statement.kind)} FROM json_each(?) AS wanted {rows}"
+    wanted = "json_each(?) AS wanted"
+    if outer is None:
+        match = _match(kind, statement.columns)
+    else:
+        wanted += f" CROSS JOIN {NAMES[outer]} AS o ON {_match(outer, statement.columns, 'o')}"
+        match = " AND ".join(f"t.{column} = o.{column}" for column in KEY_FIELDS[kind])
+    return f"SELECT {select(kind)} FROM {wanted} CROSS JOIN {NAMES[kind]} AS t ON {match}{where}"
 
 
 def upsert(kind: type) -> str:
@@ -107,7 +113,8 @@ def _text(statement: Statement) -> str:
     if isinstance(statement, ByKeys):
         return _by_keys(statement)
     if isinstance(statement, Present):
-        found = f"SELECT 1 FROM {NAMES[statement.kind]} AS t WHERE {_match(statement)} AND {statement.where}"
+        kind, match = statement.kind, _match(statement.kind, statement.columns)
+        found = f"SELECT 1 FROM {NAMES[kind]} AS t WHERE {match} AND {statement.where}"
         return f"SELECT wanted.key FROM json_each(?) AS wanted WHERE EXISTS ({found})"
     if isinstance(statement, Query):
         return statement.text
@@ -115,15 +122,6 @@ def _text(statement: Statement) -> str:
         f"SELECT {select(statement.kind)} FROM {statement.outer} CROSS JOIN {NAMES[statement.kind]} AS t "
         f"ON {statement.match} WHERE {statement.where} LIMIT ?"
     )
-
-
-#: Statements with keys of which a part is bytes, which JSON does not carry.
-_WITH_BYTES: Final = frozenset(
-    statement
-    for statement in STATEMENTS
-    if isinstance(statement, ByKeys | Present)
-    and any(isinstance(TABLES[statement.kind].c[column].type, LargeBinary) for column in statement.columns)
-)
 
 
 @cache
@@ -142,6 +140,8 @@ def write_statement(statement: saving.Statement) -> str:
 
 
 LOADS: Final = {statement: _text(statement) for statement in STATEMENTS}
+#: Statements with keys of which a part is bytes.
+_WITH_BYTES: Final = frozenset(statement for statement, text in LOADS.items() if "unhex(" in text)
 _SIGHT: Final = (
     "INSERT INTO sightings (estate_id, node_id, seen_at) VALUES (?, ?, ?) "
     "ON CONFLICT (estate_id, node_id) DO UPDATE SET seen_at = max(seen_at, excluded.seen_at)"

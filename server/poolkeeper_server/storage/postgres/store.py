@@ -110,7 +110,12 @@ def _text(statement: Statement) -> str:
         found = f"SELECT 1 FROM {NAMES[kind]} AS t WHERE {match} OFFSET 0"
         wanted = f"unnest({_unnest(kind, columns)}) WITH ORDINALITY AS wanted({quoted(columns)}, place)"
         return f"SELECT wanted.place::int - 1 FROM {wanted} WHERE EXISTS ({found})"
-    return _each(f"unnest({_unnest(kind, columns)}) AS wanted({quoted(columns)})", kind, match)
+    outer = statement.through
+    wanted = f"unnest({_unnest(outer or kind, columns)}) AS wanted({quoted(columns)})"
+    if outer is not None:
+        wanted += f" CROSS JOIN LATERAL (SELECT t.* FROM {NAMES[outer]} AS t WHERE {match} OFFSET 0) AS o"
+        match = " AND ".join(f't."{column}" = o."{column}"' for column in KEY_FIELDS[kind])
+    return _each(wanted, kind, match)
 
 
 def upsert(kind: type) -> str:
