@@ -117,6 +117,7 @@ async def test_a_different_request_under_a_used_id_is_refused(installation: Inst
 
 
 @pytest.mark.behaviour("CC-13")
+@pytest.mark.invariant("3A-OUTCOME")
 async def test_a_different_request_under_a_waiting_id_is_refused(installation: Installation) -> None:
     await installation.studio(seats=1)
     node = await installation.node()
