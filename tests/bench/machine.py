@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import platform
 import statistics
 import time
 from pathlib import Path
@@ -14,10 +15,10 @@ _TICKS: Final = os.sysconf("SC_CLK_TCK")
 
 
 def described() -> str:
-    """The cores and the memory."""
+    """The cores, the memory and the interpreter."""
     cores = len(os.sched_getaffinity(0))
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    return f"{cores} cores and {memory:.0f} GiB"
+    return f"{cores} cores and {memory:.0f} GiB with Python {platform.python_version()}"
 
 
 def sync_time(directory: Path) -> float:
