@@ -26,7 +26,8 @@ Rows = Sequence[Sequence[Any]]
 class ByKeys:
     """Rows of a kind whose columns equal one of many keys; the parameter is the list of keys.
 
-    With `through` the columns are those of rows of that kind, which name the rows that are wanted by their own key.
+    With `through` the columns, and what `where` says, are those of rows of that kind, which name the rows that are
+    wanted by their own key.
     """
 
     kind: type

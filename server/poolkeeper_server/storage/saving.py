@@ -1,6 +1,7 @@
 """What became of a batch, as statements for a database; which database it is does not matter here.
 
-A record that was there is written as the columns in which it differs: an index over others is not touched.
+A record that was there is written as the columns in which it differs: an index over others is not touched. Where rows
+are written together, so are the columns: PostgreSQL compares their values before it touches an index.
 """
 
 from __future__ import annotations
@@ -57,7 +58,8 @@ def save(state: State, *, joined: bool) -> list[Step]:
     """
     stored, deleted = state.changes()
     rest: Step = [(Delete(kind), keys) for kind, keys in deleted.items()]
-    # Of the allocations with one counting key a single one is live: what ends is written before what takes its place.
+    # Of the allocations with one counting key a single one is live: what ends, or gives its key up, is written before
+    # what takes its place. None is ever deleted here.
     turns: list[list[tuple[Any, Any]]] = [[], [], []]
     for old, record in stored.pop(r.Allocation, ()):
         turns[2 if old is None else 1 if record.state in r.SEATED else 0].append((old, record))

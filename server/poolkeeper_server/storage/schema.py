@@ -180,7 +180,7 @@ _index(
     where="kind = 'INSTALLED' AND state = 'ACTIVE'",
 )
 _index("allocations_by_pool", r.Allocation, "estate_id", "pool_id", "allocation_id", where="state <> 'ENDED'")
-# An index by node is another page that is written for nearly every check-out: these hold none that is leased.
+# An index by node is another page that is written for nearly every check-out: these hold none that a session uses.
 _index(
     "allocations_installed",
     r.Allocation,

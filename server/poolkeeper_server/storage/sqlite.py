@@ -68,14 +68,14 @@ def connect(path: Path, *, read_only: bool = False, patience: float = _PATIENCE)
     return connection
 
 
-def _match(kind: type, columns: Sequence[str], alias: str = "t") -> str:
-    """That columns of a table equal one of the keys in a JSON array."""
+def _match(kind: type, columns: Sequence[str]) -> str:
+    """That the columns of t equal one of the keys in a JSON array."""
     hints = TABLES[kind].c
     return " AND ".join(
         # JSON carries no bytes.
-        f"{alias}.{column} = unhex(wanted.value ->> {place})"
+        f"t.{column} = unhex(wanted.value ->> {place})"
         if isinstance(hints[column].type, LargeBinary)
-        else f"{alias}.{column} = wanted.value ->> {place}"
+        else f"t.{column} = wanted.value ->> {place}"
         for place, column in enumerate(columns)
     )
 
@@ -84,13 +84,12 @@ def _by_keys(statement: ByKeys) -> str:
     """Rows by their keys; the order of the join makes each an index look-up."""
     kind, outer = statement.kind, statement.through
     where = f" WHERE {statement.where}" if statement.where else ""
-    wanted = "json_each(?) AS wanted"
+    match = _match(outer or kind, statement.columns)
+    found = f"json_each(?) AS wanted CROSS JOIN {NAMES[outer or kind]} AS t ON {match}{where}"
     if outer is None:
-        match = _match(kind, statement.columns)
-    else:
-        wanted += f" CROSS JOIN {NAMES[outer]} AS o ON {_match(outer, statement.columns, 'o')}"
-        match = " AND ".join(f"t.{column} = o.{column}" for column in KEY_FIELDS[kind])
-    return f"SELECT {select(kind)} FROM {wanted} CROSS JOIN {NAMES[kind]} AS t ON {match}{where}"
+        return f"SELECT {select(kind)} FROM {found}"
+    match = " AND ".join(f"t.{column} = o.{column}" for column in KEY_FIELDS[kind])
+    return f"SELECT {select(kind)} FROM (SELECT t.* FROM {found}) AS o CROSS JOIN {NAMES[kind]} AS t ON {match}"
 
 
 def upsert(kind: type) -> str:

@@ -42,7 +42,7 @@ _WANTED: Final[dict[str, Callable[[Row], bool]]] = {
 _GROUPED: Final[dict[type, tuple[tuple[str, ...], ...]]] = {
     r.Binding: (("estate_id", "node_id"),),
     r.Holding: (("estate_id", "pool_id"),),
-    r.Use: (("estate_id", "allocation_id"), ("estate_id", "session_id")),
+    r.Use: (("estate_id", "allocation_id"), ("estate_id", "node_id", "session_id")),
     r.Allocation: (("estate_id", "product_id", "counting_key"),),
 }
 
@@ -119,6 +119,10 @@ class Tables:
         rows = self._rows[kind]
         if not rows:
             return []
+        if statement.through is not None:
+            outer = ByKeys(statement.through, statement.columns, statement.where)
+            places = [ROWS[outer.kind].columns.index(column) for column in KEY_FIELDS[kind]]
+            return [rows[tuple(row[place] for place in places)] for row in self._by_keys(outer, keys)]
         if statement.columns == KEY_FIELDS[kind] and not statement.where:
             return [rows[key] for key in keys if key in rows]
         group, wanted = self._groups[kind, statement.columns], _WANTED[statement.where]

@@ -6,7 +6,7 @@ import asyncio
 import socket
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import AsyncExitStack, closing
+from contextlib import AsyncExitStack, ExitStack, closing
 from typing import Any
 
 import grpc
@@ -17,7 +17,8 @@ from poolkeeper import _connector
 from poolkeeper._connector import KEPT, Connector
 from poolkeeper._core import patience
 from poolkeeper._core.address import parse_addresses
-from poolkeeper.errors import Unreachable
+from poolkeeper._enrolment import _Caller
+from poolkeeper.errors import PoolkeeperError, Unreachable
 from poolkeeper.trust import Trust
 
 
@@ -145,6 +146,32 @@ async def test_nobody_is_left_for_one_who_is_not_there_either(dead: int) -> None
     with closing(socket.socket()) as other:
         other.bind(("127.0.0.1", 0))
         assert not await watched(dead, other.getsockname()[1])
+
+
+@pytest.mark.parametrize("ports", [2, 3])
+async def test_after_a_dialling_in_vain_the_next_one_begins_with_the_next_address(ports: int) -> None:
+    with ExitStack() as stack:
+        held = [stack.enter_context(closing(socket.socket())) for _ in range(ports)]
+        for one in held:
+            one.bind(("127.0.0.1", 0))
+        found = connector(*(one.getsockname()[1] for one in held))
+        for place in (0, 1):
+            assert found.place == place
+            caller = _Caller(found)
+            with pytest.raises(Unreachable):
+                await caller.challenge("estates/acme/nodes/studio-7", limit=1)
+            await caller.leave()
+        assert found.place == 2 % ports
+
+
+async def test_who_leaves_a_daemon_that_was_asked_goes_to_the_next(alive: int) -> None:
+    async with AsyncExitStack() as stack:
+        found = connector(alive, await serve(stack, "second", Counter()))
+        caller = _Caller(found)
+        with pytest.raises(PoolkeeperError):
+            await caller.challenge("estates/acme/nodes/studio-7", limit=1)
+        await caller.leave()
+        assert found.place == 1
 
 
 async def test_a_connection_that_was_kept_is_given_to_the_next(alive: int) -> None:

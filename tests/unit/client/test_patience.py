@@ -30,6 +30,7 @@ def test_days_of_silence_are_no_overflow() -> None:
 
 def test_however_long_a_handshake_is_waited_for_another_daemon_has_its_time() -> None:
     patience = Patience()
+    assert patience.handshake == HANDSHAKE
     for _ in range(5):
-        assert patience.handshake / patience.first == HANDSHAKE / FIRST < 1
+        assert 0 < patience.handshake < patience.first
         patience.unheard()

@@ -7,11 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import select
+from sqlalchemy.dialects.sqlite import dialect
 
+from poolkeeper_server.domain.records import Allocation
 from poolkeeper_server.storage import sqlite
 from poolkeeper_server.storage.migration import migrate
+from poolkeeper_server.storage.reader import of_node
 from poolkeeper_server.storage.saving import Change, Delete
-from poolkeeper_server.storage.schema import NAMES, ROWS
+from poolkeeper_server.storage.schema import NAMES, ROWS, TABLES
 
 # What looks at every pool, or at the few rows that a partial index holds, once a second.
 _SMALL = {"SCAN p"}
@@ -51,3 +55,11 @@ def test_a_statement_reads_no_more_than_it_needs(connection: Any, name: str) -> 
         assert not step.startswith("SCAN"), (step, plan)
         assert not _WHOLE_ESTATE.search(step), (step, plan)
         assert "TEMP B-TREE" not in step, (step, plan)
+
+
+def test_the_allocations_of_a_node_are_listed_without_a_look_at_the_others(connection: Any) -> None:
+    table = TABLES[Allocation]
+    query = select(table).where(table.c.estate_id == "acme", table.c.state != "ENDED", of_node("acme", "studio-7"))
+    text = str(query.compile(dialect=dialect(), compile_kwargs={"literal_binds": True}))
+    plan = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {text}")]
+    assert not [step for step in plan if step.startswith("SCAN") or _WHOLE_ESTATE.search(step)], plan

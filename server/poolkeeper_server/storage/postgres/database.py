@@ -13,10 +13,10 @@ from poolkeeper_server.storage.migration import VERSION, is_newer, upgrade
 from poolkeeper_server.storage.postgres.channel import PostgresChannel
 from poolkeeper_server.storage.postgres.connection import (
     ANSWER_WITHIN,
+    CARE,
     CONNECT_WITHIN,
     HOLD,
     READER,
-    WRITER,
     connect,
     connect_first,
     is_passing,
@@ -24,13 +24,15 @@ from poolkeeper_server.storage.postgres.connection import (
     version_of,
 )
 from poolkeeper_server.storage.postgres.planner import guide_planner
-from poolkeeper_server.storage.postgres.store import CLOCK, PostgresStore, begin_epoch, upsert
+from poolkeeper_server.storage.postgres.store import CLOCK, LOCK_MARKS, PostgresStore, begin_epoch, upsert
 from poolkeeper_server.storage.reader import Reader
 from poolkeeper_server.storage.schema import ROWS
 from poolkeeper_server.storage.store import MARK_FIELDS, READ_FIRST_MARK, Mark, SharedTime, StoreUnusable
 
 #: Held while the schema is looked at and changed, so that daemons that start together do it once.
 _MIGRATION_LOCK: Final = 7_665_651_234
+#: Seconds that an upgrade may take.
+_UPGRADED_WITHIN: Final = 3600.0
 
 
 class PostgresDatabase:
@@ -88,30 +90,39 @@ class PostgresDatabase:
             StoreUnusable: when the schema is of a newer release, or cannot be made.
         """
         async with self._start() as connection:
-            await connection.execute("SELECT pg_advisory_lock($1)", _MIGRATION_LOCK)
+            # Whoever upgrades a large database takes its time.
+            await connection.execute("SET lock_timeout = 0; SET statement_timeout = 0")
+            await connection.execute("SELECT pg_advisory_lock($1)", _MIGRATION_LOCK, timeout=_UPGRADED_WITHIN)
             present = await version_of(connection)
             if present == VERSION:
                 return False
             if present is not None and present > VERSION:
                 raise is_newer(self.name, present)
-            await self._upgrade()
+            await self._upgrade(is_new=present is None)
             if present is None:
                 async with connection.transaction():
                     await guide_planner(connection)
             return True
 
-    async def _upgrade(self) -> None:
-        from sqlalchemy.exc import DBAPIError  # noqa: PLC0415 - only when there is something to upgrade
+    async def _upgrade(self, *, is_new: bool) -> None:
+        from sqlalchemy import text  # noqa: PLC0415 - only when there is something to upgrade
+        from sqlalchemy.exc import DBAPIError  # noqa: PLC0415 - see above
         from sqlalchemy.ext.asyncio import create_async_engine  # noqa: PLC0415 - see above
 
-        engine = create_async_engine("postgresql+asyncpg://", async_creator=lambda: connect(self._url, WRITER))
+        # An index over many rows takes longer than any statement of a transaction may.
+        engine = create_async_engine(
+            "postgresql+asyncpg://", async_creator=lambda: connect(self._url, CARE, answer_within=_UPGRADED_WITHIN)
+        )
         try:
             async with engine.begin() as bound:
+                if not is_new:
+                    # Daemons that work still come after this one, as after one another: they hold no other lock then.
+                    await bound.execute(text(LOCK_MARKS))
                 await bound.run_sync(upgrade)
         except DBAPIError as error:
             raise StoreUnusable(
                 f"The schema of the database {self.name} cannot be made: {error.orig}.",
-                hint="The role needs the right to make tables in the schema public.",
+                hint="Stop all daemons of the database; the role needs the right to make tables in the schema public.",
             ) from error
         finally:
             await engine.dispose()

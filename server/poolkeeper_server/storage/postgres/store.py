@@ -6,7 +6,7 @@ import asyncio
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from functools import cache, partial
+from functools import cache, lru_cache, partial
 from itertools import product
 from typing import Any, Final
 
@@ -39,7 +39,9 @@ from poolkeeper_server.storage.postgres.connection import HOLD, WRITER, connect,
 from poolkeeper_server.storage.schema import KEPT_NO_LONGER, NAMES, ROWS, TABLES, quoted
 from poolkeeper_server.storage.store import MARK_FIELDS, Committed, Mark, SharedTime, StoreUnavailable, Take, committed
 
-LOCK: Final = "BEGIN; SELECT 1 FROM marks WHERE id = 1 FOR UPDATE"
+#: Who has this lock is the only one to change what the committer writes.
+LOCK_MARKS: Final = "SELECT 1 FROM marks WHERE id = 1 FOR UPDATE"
+LOCK: Final = f"BEGIN; {LOCK_MARKS}"
 #: The server's clock in microseconds UTC.
 CLOCK: Final = "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
 # A statement of its own, so that it sees what the daemon committed for which the lock had to wait, and so that the
@@ -55,6 +57,8 @@ _PLACE: Final = (
     "SELECT system_identifier::text, ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::bigint, "
     "current_setting('synchronous_standby_names') <> '' FROM pg_control_system()"
 )
+#: How many texts of statements that write are kept, each of some kilobytes; there are as many as combinations of kinds.
+_SHAPES: Final = 256
 _PARAMETER: Final = re.compile(r"\$([0-9]+)")
 _READ_PLACE: Final = "SELECT cluster, timeline FROM marks WHERE id = 1"
 _WRITE_PLACE: Final = "UPDATE marks SET cluster = $1, timeline = $2 WHERE id = 1"
@@ -349,7 +353,7 @@ async def _write(connection: asyncpg.Connection, step: saving.Step, mark: Mark |
     await connection.execute(all_written(statements, marked=mark is not None), *values, *(mark.write() if mark else ()))
 
 
-@cache
+@lru_cache(_SHAPES)
 def all_written(statements: tuple[saving.Statement, ...], *, marked: bool) -> str:
     """One statement for several of the saving, and for the mark."""
     parts, before = [], 0

@@ -1,4 +1,7 @@
-"""Fewer indexes by node and by session: each one is another page that is written for nearly every check-out."""
+"""No index of allocations by node holds what sessions use, and one index of uses does for two.
+
+Each of them is another page that is written for nearly every check-out.
+"""
 
 import sqlalchemy as sa
 from alembic import op
