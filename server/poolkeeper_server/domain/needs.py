@@ -67,6 +67,10 @@ class Needs:
         """Asks for one record."""
         self.records.setdefault(kind, set()).add(key)
 
+    def add_uses(self, session: r.Session) -> None:
+        """Asks for everything that a session uses."""
+        self.uses_of_sessions.add((session.estate_id, session.node_id, session.session_id))
+
 
 def named(batch: Sequence[c.Command]) -> Needs:
     """What the commands name."""
@@ -277,7 +281,7 @@ def _of_closing(needs: Needs, state: State, command: c.CloseSession) -> None:
     session = state.get(r.Session, command.estate_id, command.session_id)
     if session is not None:
         needs.seats_of.add((session.estate_id, session.pool_id))
-        needs.uses_of_sessions.add((session.estate_id, session.node_id, session.session_id))
+        needs.add_uses(session)
 
 
 def _asked_before(needs: Needs, state: State, command: c.CheckOut | c.CheckIn) -> None:
@@ -299,7 +303,7 @@ def _of_heartbeat(needs: Needs, state: State, command: c.Heartbeat) -> None:
     if session is None:
         return
     if looks_at_allocations(command, session):
-        needs.uses_of_sessions.add((session.estate_id, session.node_id, session.session_id))
+        needs.add_uses(session)
     if command.known is not None:
         needs.seats_of.add((session.estate_id, session.pool_id))
 
@@ -326,7 +330,7 @@ def _of_pending(needs: Needs, state: State, command: c.ApproveNode | c.RejectNod
 def _of_forced(needs: Needs, state: State, command: c.RevokeNode) -> None:
     if command.force:
         for session in state.many(r.Session, state.node_sessions[(command.estate_id, command.node_id)]):
-            needs.uses_of_sessions.add((session.estate_id, session.node_id, session.session_id))
+            needs.add_uses(session)
             needs.seats_of.add((session.estate_id, session.pool_id))
 
 

@@ -323,12 +323,17 @@ async def _ask(connection: asyncpg.Connection, asks: Sequence[Ask]) -> list[Rows
 @cache
 def all_of(statements: tuple[ByKeys | Present, ...]) -> str:
     """One statement for several that ask for keys: an array of rows for each."""
-    parts, before = [], 0
-    for statement in statements:
-        text = _PARAMETER.sub(partial(_moved, before), LOADS[statement])
-        parts.append(f"ARRAY(SELECT ROW(part.*) FROM ({text}) AS part)")
-        before += len(statement.columns)
-    return f"SELECT {', '.join(parts)}"
+    texts = _in_a_row([LOADS[statement] for statement in statements])
+    return f"SELECT {', '.join(f'ARRAY(SELECT ROW(part.*) FROM ({text}) AS part)' for text in texts)}"
+
+
+def _in_a_row(texts: Sequence[str]) -> list[str]:
+    """Texts that become one, each with the numbers of its parameters after those of the one before."""
+    moved, before = [], 0
+    for text in texts:
+        moved.append(_PARAMETER.sub(partial(_moved, before), text))
+        before += len(_PARAMETER.findall(text))
+    return moved
 
 
 def _moved(before: int, parameter: re.Match[str]) -> str:
@@ -356,11 +361,7 @@ async def _write(connection: asyncpg.Connection, step: saving.Step, mark: Mark |
 @lru_cache(_SHAPES)
 def all_written(statements: tuple[saving.Statement, ...], *, marked: bool) -> str:
     """One statement for several of the saving, and for the mark."""
-    parts, before = [], 0
-    for text in [*map(write_statement, statements), *[WRITE_MARK] * marked]:
-        parts.append(_PARAMETER.sub(partial(_moved, before), text))
-        before += len(_PARAMETER.findall(text))
-    *others, last = parts
+    *others, last = _in_a_row([*map(write_statement, statements), *[WRITE_MARK] * marked])
     beside = ", ".join(f"part_{place} AS ({text})" for place, text in enumerate(others))
     return f"WITH {beside} {last}" if others else last
 
