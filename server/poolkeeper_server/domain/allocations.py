@@ -6,7 +6,7 @@ were chosen; what is given back is taken from the last of them.
 
 from __future__ import annotations
 
-from poolkeeper_server.domain.ledger import Delta, move_seats
+from poolkeeper_server.domain.ledger import Delta, InvariantViolation, move_seats
 from poolkeeper_server.domain.moment import Moment
 from poolkeeper_server.domain.records import SEATED, Allocation, AllocationState, Pairs, Pool, replace
 from poolkeeper_server.domain.state import State
@@ -20,13 +20,13 @@ def pool_of(state: State, allocation: Allocation) -> Pool:
     return pool
 
 
-def grant(state: State, now: Moment, pool: Pool, allocation: Allocation) -> Allocation:
-    """Takes the seats of a new allocation; gives it with its fence."""
-    deltas = tuple(Delta(licence_id=licence, active=seats) for licence, seats in allocation.lines)
+def grant(state: State, now: Moment, pool: Pool, allocation: Allocation) -> None:
+    """Takes the seats of a new allocation, whose fence is the next in the pool."""
+    deltas = tuple([Delta(licence_id=licence, active=seats) for licence, seats in allocation.lines])
     written = move_seats(state, now, pool, "CHECKED_OUT", deltas, allocation=allocation)
-    granted = replace(allocation, fence=written.ledger_sequence)
-    state.put(granted)
-    return granted
+    if allocation.fence != written.ledger_sequence:
+        raise InvariantViolation(f"{allocation} was granted by entry {written.ledger_sequence}")
+    state.put(allocation)
 
 
 def readopt(state: State, now: Moment, pool: Pool, allocation: Allocation) -> Allocation:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
 
 from poolkeeper_server.domain.epoch import is_quiet, quiet_end
 from poolkeeper_server.domain.moment import Moment
-from poolkeeper_server.domain.records import Holding, Licence, LicensedBy, Pairs, Pool, Product
+from poolkeeper_server.domain.records import Holding, Licence, LicensedBy, Pairs, Pool, Product, frozen
 from poolkeeper_server.domain.refusal import Denial, Reason, Refusal, RejectedCandidate, SeatCounts
 from poolkeeper_server.domain.state import State
 
@@ -15,7 +14,7 @@ _NO_END = 2**63 - 1
 _TOLD = 20
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Candidate:
     """A line, its seats, and the reason that rules it out now (None: it may give).
 
@@ -40,7 +39,7 @@ def candidates(state: State, now: Moment, pool: Pool, product_id: str) -> list[C
     for holding in state.many(Holding, state.holdings[(pool.estate_id, pool.pool_id)]):
         licence = state.get(Licence, holding.estate_id, holding.licence_id)
         if licence is not None and product_id in licence.products and (holding.count or holding.free < 0):
-            found.append(Candidate(licence, holding, _rejection(licence, now), quiet))
+            found.append(Candidate(licence=licence, holding=holding, rejected=_rejection(licence, now), quiet=quiet))
     found.sort(key=_rank)
     return found
 
@@ -69,8 +68,8 @@ def choose(lines: list[Candidate], licensed_by: LicensedBy, need: int) -> Pairs 
     for line in lines:
         if need == 0:
             break
-        if line.licence.licensed_by is licensed_by and line.free > 0:
-            taken = min(need, line.free)
+        if line.licence.licensed_by is licensed_by and (free := line.free) > 0:
+            taken = min(need, free)
             chosen.append((line.licence.licence_id, taken))
             need -= taken
     return None if need else tuple(chosen)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from poolkeeper_server.domain import allocations, uses
 from poolkeeper_server.domain.candidates import Candidate, candidates, choose, denial, quarantine_ends
 from poolkeeper_server.domain.commands import CheckOut, Granted, Waiting
-from poolkeeper_server.domain.counting import CountingKey, counting_key
+from poolkeeper_server.domain.counting import CountingKey, counting_keys
 from poolkeeper_server.domain.due import end_due
 from poolkeeper_server.domain.epoch import is_quiet, quiet_end
 from poolkeeper_server.domain.moment import SECOND, Moment
@@ -120,8 +120,10 @@ def take(
         raise not_found(f"product {command.product_id}", hint="`poolkeeper product list` shows the catalogue.")
     if not session.dirty:
         # Asking is contact. A session that has not heard of a revocation yet is promised nothing more before it has.
-        session = renew(session, pool, now)
-        state.put(session)
+        renewed = renew(session, pool, now)
+        if renewed is not session:
+            session = renewed
+            state.put(session)
     ask = _Ask(
         state=state,
         command=command,
@@ -171,10 +173,7 @@ def _end_due(ask: _Ask) -> bool:
 def _keys(ask: _Ask) -> dict[LicensedBy, CountingKey]:
     command = ask.command
     registered = ask.state.get(Consumer, command.estate_id, command.consumer) if command.consumer else None
-    return {
-        licensed_by: counting_key(command, ask.session.node_id, licensed_by, ask.pool.counting, registered)
-        for licensed_by in KIND_OF
-    }
+    return counting_keys(command, ask.session.node_id, ask.pool.counting, registered)
 
 
 def _pool(state: State, session: Session) -> Pool:
@@ -235,11 +234,12 @@ def _share(ask: _Ask, held: Allocation) -> Granted | None:
 def _resume(ask: _Ask, licensed_by: LicensedBy, key: CountingKey) -> Granted | None:
     """Takes up the consumer's own quarantined seats, with free ones beside them where they are too few (CC-22)."""
     state, now = ask.state, ask.now
-    if is_quiet(ask.pool, now):
-        return None  # it may have done so before, or an admin given them to another: the state does not know
+    resting = state.quarantined[(ask.command.estate_id, ask.product.product_id, key.key)]
+    if not resting or is_quiet(ask.pool, now):
+        return None  # while it is quiet it may have done so before, or an admin given them to another
     own = [
         found
-        for found in state.many(Allocation, state.quarantined[(ask.command.estate_id, ask.product.product_id, key.key)])
+        for found in state.many(Allocation, resting)
         if found.pool_id == ask.pool.pool_id
         and found.licensed_by is licensed_by
         and found.quarantine_until is not None
@@ -276,6 +276,8 @@ def _grant(ask: _Ask, licensed_by: LicensedBy, key: CountingKey, lines: list[Can
     if chosen is None:
         return None
     command, now = ask.command, ask.now
+    # The pool is read again: ending what was due has moved its ledger on.
+    pool = _pool(ask.state, ask.session)
     new = Allocation(
         estate_id=command.estate_id,
         allocation_id=next(ask.ids),
@@ -296,15 +298,15 @@ def _grant(ask: _Ask, licensed_by: LicensedBy, key: CountingKey, lines: list[Can
         host=command.host,
         allocated_at=now.civil,
         seen_at=now.civil,
-        fence=0,
+        fence=pool.ledger_sequence + 1,
         deadline_lease=now.lease + ACKNOWLEDGE_WITHIN if ask.in_turn else None,
         quarantine_until=None,
         release_without_quarantine=False,
         ended_at=None,
         end_reason="",
     )
-    # The pool is read again: ending what was due has moved its ledger on.
-    return _use(ask, allocations.grant(ask.state, now, _pool(ask.state, ask.session), new))
+    allocations.grant(ask.state, now, pool, new)
+    return _use(ask, new)
 
 
 def _use(ask: _Ask, allocation: Allocation, *, resumed: bool = False) -> Granted:

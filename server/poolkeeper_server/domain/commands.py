@@ -1,4 +1,4 @@
-"""What can be asked of the state: one frozen dataclass for each command, and what it answers.
+"""What can be asked of the state: one frozen class for each command, and what it answers.
 
 Ids are bare (`acme`, `west`), not resource names. Whoever makes a command has checked the shape of its fields;
 whether they fit together and exist is decided. `request_id` with `caller` and `digest` makes a command repeatable
@@ -6,8 +6,6 @@ whether they fit together and exist is decided. `request_id` with `caller` and `
 """
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 from poolkeeper_server.domain.receipts import GrantReceipt
 from poolkeeper_server.domain.records import (
@@ -22,16 +20,17 @@ from poolkeeper_server.domain.records import (
     Session,
     Token,
     Use,
+    frozen,
 )
 from poolkeeper_server.domain.refusal import Refusal
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Command:
     """Base of all commands."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Request(Command):
     """A command that carries a request id.
 
@@ -47,7 +46,7 @@ class Request(Command):
 # ---- what sessions ask ----------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class OpenSession(Command):
     """Opens a session whose challenge was signed by `public_key`; answers `SessionOpened`.
 
@@ -65,7 +64,7 @@ class OpenSession(Command):
     secret_epoch: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class SessionOpened:
     """An open session and the generation of its node's credentials."""
 
@@ -75,7 +74,7 @@ class SessionOpened:
     heartbeat_interval: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class CheckOut(Request):
     """Takes seats for a consumer; answers `Granted`, `Waiting` or a refusal.
 
@@ -94,7 +93,7 @@ class CheckOut(Request):
     wait: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Granted:
     """An allocation with the caller's use of it.
 
@@ -110,7 +109,7 @@ class Granted:
     resumed: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Waiting:
     """A place in the queue, from 1, and when a seat is expected (civil; None when nothing tells)."""
 
@@ -121,7 +120,7 @@ class Waiting:
     estimate: int | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class CancelWait(Command):
     """Leaves the queue; takes back a grant that crossed it."""
 
@@ -131,7 +130,7 @@ class CancelWait(Command):
     request_id: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class CheckIn(Request):
     """Ends the caller's use of an allocation; answers the allocation as it is then."""
 
@@ -140,7 +139,7 @@ class CheckIn(Request):
     reason: CheckInReason
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Known:
     """Everything that a client knows, to be compared with what the daemon knows (CC-29).
 
@@ -153,7 +152,7 @@ class Known:
     receipts: tuple[GrantReceipt, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Heartbeat(Command):
     """Renews a session; answers `Renewed`. `digest` is the client's, as a signed 64-bit number.
 
@@ -168,7 +167,7 @@ class Heartbeat(Command):
     epoch: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Notice:
     """News of one allocation that a session must hear; `fence` goes back in its acknowledgement."""
 
@@ -178,7 +177,7 @@ class Notice:
     fence: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Renewed:
     """A renewed promise. `reconcile` is 0, or the version of the session that the client must account for.
 
@@ -195,7 +194,7 @@ class Renewed:
     agrees: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Acknowledge(Command):
     """Accepts a waiter's grant or lets go of a revoked allocation; answers the allocation."""
 
@@ -205,7 +204,7 @@ class Acknowledge(Command):
     fence: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class CloseSession(Command):
     """Ends a session and checks its leased seats in; answers the session."""
 
@@ -216,7 +215,7 @@ class CloseSession(Command):
 # ---- what time asks -------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Expire(Command):
     """Ends what is due: sessions, quarantines, waits, unacknowledged grants and revocations, unseen installations.
 
@@ -226,7 +225,7 @@ class Expire(Command):
     limit: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Expired:
     """How much was ended; `more` when a limit was reached."""
 
@@ -234,7 +233,7 @@ class Expired:
     more: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class ServeQueues(Command):
     """Serves the waiters of a pool again, where one batch did not reach them all."""
 
@@ -242,14 +241,14 @@ class ServeQueues(Command):
     pool_id: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class AddCheckpoint(Command):
     """Stores a signed checkpoint."""
 
     checkpoint: Checkpoint
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class RaiseAlert(Command):
     """Stores an alert, dated with the moment at which it is stored."""
 
@@ -259,7 +258,7 @@ class RaiseAlert(Command):
 # ---- what admins ask ------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class PoolSettings:
     """A pool's policy; None leaves a setting as it is, or takes the default for a new pool."""
 
@@ -274,7 +273,7 @@ class PoolSettings:
     reclaim_after: int | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class CreateEstate(Request):
     """Makes an estate with its Default Pool (EV-1). `honey` are digests of codes that are never issued (CC-6)."""
 
@@ -283,12 +282,12 @@ class CreateEstate(Request):
     honey: tuple[bytes, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class UnfreezeEstate(Request):
     """Lets codes of the estate be redeemed again."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class CreateProduct(Request):
     """Adds a product to the catalogue; `estate_id` is empty."""
 
@@ -297,7 +296,7 @@ class CreateProduct(Request):
     units: Pairs
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class AddLicence(Request):
     """Adds a purchase to the Default Pool (EV-2); answers the licence."""
 
@@ -309,7 +308,7 @@ class AddLicence(Request):
     valid_before: int | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Move:
     """Seats of a line: a licence id, or an order number with exactly one line in the pool."""
 
@@ -317,7 +316,7 @@ class Move:
     count: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class CreatePool(Request):
     """Makes a pool and moves seats into it from the Default Pool (EV-3, EV-4)."""
 
@@ -326,7 +325,7 @@ class CreatePool(Request):
     moves: tuple[Move, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class UpdatePool(Request):
     """Changes a pool's settings; `version` None skips the comparison."""
 
@@ -335,7 +334,7 @@ class UpdatePool(Request):
     version: int | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class MoveSeats(Request):
     """Moves unused seats from one pool to another (EV-5)."""
 
@@ -344,7 +343,7 @@ class MoveSeats(Request):
     moves: tuple[Move, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class ClosePool(Request):
     """Ends a pool's giving."""
 
@@ -352,14 +351,14 @@ class ClosePool(Request):
     version: int | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class UnfreezePool(Request):
     """Lets codes of the pool be redeemed again."""
 
     pool_id: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class IssueCode(Request):
     """Issues a code (CC-2). `digests` are of random digits, drawn afresh; the first that is free is taken.
 
@@ -375,7 +374,7 @@ class IssueCode(Request):
     digests: tuple[bytes, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class CodeIssued:
     """Which code was issued; `draw` is the index of its digest, -1 when this is a repetition."""
 
@@ -383,7 +382,7 @@ class CodeIssued:
     draw: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class RevokeCode(Request):
     """Makes a code worthless."""
 
@@ -391,7 +390,7 @@ class RevokeCode(Request):
     code_id: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Enrol(Command):
     """Redeems a code (CC-3); answers `Enrolled` or a refusal that is counted.
 
@@ -408,7 +407,7 @@ class Enrol(Command):
     secret: bytes
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Enrolled:
     """Which node was enrolled, and where it draws."""
 
@@ -417,7 +416,7 @@ class Enrolled:
     domain: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class ApproveNode(Request):
     """Enrols a node that waits, or lets a copied identity go on."""
 
@@ -426,14 +425,14 @@ class ApproveNode(Request):
     secret: bytes
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class RejectNode(Request):
     """Turns a waiting enrolment down."""
 
     node_id: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class RevokeNode(Request):
     """Ends a node's credentials (CC-9)."""
 
@@ -442,14 +441,14 @@ class RevokeNode(Request):
     force: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class MigrateNode(Request):
     """Moves a node's installed allocations to the pool that it is bound to now (CC-8)."""
 
     node_id: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class AddConsumer(Request):
     """Registers a consumer."""
 
@@ -458,14 +457,14 @@ class AddConsumer(Request):
     host: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class RemoveConsumer(Request):
     """Takes a consumer off the register."""
 
     consumer: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class ReleaseAllocation(Request):
     """Takes an allocation back (CC-23)."""
 
@@ -475,21 +474,21 @@ class ReleaseAllocation(Request):
     force: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class CreateToken(Request):
     """Stores an admin credential; `estate_id` is empty, the token names its own."""
 
     token: Token
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class RevokeToken(Request):
     """Makes an admin credential worthless."""
 
     token_id: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Done:
     """The effect of an admin's command: the id of what it made or changed. `repeated` when it had been done before."""
 

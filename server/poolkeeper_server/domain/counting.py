@@ -40,23 +40,28 @@ class CountingKey(NamedTuple):
     shared: bool
 
 
-def counting_key(
-    subject: Subject, node_id: str, licensed_by: LicensedBy, counting: Counting, registered: Consumer | None
-) -> CountingKey:
-    """The key under which a check-out is counted.
+def counting_keys(
+    subject: Subject, node_id: str, counting: Counting, registered: Consumer | None
+) -> dict[LicensedBy, CountingKey]:
+    """The keys under which a check-out is counted, by what it may be licensed by.
 
     INSTALLED_INSTANCE counts the installation, else the consumer, else the node. CONCURRENT_USER counts what the pool
     says; a check-out that names no consumer counts by itself when consumers are counted.
     """
     own = f"consumer {registered.consumer}" if registered else f"node {node_id}"
-    if licensed_by is LicensedBy.INSTALLED_INSTANCE:
-        if subject.installation:
-            return _key("installation", own, subject.installation)
-        return _key("consumer", "" if registered else own, subject.consumer) if subject.consumer else _key("node", own)
-    if counting is Counting.CONSUMER:
-        if not subject.consumer:
-            return CountingKey(f"single{_SEPARATOR}{node_id}", shared=False)
-        return _key("consumer", "" if registered else own, subject.consumer)
+    consumer = _key("consumer", "" if registered else own, subject.consumer) if subject.consumer else None
+    if subject.installation:
+        installed = _key("installation", own, subject.installation)
+    else:
+        installed = consumer or _key("node", own)
+    if counting is not Counting.CONSUMER:
+        concurrent = _counted(subject, own, counting, registered)
+    else:
+        concurrent = consumer or CountingKey(f"single{_SEPARATOR}{node_id}", False)  # noqa: FBT003 - keywords take twice as long
+    return {LicensedBy.CONCURRENT_USER: concurrent, LicensedBy.INSTALLED_INSTANCE: installed}
+
+
+def _counted(subject: Subject, own: str, counting: Counting, registered: Consumer | None) -> CountingKey:
     user = _named(registered.user if registered else "", subject.user, own)
     host = _named(registered.host if registered else "", subject.host, own)
     counted = {Counting.USER: user, Counting.HOST: host, Counting.USER_HOST: (*user, *host)}[counting]
@@ -69,4 +74,4 @@ def _named(registered: str, given: str, own: str) -> tuple[str, str]:
 
 
 def _key(*parts: str) -> CountingKey:
-    return CountingKey(_SEPARATOR.join(parts), shared=True)
+    return CountingKey(_SEPARATOR.join(parts), True)  # noqa: FBT003 - as above

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from hashlib import sha256
 
 from poolkeeper_server.domain.moment import Moment
-from poolkeeper_server.domain.records import Allocation, Entry, Holding, Pool, replace
+from poolkeeper_server.domain.records import Allocation, Entry, Holding, Pool, frozen, replace
 from poolkeeper_server.domain.state import State
 
 #: The only event that may take more seats than there are: they are held already.
@@ -23,7 +22,7 @@ class InvariantViolation(AssertionError):
     """A change that would break an invariant; a fault of ours, never of the caller."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Delta:
     """By how much one licence's counters in a pool change."""
 

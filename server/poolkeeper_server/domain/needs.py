@@ -14,12 +14,12 @@ from typing import Any
 from poolkeeper_server.domain import commands as c
 from poolkeeper_server.domain import records as r
 from poolkeeper_server.domain.candidates import candidates
-from poolkeeper_server.domain.counting import counting_key
+from poolkeeper_server.domain.counting import counting_keys
 from poolkeeper_server.domain.enrolment import INSTALLATION, POOL, SOURCE
 from poolkeeper_server.domain.moment import Moment
 from poolkeeper_server.domain.need import seats_needed
 from poolkeeper_server.domain.purchasing import DEFAULT_POOL
-from poolkeeper_server.domain.records import KIND_OF, Key
+from poolkeeper_server.domain.records import Key
 from poolkeeper_server.domain.refusal import Refusal
 from poolkeeper_server.domain.sessions import explained, looks_at_allocations
 from poolkeeper_server.domain.state import State
@@ -390,8 +390,7 @@ def _keys(needs: Needs, wanted: Counter[Key], resting: set[Key], state: State, a
         return  # the command will be refused with the same words
     wanted[(pool.estate_id, pool.pool_id, product.product_id)] += need
     registered = state.get(r.Consumer, ask.estate_id, ask.consumer) if ask.consumer else None
-    for licensed_by in KIND_OF:
-        key = counting_key(ask, session.node_id, licensed_by, pool.counting, registered)
+    for key in counting_keys(ask, session.node_id, pool.counting, registered).values():
         full = (ask.estate_id, product.product_id, key.key)
         if key.shared:
             needs.shared.add(full)

@@ -1,4 +1,4 @@
-"""The records that state consists of: one frozen dataclass for one table of the store.
+"""The records that state consists of: one frozen class for one table of the store.
 
 A record's key is the tuple of its leading fields named in `KEYS`. Records have no slots: one that has a dictionary is
 made of another in a sixth of the time, and that is most of what deciding does. Instants are microseconds; a name that
@@ -10,9 +10,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar, dataclass_transform
 
 R = TypeVar("R")
+
+
+@dataclass_transform(kw_only_default=True, frozen_default=True)
+def frozen(kind: type[R]) -> type[R]:
+    """A dataclass of named values that the type checker lets nobody change.
+
+    One that stays as it is at run time too would take three times as long to make, and a transaction makes many.
+    """
+    return dataclass(kw_only=True, unsafe_hash=True)(kind)
+
 
 if TYPE_CHECKING:
     from dataclasses import replace as replace  # noqa: PLC0414 - calls of it are checked as calls of that one
@@ -29,32 +39,37 @@ Key = tuple[Any, ...]
 Pairs = tuple[tuple[str, int], ...]
 
 
-class LicensedBy(StrEnum):
+class Word(StrEnum):
+    """One of a fixed set of words, with the hash of its text: the one of an enumeration is a call."""
+
+    __hash__ = str.__hash__
+
+
+class LicensedBy(Word):
     """What counts as one."""
 
     CONCURRENT_USER = "CONCURRENT_USER"
     INSTALLED_INSTANCE = "INSTALLED_INSTANCE"
 
 
-class Kind(StrEnum):
+class Kind(Word):
     """How long an allocation lives: with its session, or until it is checked in."""
 
     LEASED = "LEASED"
     INSTALLED = "INSTALLED"
 
 
-#: Also what is gone through for each of them: an enumeration takes long to.
 KIND_OF: Final = {LicensedBy.CONCURRENT_USER: Kind.LEASED, LicensedBy.INSTALLED_INSTANCE: Kind.INSTALLED}
 
 
-class PoolState(StrEnum):
+class PoolState(Word):
     """Whether a pool gives seats."""
 
     ACTIVE = "ACTIVE"
     CLOSED = "CLOSED"
 
 
-class Counting(StrEnum):
+class Counting(Word):
     """What one concurrent seat is counted by."""
 
     CONSUMER = "CONSUMER"
@@ -63,7 +78,7 @@ class Counting(StrEnum):
     USER_HOST = "USER_HOST"
 
 
-class AllocationState(StrEnum):
+class AllocationState(Word):
     """Where an allocation is in its life."""
 
     ACTIVE = "ACTIVE"
@@ -77,7 +92,7 @@ class AllocationState(StrEnum):
 SEATED: Final = frozenset({AllocationState.ACTIVE, AllocationState.PROVISIONAL, AllocationState.REVOKED})
 
 
-class SessionState(StrEnum):
+class SessionState(Word):
     """OPEN sessions are renewed; REVOKED ones run out; ENDED ones hold nothing."""
 
     OPEN = "OPEN"
@@ -85,7 +100,7 @@ class SessionState(StrEnum):
     ENDED = "ENDED"
 
 
-class NodeState(StrEnum):
+class NodeState(Word):
     """Whether a node may open sessions."""
 
     ENROLLED = "ENROLLED"
@@ -93,7 +108,7 @@ class NodeState(StrEnum):
     COPIED = "COPIED"
 
 
-class CodeState(StrEnum):
+class CodeState(Word):
     """HONEY codes are never issued; using one raises an alert (CC-6)."""
 
     ISSUED = "ISSUED"
@@ -103,7 +118,7 @@ class CodeState(StrEnum):
     HONEY = "HONEY"
 
 
-class CheckInReason(StrEnum):
+class CheckInReason(Word):
     """Why an allocation is given back (CC-24)."""
 
     ENDED = "ENDED"
@@ -112,7 +127,7 @@ class CheckInReason(StrEnum):
     NODE_DELETED = "NODE_DELETED"
 
 
-class AlertKind(StrEnum):
+class AlertKind(Word):
     """What an admin is alerted to."""
 
     CODE_FAILURES = "CODE_FAILURES"
@@ -123,7 +138,7 @@ class AlertKind(StrEnum):
     EPOCH_BEGUN = "EPOCH_BEGUN"
 
 
-@dataclass(frozen=True, kw_only=True)
+@frozen
 class Estate:
     """A customer account. `next_licence` numbers its purchases."""
 
@@ -134,7 +149,7 @@ class Estate:
     next_licence: int = 1
 
 
-@dataclass(frozen=True, kw_only=True)
+@frozen
 class Product:
     """What a licence permits to use; `units` says what one seat covers (CC-19)."""
 
@@ -144,7 +159,7 @@ class Product:
     created_at: int
 
 
-@dataclass(frozen=True, kw_only=True)
+@frozen
 class Licence:
     """One purchase line. Valid from `valid_from` until before `valid_before`; None is without limit."""
 
@@ -159,7 +174,7 @@ class Licence:
     created_at: int
 
 
-@dataclass(frozen=True, kw_only=True)
+@frozen
 class Pool:
     """Where licences are drawn from, its policy, and the head of its ledger.
 
@@ -188,7 +203,7 @@ class Pool:
     restored_sequence: int = 0
 
 
-@dataclass(frozen=True, kw_only=True)
+@frozen
 class Holding:
     """The share of one licence that lies in one pool, and its counters."""
 
@@ -205,7 +220,7 @@ class Holding:
         return self.count - self.active - self.quarantined
 
 
-@dataclass(frozen=True, kw_only=True)
+@frozen
 class Node:
     """An enrolled server or encoder.
 
@@ -228,7 +243,7 @@ class Node:
     secret_epoch: int = 1
 
 
-@dataclass(frozen=True, kw_only=True)
+@frozen
 class Binding:
     """The pool that a node, or a domain on it, draws from; the empty domain is the node itself."""
 
@@ -239,7 +254,7 @@ class Binding:
     bound_at: int
 
 
-@dataclass(frozen=True, kw_only=True)
+@frozen
 class PendingEnrolment:
     """A right code on a frozen pool, waiting for an admin (CC-5)."""
 
@@ -250,7 +265,7 @@ class PendingEnrolment:
     requested_at: int
 
 
-@dataclass(frozen=True, kw_only=True)
+@frozen
 class Code:
     """An authentication code, known by a keyed hash only (CC-2)."""
 
@@ -268,7 +283,7 @@ class Code:
     redeemed_key: bytes
 
 
-@dataclass(frozen=True, kw_only=True)
+@frozen
 class Limit:
     """Failed enrolments of one source, pool or the installation (CC-5)."""
 
@@ -281,7 +296,7 @@ class Limit:
     block: int
 
 
-@dataclass(frozen=True, kw_only=True)
+@frozen
 class Consumer:
     """A consumer that an admin registered: known in the whole estate, not per node."""
 
@@ -292,7 +307,7 @@ class Consumer:
     created_at: int
 
 
-@dataclass(frozen=True, kw_only=True)
+@frozen
 class Session:
     """One running SDK instance; the arbiter of every leased seat in it (CC-10, CC-16).
 
@@ -320,7 +335,7 @@ class Session:
     end_reason: str
 
 
-@dataclass(frozen=True, kw_only=True)
+@frozen
 class Allocation:
     """Seats given to a consumer.
 
@@ -356,7 +371,7 @@ class Allocation:
     end_reason: str
 
 
-@dataclass(frozen=True, kw_only=True)
+@frozen
 class Use:
     """One session's, or one installation's, use of an allocation; the allocation ends with its last (CC-30)."""
 
@@ -371,7 +386,7 @@ class Use:
     version: int
 
 
-@dataclass(frozen=True, kw_only=True)
+@frozen
 class Queue:
     """The waiters of one product in one pool; `sequence` is the newest number drawn."""
 
@@ -382,7 +397,7 @@ class Queue:
     sequence: int
 
 
-@dataclass(frozen=True, kw_only=True)
+@frozen
 class Waiter:
     """A check-out that waits for its turn (CC-18)."""
 
@@ -404,7 +419,7 @@ class Waiter:
     demand: Pairs
 
 
-@dataclass(frozen=True, kw_only=True)
+@frozen
 class Outcome:
     """What a request id has done (CC-13). `subject` is the id of what it made or changed."""
 
@@ -416,7 +431,7 @@ class Outcome:
     at: int
 
 
-@dataclass(frozen=True, kw_only=True)
+@frozen
 class Entry:
     """A ledger entry as it is stored and hashed."""
 
@@ -427,7 +442,7 @@ class Entry:
     hash: bytes
 
 
-@dataclass(frozen=True, kw_only=True)
+@frozen
 class Checkpoint:
     """A signed statement of a pool's counters and head."""
 
@@ -439,7 +454,7 @@ class Checkpoint:
     signature: bytes
 
 
-@dataclass(frozen=True, kw_only=True)
+@frozen
 class Token:
     """An admin credential, known by its hash; an empty estate is the whole installation."""
 
@@ -452,7 +467,7 @@ class Token:
     revoked_at: int | None
 
 
-@dataclass(frozen=True, kw_only=True)
+@frozen
 class Alert:
     """Something that an admin should know of."""
 

@@ -48,11 +48,16 @@ MOST_EXPLAINED = 1000
 
 
 def renew(session: Session, pool: Pool, now: Moment) -> Session:
-    """The session with its promise prolonged from now, never shortened; a closed pool prolongs nothing."""
+    """The session with its promise prolonged from now, never shortened; a closed pool prolongs nothing.
+
+    It is the same one when it was renewed at this instant already.
+    """
     if pool.state is not PoolState.ACTIVE:
         return session
     promised = max(session.promised_lease, now.lease + pool.lease_duration)
     expires = max(session.expires_lease, promised + pool.margin)
+    if (promised, expires, now.civil) == (session.promised_lease, session.expires_lease, session.renewed_at):
+        return session
     return replace(session, promised_lease=promised, expires_lease=expires, renewed_at=now.civil)
 
 

@@ -57,14 +57,16 @@ _KEY_OF = {kind: _key_getter(names) for kind, names in KEY_FIELDS.items()}
 class Index:
     """Keys of records by a derived value, in the order in which they came.
 
-    It is made when it is first asked, and follows its records from then on: most batches need few of them.
+    It is made when it is first asked, and follows its records from then on: most batches need few of them. The value of
+    a `constant` one is a part of the key, and stays what it is.
     """
 
-    __slots__ = ("_groups", "_of", "_records", "follows")
+    __slots__ = ("_constant", "_groups", "_of", "_records", "follows")
 
-    def __init__(self, records: dict[Key, Any], of: Callable[[Any], Key | None]) -> None:
+    def __init__(self, records: dict[Key, Any], of: Callable[[Any], Key | None], *, constant: bool) -> None:
         self._records = records
         self._of = of
+        self._constant = constant
         self._groups: dict[Key, dict[Key, None]] = {}
         self.follows = False
         """Whether it must be told of every change."""
@@ -78,6 +80,8 @@ class Index:
 
     def move(self, key: Key, old: object | None, new: object | None) -> None:
         """Follows a record from one value to another."""
+        if self._constant and old is not None and new is not None:
+            return
         before = None if old is None else self._of(old)
         after = None if new is None else self._of(new)
         if before == after:
@@ -118,9 +122,9 @@ class State:
         self.served: list[tuple[Waiter, object]] = []
         #: The indexes of each kind. None of them knows of this list: what refers to itself is not freed with its batch.
         self._indexes: dict[type, list[Index]] = {kind: [] for kind in KEY_FIELDS}
-        self.holdings = self._index(Holding, lambda record: (record.estate_id, record.pool_id))
+        self.holdings = self._index(Holding, lambda record: (record.estate_id, record.pool_id), constant=True)
         self.bindings = self._index(Binding, lambda record: (record.estate_id, record.node_id))
-        self.uses = self._index(Use, lambda record: (record.estate_id, record.allocation_id))
+        self.uses = self._index(Use, lambda record: (record.estate_id, record.allocation_id), constant=True)
         self.session_uses = self._index(Use, lambda record: (record.estate_id, record.session_id))
         self.node_sessions = self._index(Session, lambda record: (record.estate_id, record.node_id))
         self.pool_sessions = self._index(Session, _session_pool)
@@ -132,8 +136,8 @@ class State:
         self.request_waiters = self._index(Waiter, lambda record: (record.estate_id, record.node_id, record.request_id))
         self.codes = self._index(Code, lambda record: (record.estate_id, record.digest))
 
-    def _index(self, kind: type, of: Callable[[Any], Key | None]) -> Index:
-        index = Index(self._records[kind], of)
+    def _index(self, kind: type, of: Callable[[Any], Key | None], *, constant: bool = False) -> Index:
+        index = Index(self._records[kind], of, constant=constant)
         self._indexes[kind].append(index)
         return index
 
@@ -168,18 +172,26 @@ class State:
 
     def put(self, record: object) -> None:
         """Adds or replaces a record."""
-        kind, key = type(record), self.key_of(record)
-        self._journal.append((kind, key, self._set(kind, key, record)))
+        kind = type(record)
+        key = _KEY_OF[kind](record)
+        table = self._records[kind]
+        old = table.get(key)
+        table[key] = record
+        self._journal.append((kind, key, old))
+        for index in self._indexes[kind]:
+            if index.follows:
+                index.move(key, old, record)
 
     def remove(self, record: object) -> None:
         """Takes a record away."""
         kind, key = type(record), self.key_of(record)
-        self._journal.append((kind, key, self._set(kind, key, None)))
+        self._journal.append((kind, key, self._records[kind].get(key)))
+        self._set(kind, key, None)
 
-    def _set(self, kind: type, key: Key, record: object | None) -> object | None:
-        """Puts a record, or none, in the place of another one, which it gives."""
+    def _set(self, kind: type, key: Key, record: object | None) -> None:
+        """Puts a record, or none, in the place of another one or none."""
         table = self._records[kind]
-        old: object | None = table.get(key)
+        old = table.get(key)
         if record is None:
             table.pop(key, None)
         else:
@@ -187,7 +199,6 @@ class State:
         for index in self._indexes[kind]:
             if index.follows:
                 index.move(key, old, record)
-        return old
 
     def mark(self) -> tuple[int, int, int, dict[Key, None], dict[Key, tuple[object, ...]]]:
         """A point to which `rollback` returns."""

@@ -29,6 +29,7 @@ from poolkeeper_server.domain.records import (
     Product,
     Token,
     Use,
+    frozen,
 )
 from poolkeeper_server.domain.refusal import Refusal
 from poolkeeper_server.services.grants import PublishedKey, Signature
@@ -293,7 +294,7 @@ class ClockView:
     explanation: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class TokenWish(AdminRequest):
     """A token that an admin wants; `estate_id` is empty and `scope` the only estate it may touch, if any.
 

@@ -20,8 +20,11 @@ def new_ids() -> Iterator[str]:
     prefix = _text(time.time_ns() // 1_000_000, 10)
     tail = int.from_bytes(os.urandom(8), "big")
     while True:
-        yield prefix + _text(tail, 14)
-        tail += 1
+        high, low = divmod(tail, 1 << 20)
+        start = prefix + _text(high, 10)
+        for count in range(low, 1 << 20):
+            yield start + _PAIRS[count >> 10] + _PAIRS[count & 1023]
+        tail = (high + 1) << 20
 
 
 def new_id() -> str:

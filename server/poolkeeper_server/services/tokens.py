@@ -13,6 +13,7 @@ import struct
 from binascii import a2b_base64 as _decoded
 from dataclasses import dataclass
 
+from poolkeeper_server.domain.records import frozen
 from poolkeeper_server.domain.refusal import Reason, Refusal
 from poolkeeper_server.services.secrets import SecretKey, Secrets
 
@@ -44,7 +45,7 @@ class InvalidToken(Exception):
         return Refusal(Reason.UNAUTHENTICATED, str(self), hint="Open a session, and use the token that it gives.")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class SessionIdentity:
     """Who calls: what a session token vouches for. `expires` is lease time in microseconds."""
 
@@ -103,7 +104,9 @@ class TokenMint:
         if expires <= lease_now:
             raise InvalidToken("The session token has expired.", expired=True)
         estate, node, session, pool = raw[_TEXT_START:].decode().split(_SEPARATOR)
-        return SessionIdentity(estate, node, generation, session, pool, expires)
+        return SessionIdentity(
+            estate=estate, node=node, generation=generation, session=session, pool=pool, expires=expires
+        )
 
     def challenge(self, node: str, lease_now: int) -> bytes:
         """A new challenge for the node of that full name to sign, good for 60 seconds."""

@@ -101,9 +101,9 @@ def test_a_line_of_another_product_or_without_seats_is_no_candidate() -> None:
 def lines(*free: int, kinds: tuple[LicensedBy, ...] = ()) -> list[Candidate]:
     return [
         Candidate(
-            replace(licence(f"L{number}"), licensed_by=kinds[number] if kinds else LEASED),
-            holding(f"L{number}", count=seats),
-            None,
+            licence=replace(licence(f"L{number}"), licensed_by=kinds[number] if kinds else LEASED),
+            holding=holding(f"L{number}", count=seats),
+            rejected=None,
         )
         for number, seats in enumerate(free)
     ]

@@ -2,7 +2,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from poolkeeper_server.domain.counting import counting_key
+from poolkeeper_server.domain.counting import counting_keys
 from poolkeeper_server.domain.records import Consumer, Counting, LicensedBy
 
 INSTALLED, CONCURRENT = LicensedBy.INSTALLED_INSTANCE, LicensedBy.CONCURRENT_USER
@@ -27,7 +27,7 @@ def same(
     registered: tuple[Consumer | None, Consumer | None] = (None, None),
 ) -> bool:
     keys = [
-        counting_key(ask, node, licensed_by, counting, consumer)
+        counting_keys(ask, node, counting, consumer)[licensed_by]
         for ask, node, consumer in zip((one, other), nodes, registered, strict=True)
     ]
     return all(key.shared for key in keys) and keys[0].key == keys[1].key

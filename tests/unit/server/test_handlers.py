@@ -37,7 +37,7 @@ from poolkeeper_server.transport.handlers import (
 )
 from poolkeeper_server.transport.server import LARGEST_MESSAGE, GrpcServer, bind_server
 
-NODE = SessionIdentity("acme", "studio-7", 1, "s1", "west", 10)
+NODE = SessionIdentity(estate="acme", node="studio-7", generation=1, session="s1", pool="west", expires=10)
 SERVICE = "poolkeeper.tried.TriedService"
 CheckIn = licensing_pb2.CheckInRequest
 CheckInAnswer = licensing_pb2.CheckInResponse

@@ -46,7 +46,9 @@ from poolkeeper_server.transport.licensing import licensing_binding
 from poolkeeper_server.transport.server import bind_server
 
 SECRETS = Secrets.make()
-NODE = SessionIdentity("acme", "studio-7", 1, "s1", "default", 1_000 * SECOND)
+NODE = SessionIdentity(
+    estate="acme", node="studio-7", generation=1, session="s1", pool="default", expires=1_000 * SECOND
+)
 START = Moment(lease=0, civil=1_700_000_000 * SECOND)
 POOL = "estates/acme/pools/default"
 

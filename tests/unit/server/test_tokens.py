@@ -20,7 +20,9 @@ from poolkeeper_server.services.tokens import (
 )
 
 NODE = "estates/acme/nodes/studio-7"
-CALLER = SessionIdentity("acme", "studio-7", 3, "0123456789abcdefghijklmnop", "west", 1_000)
+CALLER = SessionIdentity(
+    estate="acme", node="studio-7", generation=3, session="0123456789abcdefghijklmnop", pool="west", expires=1_000
+)
 
 
 @pytest.fixture(scope="module")
