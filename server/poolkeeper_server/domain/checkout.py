@@ -155,7 +155,7 @@ def _attempt(ask: _Ask) -> Granted | None:
             f"No licence in pool {ask.pool.estate_id}/{ask.pool.pool_id} grants {ask.product.product_id}.",
             hint="An admin can move such seats into the pool with `poolkeeper pool move`.",
         )
-    for licensed_by in dict.fromkeys(line.licence.licensed_by for line in lines):
+    for licensed_by in dict.fromkeys([line.licence.licensed_by for line in lines]):
         key = keys[licensed_by]
         granted = _resume(ask, licensed_by, key) or _grant(ask, licensed_by, key, lines)
         if granted is not None:
@@ -190,8 +190,10 @@ def _pool(state: State, session: Session) -> Pool:
 def _held(ask: _Ask, keys: dict[LicensedBy, CountingKey]) -> Allocation | None:
     """The consumer's own live allocation: of this pool, or an installed one of the estate (CC-8, CC-12)."""
     for licensed_by, key in keys.items():
+        if not key.shared:
+            continue
         group = (ask.command.estate_id, ask.product.product_id, key.key)
-        for found in ask.state.many(Allocation, ask.state.live[group] if key.shared else ()):
+        for found in ask.state.many(Allocation, ask.state.live[group]):
             here = found.pool_id == ask.pool.pool_id
             if found.licensed_by is licensed_by and (here or found.kind is Kind.INSTALLED):
                 return found

@@ -75,12 +75,13 @@ def move_seats(
             active=old.active + delta.active,
             quarantined=old.quarantined + delta.quarantined,
         )
-        oversold = new.free < 0 and new.free < old.free and event != MAY_BE_OVER
-        if min(new.count, new.active, new.quarantined) < 0 or oversold:
+        free, before = new.free, old.free
+        oversold = free < 0 and free < before and event != MAY_BE_OVER
+        if new.count < 0 or new.active < 0 or new.quarantined < 0 or oversold:
             raise InvariantViolation(f"{event} on {pool.estate_id}/{pool.pool_id}: {old} would become {new}")
-        if new.free < 0:
+        if free < 0:
             over.append(delta.licence_id)
-        if new.free > old.free or new.quarantined > old.quarantined:
+        if free > before or new.quarantined > old.quarantined:
             # Seats that rest may be those of the first who waits.
             state.freed[(pool.estate_id, pool.pool_id)] = None
         state.put(new)

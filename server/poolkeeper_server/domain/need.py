@@ -19,6 +19,8 @@ def seats_needed(product: Product, quantity: int, demand: Pairs) -> int:
         if not 1 <= quantity <= MOST:
             raise invalid("quantity", f"The quantity must lie between 1 and {MOST:,}, not be {quantity:,}.")
         return quantity
+    if not demand:
+        return 1
     units = dict(product.units)
     need = 1
     for unit, amount in demand:

@@ -7,7 +7,6 @@ ends in `_lease` is lease time, every other instant is civil time. Spans are mic
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final, TypeVar, dataclass_transform
@@ -507,8 +506,8 @@ KEYS: Final[dict[type, int]] = {
 KEY_FIELDS: Final = {kind: tuple(field.name for field in fields(kind))[:size] for kind, size in KEYS.items()}
 
 
-def made(kind: type[R], values: Mapping[str, object]) -> R:
-    """A record of all its fields' values, which are not looked at: what a store has kept."""
+def made(kind: type[R], values: dict[str, object]) -> R:
+    """A record of all its fields' values, which are its own from then on and not looked at: what a store has kept."""
     record = object.__new__(kind)
-    record.__dict__.update(values)
+    record.__dict__ = values
     return record

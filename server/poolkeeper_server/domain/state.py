@@ -76,7 +76,8 @@ class Index:
             self.follows = True
             for key, record in self._records.items():
                 self.move(key, None, record)
-        return list(self._groups.get(value, ()))
+        group = self._groups.get(value)
+        return list(group) if group else []
 
     def move(self, key: Key, old: object | None, new: object | None) -> None:
         """Follows a record from one value to another."""
