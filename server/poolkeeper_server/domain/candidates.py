@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import Counter
 
 from poolkeeper_server.domain.epoch import is_quiet, quiet_end
+from poolkeeper_server.domain.frozen import frozen
 from poolkeeper_server.domain.moment import Moment
-from poolkeeper_server.domain.records import Holding, Licence, LicensedBy, Pairs, Pool, Product, frozen
+from poolkeeper_server.domain.records import Holding, Licence, LicensedBy, Pairs, Pool, Product
 from poolkeeper_server.domain.refusal import Denial, Reason, Refusal, RejectedCandidate, SeatCounts
 from poolkeeper_server.domain.state import State
 

@@ -7,6 +7,7 @@ whether they fit together and exist is decided. `request_id` with `caller` and `
 
 from __future__ import annotations
 
+from poolkeeper_server.domain.frozen import frozen
 from poolkeeper_server.domain.receipts import GrantReceipt
 from poolkeeper_server.domain.records import (
     Alert,
@@ -20,7 +21,6 @@ from poolkeeper_server.domain.records import (
     Session,
     Token,
     Use,
-    frozen,
 )
 from poolkeeper_server.domain.refusal import Refusal
 

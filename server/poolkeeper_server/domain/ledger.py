@@ -10,8 +10,9 @@ import json
 from collections.abc import Mapping
 from hashlib import sha256
 
+from poolkeeper_server.domain.frozen import frozen
 from poolkeeper_server.domain.moment import Moment
-from poolkeeper_server.domain.records import Allocation, Entry, Holding, Pool, frozen, replace
+from poolkeeper_server.domain.records import Allocation, Entry, Holding, Pool, replace
 from poolkeeper_server.domain.state import State
 
 #: The only event that may take more seats than there are: they are held already.

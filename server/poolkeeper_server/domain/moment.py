@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from poolkeeper_server.domain.frozen import frozen
 
 SECOND = 1_000_000
 MINUTE = 60 * SECOND
@@ -10,7 +10,7 @@ HOUR = 60 * MINUTE
 DAY = 24 * HOUR
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Moment:
     """Both clocks, in microseconds, read after the store's locks were taken.
 

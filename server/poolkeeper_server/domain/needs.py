@@ -52,9 +52,10 @@ class Needs:
     #: Pools whose lines, queues and first waiters are needed; pools whose sessions are all needed.
     seats_of: set[Key] = field(default_factory=set)
     sessions_of: set[Key] = field(default_factory=set)
-    #: Shared allocations that take seats, by (estate, product, counting key); and the quarantined ones of callers who
-    #: are counted by themselves, of which there may be many, with how many at most.
+    #: Shared allocations that take seats, by (estate, product, counting key); the quarantined ones of those keys; and
+    #: those of callers who are counted by themselves, of which there may be many, with how many at most.
     shared: set[Key] = field(default_factory=set)
+    resting: set[Key] = field(default_factory=set)
     single: dict[Key, int] = field(default_factory=dict)
     #: Sessions, as (estate, node, session), whose uses are needed, with the allocations.
     uses_of_sessions: set[Key] = field(default_factory=set)
@@ -100,7 +101,9 @@ def _heartbeat(needs: Needs, command: c.Heartbeat) -> None:
             needs.add(r.Allocation, receipt.estate_id, receipt.allocation_id)
             needs.seats_of.add((receipt.estate_id, receipt.pool_id))
             if receipt.shared:
-                needs.shared.add((receipt.estate_id, receipt.product_id, receipt.counting_key))
+                key = (receipt.estate_id, receipt.product_id, receipt.counting_key)
+                needs.shared.add(key)
+                needs.resting.add(key)
 
 
 def _one_allocation(needs: Needs, command: c.CheckIn | c.Acknowledge) -> None:
@@ -392,7 +395,10 @@ def _keys(needs: Needs, wanted: Counter[Key], resting: set[Key], state: State, a
     registered = state.get(r.Consumer, ask.estate_id, ask.consumer) if ask.consumer else None
     for key in counting_keys(ask, session.node_id, pool.counting, registered).values():
         full = (ask.estate_id, product.product_id, key.key)
+        rests = (pool.estate_id, pool.pool_id) in resting
         if key.shared:
             needs.shared.add(full)
-        elif (pool.estate_id, pool.pool_id) in resting:
+            if rests:
+                needs.resting.add(full)
+        elif rests:
             needs.single[full] = needs.single.get(full, AT_ONCE) + need

@@ -7,21 +7,13 @@ ends in `_lease` is lease time, every other instant is civil time. Spans are mic
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Final, TypeVar, dataclass_transform
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from poolkeeper_server.domain.frozen import frozen
 
 R = TypeVar("R")
-
-
-@dataclass_transform(kw_only_default=True, frozen_default=True)
-def frozen(kind: type[R]) -> type[R]:
-    """A dataclass of named values that the type checker lets nobody change.
-
-    One that stays as it is at run time too would take three times as long to make, and a transaction makes many.
-    """
-    return dataclass(kw_only=True, unsafe_hash=True)(kind)
-
 
 if TYPE_CHECKING:
     from dataclasses import replace as replace  # noqa: PLC0414 - calls of it are checked as calls of that one

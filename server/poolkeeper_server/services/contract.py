@@ -13,6 +13,7 @@ from typing import Generic, Protocol, TypeVar
 
 from poolkeeper_server.domain.commands import Answer, Command, Done, Granted, IssueCode, Notice, Renewed, Waiting
 from poolkeeper_server.domain.commands import Request as AdminRequest
+from poolkeeper_server.domain.frozen import frozen
 from poolkeeper_server.domain.receipts import GrantReceipt
 from poolkeeper_server.domain.records import (
     Alert,
@@ -29,7 +30,6 @@ from poolkeeper_server.domain.records import (
     Product,
     Token,
     Use,
-    frozen,
 )
 from poolkeeper_server.domain.refusal import Refusal
 from poolkeeper_server.services.grants import PublishedKey, Signature

@@ -47,7 +47,7 @@ from poolkeeper_server.services.contract import (
     ServerInfo,
     SessionAttempt,
 )
-from poolkeeper_server.services.events import Event, get_logger
+from poolkeeper_server.services.events import Event, debugs, get_logger
 from poolkeeper_server.services.feed import Feed
 from poolkeeper_server.services.grants import Signer
 from poolkeeper_server.services.nodes import Credentials, Sightings
@@ -263,7 +263,8 @@ class LeasingService:
         answer = done.result()
         if isinstance(answer, c.Granted):
             self._granted.inc()
-            _log.debug(Event.CHECK_OUT_GRANTED, node=command.caller, product=command.product_id)
+            if debugs():
+                _log.debug(Event.CHECK_OUT_GRANTED, node=command.caller, product=command.product_id)
         elif isinstance(answer, c.Waiting):
             self._waiting.inc()
             waiter = (command.estate_id, answer.pool_id, command.product_id, answer.sequence)

@@ -13,7 +13,7 @@ import struct
 from binascii import a2b_base64 as _decoded
 from dataclasses import dataclass
 
-from poolkeeper_server.domain.records import frozen
+from poolkeeper_server.domain.frozen import frozen
 from poolkeeper_server.domain.refusal import Reason, Refusal
 from poolkeeper_server.services.secrets import SecretKey, Secrets
 
@@ -81,14 +81,14 @@ class TokenMint:
         self._challenge_keys = tuple(_derived(key, "challenge") for key in held.mac_keys)
         self._rolling_keys = tuple(_derived(key, "rolling-secret") for key in held.mac_keys)
         self._receipt_keys = tuple(_derived(key, "receipt") for key in held.mac_keys)
-        self._code_key = held.code_key.key
-        self._pseudonym_key = held.pseudonym_key.key
+        self._code_key = _keyed(held.code_key.key)
+        self._pseudonym_key = _keyed(held.pseudonym_key.key)
 
     def mint(self, identity: SessionIdentity) -> str:
         """The session token that vouches for `identity` until its expiry."""
         texts = (identity.estate, identity.node, identity.session, identity.pool)
         payload = _TIMES.pack(identity.expires, identity.generation) + _SEPARATOR.join(texts).encode()
-        tag = hmac.digest(self._session_keys[0], payload, "sha256")[:_TAG_BYTES]
+        tag = _mac(self._session_keys[0], payload)[:_TAG_BYTES]
         return base64.urlsafe_b64encode(tag + payload).rstrip(b"=").decode()
 
     def verify(self, token: str, lease_now: int) -> SessionIdentity:
@@ -111,7 +111,7 @@ class TokenMint:
     def challenge(self, node: str, lease_now: int) -> bytes:
         """A new challenge for the node of that full name to sign, good for 60 seconds."""
         fresh = _EXPIRY.pack(lease_now + CHALLENGE_LIFE) + secrets.token_bytes(_NONCE_BYTES)
-        return fresh + hmac.digest(self._challenge_keys[0], fresh + node.encode(), "sha256")[:_TAG_BYTES]
+        return fresh + _mac(self._challenge_keys[0], fresh + node.encode())[:_TAG_BYTES]
 
     def verify_challenge(self, challenge: bytes, node: str, lease_now: int) -> None:
         """Raises InvalidToken unless `challenge` was made for `node` and is not over."""
@@ -126,7 +126,7 @@ class TokenMint:
 
         Derived, so that a repeated answer carries the same one and only its hash need be stored.
         """
-        return hmac.digest(self._rolling_keys[0], subject.encode(), "sha256")
+        return _mac(self._rolling_keys[0], subject.encode())
 
     def session_secret(self, session: str, *, node: str, epoch: int) -> bytes:
         """The 32 bytes that a session gives its node to present at the next open; derived as those of an enrolment.
@@ -136,7 +136,7 @@ class TokenMint:
         """
         drawn = self.rolling_secret(f"session/{session}")[: _SECRET_BYTES - _TAG_BYTES - _EPOCH.size]
         shown = _EPOCH.pack(epoch) + drawn
-        return shown + hmac.digest(self._rolling_keys[0], shown + node.encode(), "sha256")[:_TAG_BYTES]
+        return shown + _mac(self._rolling_keys[0], shown + node.encode())[:_TAG_BYTES]
 
     def secret_epoch(self, secret: bytes, *, node: str) -> int:
         """The epoch in which a session gave that secret to the node of that full name; 0 when none of ours did."""
@@ -147,7 +147,7 @@ class TokenMint:
 
     def seal(self, payload: bytes) -> bytes:
         """A receipt: the payload, which may be read, and what proves that it was made here."""
-        return hmac.digest(self._receipt_keys[0], payload, "sha256")[:_TAG_BYTES] + payload
+        return _mac(self._receipt_keys[0], payload)[:_TAG_BYTES] + payload
 
     def unseal(self, receipt: bytes) -> bytes:
         """The payload of a receipt. Raises InvalidToken for one that was not made here."""
@@ -158,12 +158,12 @@ class TokenMint:
 
     def code_digest(self, code: str) -> bytes:
         """The keyed hash under which an authentication code is stored (CC-2)."""
-        return hmac.digest(self._code_key, code.encode(), "sha256")
+        return _mac(self._code_key, code.encode())
 
     def pseudonym(self, *, estate: str, node: str, consumer: str) -> str:
         """Sixteen hexadecimal digits by which the ledger knows a consumer; `node` is empty for a registered one."""
         message = _SEPARATOR.join((estate, node, consumer)).encode()
-        return hmac.digest(self._pseudonym_key, message, "sha256")[:8].hex()
+        return _mac(self._pseudonym_key, message)[:8].hex()
 
 
 def session_id(challenge: bytes) -> str:
@@ -187,12 +187,23 @@ def admin_digest(text: str) -> bytes:
     return hashlib.sha256(text.encode()).digest()
 
 
-def _derived(key: SecretKey, use: str) -> bytes:
-    return hmac.digest(key.key, f"poolkeeper-{use}-v1".encode(), "sha256")
+def _derived(key: SecretKey, use: str) -> hmac.HMAC:
+    return _keyed(hmac.digest(key.key, f"poolkeeper-{use}-v1".encode(), "sha256"))
 
 
-def _matches(keys: tuple[bytes, ...], message: bytes, tag: bytes) -> bool:
+def _keyed(key: bytes) -> hmac.HMAC:
+    """What has taken the key in already, and is copied for each message: hmac.digest takes more than twice as long."""
+    return hmac.new(key, digestmod="sha256")
+
+
+def _mac(keyed: hmac.HMAC, message: bytes) -> bytes:
+    one = keyed.copy()
+    one.update(message)
+    return one.digest()
+
+
+def _matches(keys: tuple[hmac.HMAC, ...], message: bytes, tag: bytes) -> bool:
     for key in keys:  # noqa: SIM110 # A generator would double the cost, and this is on the path of every call.
-        if hmac.compare_digest(hmac.digest(key, message, "sha256")[:_TAG_BYTES], tag):
+        if hmac.compare_digest(_mac(key, message)[:_TAG_BYTES], tag):
             return True
     return False

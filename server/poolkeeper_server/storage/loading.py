@@ -269,7 +269,7 @@ def _load_needs(state: State, needs: Needs, now: Moment) -> Loading:
     wanted += _keys(state, _CODES, needs.digests)
     wanted += _seats(state, needs.seats_of)
     wanted += _keys(state, _SHARED, needs.shared)
-    wanted += _keys(state, _SHARED_QUARANTINED, needs.shared)
+    wanted += _keys(state, _SHARED_QUARANTINED, needs.resting)
     wanted += _session_uses(state, needs.uses_of_sessions)
     wanted += [_load_due_in(state, key, now) for key in needs.due_in]
     if needs.request_waiters:
