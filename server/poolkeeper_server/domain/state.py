@@ -173,6 +173,7 @@ class State:
 
     def put(self, record: object) -> None:
         """Adds or replaces a record."""
+        # What _set does, without a call of it: nothing else is done so often.
         kind = type(record)
         key = _KEY_OF[kind](record)
         table = self._records[kind]
