@@ -393,9 +393,9 @@ def _keys(needs: Needs, wanted: Counter[Key], resting: set[Key], state: State, a
         return  # the command will be refused with the same words
     wanted[(pool.estate_id, pool.pool_id, product.product_id)] += need
     registered = state.get(r.Consumer, ask.estate_id, ask.consumer) if ask.consumer else None
+    rests = (pool.estate_id, pool.pool_id) in resting
     for key in counting_keys(ask, session.node_id, pool.counting, registered).values():
         full = (ask.estate_id, product.product_id, key.key)
-        rests = (pool.estate_id, pool.pool_id) in resting
         if key.shared:
             needs.shared.add(full)
             if rests:

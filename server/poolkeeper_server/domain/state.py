@@ -187,13 +187,12 @@ class State:
     def remove(self, record: object) -> None:
         """Takes a record away."""
         kind, key = type(record), self.key_of(record)
-        self._journal.append((kind, key, self._records[kind].get(key)))
-        self._set(kind, key, None)
+        self._journal.append((kind, key, self._set(kind, key, None)))
 
-    def _set(self, kind: type, key: Key, record: object | None) -> None:
-        """Puts a record, or none, in the place of another one or none."""
+    def _set(self, kind: type, key: Key, record: object | None) -> object | None:
+        """Puts a record, or none, in the place of another one, which it gives."""
         table = self._records[kind]
-        old = table.get(key)
+        old: object | None = table.get(key)
         if record is None:
             table.pop(key, None)
         else:
@@ -201,6 +200,7 @@ class State:
         for index in self._indexes[kind]:
             if index.follows:
                 index.move(key, old, record)
+        return old
 
     def mark(self) -> tuple[int, int, int, dict[Key, None], dict[Key, tuple[object, ...]]]:
         """A point to which `rollback` returns."""
