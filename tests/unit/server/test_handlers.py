@@ -3,6 +3,9 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import socket
+import sys
+import threading
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from typing import cast
@@ -375,6 +378,31 @@ async def test_reflection_lists_the_services(channel: grpc.aio.Channel) -> None:
 async def test_a_port_in_use_is_told(server: GrpcServer, gate: TriedGate) -> None:
     with pytest.raises(ConfigurationError, match="in use by another program"):
         bind_server(server.address, certificate=None, bindings=[Binding(DESCRIPTOR, Tried(), ACCESS)], gate=gate)
+
+
+async def test_a_port_is_not_shared_with_a_daemon_that_starts_at_the_same_time(gate: TriedGate) -> None:
+    ours, done = threading.get_ident(), threading.Event()
+    with socket.socket(socket.AF_UNIX) as turn, socket.socket() as other:
+        turn.bind("\0poolkeeper-listens")
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        other.bind(("127.0.0.1", 0))
+
+        def listen() -> None:
+            # Nothing else tells where a thread is.
+            while not done.is_set() and sys._current_frames()[ours].f_code.co_name != "_in_turn":  # noqa: SLF001 - as said
+                pass
+            other.listen()
+            turn.close()
+
+        rival = threading.Thread(target=listen)
+        rival.start()
+        try:
+            with pytest.raises(ConfigurationError, match="in use by another program"):
+                bind_server(Address("127.0.0.1", other.getsockname()[1]), certificate=None, bindings=[], gate=gate)
+        finally:
+            done.set()
+            rival.join()
 
 
 async def test_an_address_of_another_machine_is_told(gate: TriedGate) -> None:
