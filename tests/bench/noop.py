@@ -1,4 +1,4 @@
-"""The floor under every daemon in Python: a bare grpc.aio server on uvloop that does nothing.
+"""What everybody would begin with: a single bare grpc.aio server on uvloop that does nothing.
 
 `python -m tests.bench.noop FILE BYTES` answers a call with so many bytes and a stream with what it hears, in plain
 gRPC on loopback, and writes its port to the file.

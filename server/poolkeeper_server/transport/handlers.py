@@ -138,7 +138,7 @@ class Binding:
     servicer: object
     access: Access | Mapping[str, Access]
     crowded: bool = False
-    """Whether gRPC is to take calls in for each method by itself, one in a turn of the loop.
+    """Whether each gRPC server is to take calls in for each method by itself, one in a turn of the loop.
 
     All others wait in one line: when ten thousand programs start, no check-in would be heard before the last of them
     has its challenge (CC-31). Every method that is registered so makes every call a little dearer.

@@ -1,18 +1,22 @@
 """The gRPC port: licensing, administration, health and reflection on one address.
 
-gRPC takes calls in one by one for each method of a server, and every one has to pass a thread and several turns of the
-loop before the next is looked at. All others wait unread meanwhile, so that of 64 check-outs at once a dozen came into
-one transaction. So several servers share the port, to which the kernel deals out connections (socket(7), SO_REUSEPORT).
+A server of gRPC for Python takes calls in one by one, at best one for each method, and every one has to pass a thread
+and several turns of the loop before the next is looked at. All others wait unread meanwhile, so that of 64 check-outs
+at once 14 to 19 came into one transaction. So several servers share the port, to which the kernel deals out
+connections (socket(7), SO_REUSEPORT).
 """
+
+from __future__ import annotations
 
 import asyncio
 import errno
 import os
 import socket
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from typing import Any
 
 import grpc
 import grpc.aio
@@ -30,16 +34,20 @@ LARGEST_MESSAGE = 4 * 1024 * 1024
 #: Servers that share the port. With 8 of them 64 callers did 5 % less, with 4 a fifth less, and with 32 no more.
 _SERVERS = 16
 
-#: The name that daemons of a network namespace hold in turn while they look for their port and take it (unix(7)).
-_TURN = "\0poolkeeper-listens"
+#: The name that the daemons of one user hold in turn while they look for their port and take it: it belongs to the
+#: network namespace, as ports do, and goes with its socket (unix(7), abstract). No port is shared by several users.
+_TURN = f"\0poolkeeper-listens-{os.getuid()}"
 #: How many seconds a daemon waits for its turn, and how long it is until it looks again.
 _PATIENCE = 5.0
 _AGAIN = 0.01
 
 _OPTIONS = (
+    # Another program of the same user that sets this too, as gRPC servers do by default, can join later: Linux has no
+    # way to share a port with oneself alone. A daemon looks first (_probe), so that two of them never do.
     ("grpc.so_reuseport", 1),
     ("grpc.max_receive_message_length", LARGEST_MESSAGE),
-    # gRPC drops what exceeds its own backlog without a reason, check-ins too; ours refuses check-outs only (CC-31).
+    # For each of the servers. gRPC drops what exceeds it without a reason, check-ins too; our own queue refuses
+    # check-outs only (CC-31).
     ("grpc.server.max_pending_requests", 100_000),
     ("grpc.server.max_pending_requests_hard_limit", 100_000),
     # Clients may ping to keep idle connections through firewalls, down to every five seconds.
@@ -53,7 +61,7 @@ _OPTIONS = (
 
 @dataclass(frozen=True, slots=True)
 class GrpcServer:
-    """A gRPC server that is bound; `address` has the port that it really got."""
+    """The gRPC servers that share one bound port; `address` has the port that they really got."""
 
     address: Address
     _servers: Sequence[grpc.aio.Server]
@@ -79,68 +87,83 @@ class GrpcServer:
 def bind_server(
     address: Address, *, certificate: ServerCertificate | None, bindings: Sequence[Binding], gate: Gate
 ) -> GrpcServer:
-    """A server that has its port and does not serve yet; plain when `certificate` is None.
+    """Servers that have their port and do not serve yet; plain when `certificate` is None.
 
-    Raises ConfigurationError when the port cannot be had.
+    gRPC gives the port back when they have been started and stopped, or with the end of the process. Raises
+    ConfigurationError when the port cannot be had.
     """
     served = {binding.service.full_name: handlers_of(binding, gate) for binding in bindings}
     crowded = {binding.service.full_name for binding in bindings if binding.crowded}
     states = health.aio.HealthServicer()
-
-    def server() -> grpc.aio.Server:
-        one = grpc.aio.server(options=_OPTIONS)
-        for name, handlers in served.items():
-            one.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, handlers),))
-            if name in crowded:
-                # These go before the generic ones; gRPC before 1.84 knows only those.
-                one.add_registered_method_handlers(name, handlers)
-        health_pb2_grpc.add_HealthServicer_to_server(states, one)
-        reflection.enable_server_reflection((*served, health.SERVICE_NAME, reflection.SERVICE_NAME), one)
-        return one
-
-    servers = [server() for _ in range(_SERVERS)]
-    bound = _bound(servers, address, certificate)
-    return GrpcServer(bound, servers, states, (health.OVERALL_HEALTH, *served))
+    servers = [_serving(served, crowded, states) for _ in range(_SERVERS)]
+    port = _bound(servers, address, certificate)
+    return GrpcServer(Address(address.host, port), servers, states, (health.OVERALL_HEALTH, *served))
 
 
-def _bound(servers: Sequence[grpc.aio.Server], address: Address, certificate: ServerCertificate | None) -> Address:
-    """The address that all of them have."""
+def _serving(
+    served: Mapping[str, dict[str, grpc.RpcMethodHandler[Any, Any]]],
+    crowded: Collection[str],
+    states: health.aio.HealthServicer,
+) -> grpc.aio.Server:
+    """A server of everything, which has no port yet."""
+    server = grpc.aio.server(options=_OPTIONS)
+    for name, handlers in served.items():
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, handlers),))
+        if name in crowded:
+            # These go before the generic ones; gRPC before 1.84 knows only those.
+            server.add_registered_method_handlers(name, handlers)
+    health_pb2_grpc.add_HealthServicer_to_server(states, server)
+    reflection.enable_server_reflection((*served, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+    return server
+
+
+def _bound(servers: Sequence[grpc.aio.Server], address: Address, certificate: ServerCertificate | None) -> int:
+    """Binds all servers to one port, and gives it."""
+    credentials = (
+        None if certificate is None else grpc.ssl_server_credentials([(certificate.private_key, certificate.chain)])
+    )
+    port = address.port
     try:
         with _in_turn():
             _probe(address)
             for server in servers:
-                # From the second on it is the port that the first one got.
-                address = Address(address.host, _listening(server, address, certificate))
+                target = str(Address(address.host, port))
+                if credentials is None:
+                    port = server.add_insecure_port(target)
+                else:
+                    port = server.add_secure_port(target, credentials)
     except RuntimeError as error:
         raise ConfigurationError(
-            f"gRPC cannot listen on {address}.", hint="Choose another address with --listen."
+            f"gRPC cannot listen on {address}.",
+            hint=f"Choose another address with --listen, or allow more open files: it listens {_SERVERS} times.",
         ) from error
-    return address
-
-
-def _listening(server: grpc.aio.Server, address: Address, certificate: ServerCertificate | None) -> int:
-    if certificate is None:
-        return server.add_insecure_port(str(address))
-    credentials = grpc.ssl_server_credentials([(certificate.private_key, certificate.chain)])
-    return server.add_secure_port(str(address), credentials)
+    return port
 
 
 @contextmanager
 def _in_turn() -> Iterator[None]:
-    """Keeps two daemons of one user from sharing a port, and its calls by chance: both might find it free.
+    """Keeps two daemons from sharing a port, and its calls by chance: both might find it free.
 
-    Whoever holds the name for longer than a daemon would is none, and is waited for no more.
+    A daemon holds the name for milliseconds; whoever holds it for longer is not waited for.
     """
-    with socket.socket(socket.AF_UNIX) as turn:
-        end = time.monotonic() + _PATIENCE
-        while time.monotonic() < end:
-            try:
-                turn.bind(_TURN)
-            except OSError:
-                time.sleep(_AGAIN)
-            else:
-                break
+    # Where such names are not permitted, daemons start without.
+    with ExitStack() as held:
+        with suppress(OSError):
+            _take_turn(held.enter_context(socket.socket(socket.AF_UNIX)))
         yield
+
+
+def _take_turn(turn: socket.socket) -> None:
+    end = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            turn.bind(_TURN)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE or time.monotonic() >= end:
+                raise
+            time.sleep(_AGAIN)
+        else:
+            return
 
 
 def _probe(address: Address) -> None:

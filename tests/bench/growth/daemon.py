@@ -1,7 +1,7 @@
 """A daemon: what arrives is read in turn, put into the committer's queue or refused, committed in batches, answered.
 
 What comes on streams is read in its order. Calls wait in a line for each method, of which a turn of the loop takes one
-each.
+each; the daemon's several servers, each with lines of its own, are played as one.
 """
 
 from __future__ import annotations

@@ -8,7 +8,9 @@ import sys
 import threading
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import cast
+from uuid import uuid4
 
 import grpc
 import grpc.aio
@@ -29,6 +31,7 @@ from poolkeeper_server.services.certificates import make_authority, own_certific
 from poolkeeper_server.services.configuration import ConfigurationError
 from poolkeeper_server.services.events import configure_logging
 from poolkeeper_server.services.tokens import AdminIdentity, InvalidToken, SessionIdentity
+from poolkeeper_server.transport import server as transport
 from poolkeeper_server.transport.handlers import (
     Access,
     AdminCall,
@@ -380,17 +383,51 @@ async def test_a_port_in_use_is_told(server: GrpcServer, gate: TriedGate) -> Non
         bind_server(server.address, certificate=None, bindings=[Binding(DESCRIPTOR, Tried(), ACCESS)], gate=gate)
 
 
-async def test_a_port_is_not_shared_with_a_daemon_that_starts_at_the_same_time(gate: TriedGate) -> None:
+def listeners(port: int) -> int:
+    """How many sockets listen on a port, by the kernel's tables (proc_pid_net(5): the local address, and the state)."""
+    tables = [Path(f"/proc/net/{name}").read_text().splitlines()[1:] for name in ("tcp", "tcp6")]
+    rows = [line.split() for lines in tables for line in lines]
+    return sum(row[3] == "0A" and int(row[1].rpartition(":")[2], 16) == port for row in rows)
+
+
+async def test_several_servers_listen_on_one_port_and_all_of_them_answer(server: GrpcServer) -> None:
+    assert listeners(server.address.port) == 16
+    # Of so many connections the kernel leaves none of them without any.
+    for _ in range(10):
+        channels = [
+            grpc.aio.insecure_channel(str(server.address), [("grpc.use_local_subchannel_pool", 1)]) for _ in range(16)
+        ]
+        answers = await asyncio.gather(*(ask(channel, "Ask", body("safe")) for channel in channels))
+        assert all(answer.allocation.name == "safe" for answer in answers)
+        await asyncio.gather(*(channel.close() for channel in channels))
+
+
+async def test_a_name_with_several_addresses_has_one_port(gate: TriedGate) -> None:
+    server = bind_server(
+        Address("localhost", 0), certificate=None, bindings=[Binding(DESCRIPTOR, Tried(), ACCESS)], gate=gate
+    )
+    await server.start()
+    for host in {found[4][0] for found in socket.getaddrinfo("localhost", None, type=socket.SOCK_STREAM)}:
+        async with grpc.aio.insecure_channel(str(Address(str(host), server.address.port))) as channel:
+            assert (await ask(channel, "Ask", body("safe"))).allocation.name == "safe"
+    await server.stop(0)
+
+
+async def test_a_port_is_not_shared_with_a_daemon_that_starts_at_the_same_time(
+    gate: TriedGate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A name of its own: other tests start daemons beside this one.
+    monkeypatch.setattr(transport, "_TURN", f"\0{uuid4()}")
     ours, done = threading.get_ident(), threading.Event()
     with socket.socket(socket.AF_UNIX) as turn, socket.socket() as other:
-        turn.bind("\0poolkeeper-listens")
+        turn.bind(transport._TURN)  # noqa: SLF001 - what another daemon would hold.
         other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         other.bind(("127.0.0.1", 0))
 
         def listen() -> None:
             # Nothing else tells where a thread is.
-            while not done.is_set() and sys._current_frames()[ours].f_code.co_name != "_in_turn":  # noqa: SLF001 - as said
+            while not done.is_set() and sys._current_frames()[ours].f_code.co_name != "_take_turn":  # noqa: SLF001 - as said
                 pass
             other.listen()
             turn.close()
