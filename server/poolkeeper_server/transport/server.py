@@ -13,7 +13,7 @@ import errno
 import os
 import socket
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -92,28 +92,29 @@ def bind_server(
     gRPC gives the port back when they have been started and stopped, or with the end of the process. Raises
     ConfigurationError when the port cannot be had.
     """
-    served = {binding.service.full_name: handlers_of(binding, gate) for binding in bindings}
-    crowded = {binding.service.full_name for binding in bindings if binding.crowded}
+    # Made once: the servers share them.
+    served = [(binding, handlers_of(binding, gate)) for binding in bindings]
     states = health.aio.HealthServicer()
-    servers = [_serving(served, crowded, states) for _ in range(_SERVERS)]
+    servers = [_serving(served, states) for _ in range(_SERVERS)]
     port = _bound(servers, address, certificate)
-    return GrpcServer(Address(address.host, port), servers, states, (health.OVERALL_HEALTH, *served))
+    services = (binding.service.full_name for binding in bindings)
+    return GrpcServer(Address(address.host, port), servers, states, (health.OVERALL_HEALTH, *services))
 
 
 def _serving(
-    served: Mapping[str, dict[str, grpc.RpcMethodHandler[Any, Any]]],
-    crowded: Collection[str],
-    states: health.aio.HealthServicer,
+    served: Sequence[tuple[Binding, dict[str, grpc.RpcMethodHandler[Any, Any]]]], states: health.aio.HealthServicer
 ) -> grpc.aio.Server:
     """A server of everything, which has no port yet."""
     server = grpc.aio.server(options=_OPTIONS)
-    for name, handlers in served.items():
+    for binding, handlers in served:
+        name = binding.service.full_name
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, handlers),))
-        if name in crowded:
+        if binding.crowded:
             # These go before the generic ones; gRPC before 1.84 knows only those.
             server.add_registered_method_handlers(name, handlers)
     health_pb2_grpc.add_HealthServicer_to_server(states, server)
-    reflection.enable_server_reflection((*served, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+    services = (binding.service.full_name for binding, _ in served)
+    reflection.enable_server_reflection((*services, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
     return server
 
 

@@ -27,7 +27,7 @@ from poolkeeper.v1 import admin_pb2, licensing_pb2
 from poolkeeper_server.domain.refusal import Reason, Refusal
 from poolkeeper_server.services import metrics
 from poolkeeper_server.services.address import Address
-from poolkeeper_server.services.certificates import make_authority, own_certificate
+from poolkeeper_server.services.certificates import ServerCertificate, make_authority, own_certificate
 from poolkeeper_server.services.configuration import ConfigurationError
 from poolkeeper_server.services.events import configure_logging
 from poolkeeper_server.services.tokens import AdminIdentity, InvalidToken, SessionIdentity
@@ -146,11 +146,13 @@ def gate() -> TriedGate:
     return TriedGate()
 
 
+def bind(address: Address, gate: TriedGate, *, certificate: ServerCertificate | None = None) -> GrpcServer:
+    return bind_server(address, certificate=certificate, bindings=[Binding(DESCRIPTOR, Tried(), ACCESS)], gate=gate)
+
+
 @pytest.fixture
 async def server(gate: TriedGate) -> AsyncIterator[GrpcServer]:
-    bound = bind_server(
-        Address("127.0.0.1", 0), certificate=None, bindings=[Binding(DESCRIPTOR, Tried(), ACCESS)], gate=gate
-    )
+    bound = bind(Address("127.0.0.1", 0), gate)
     await bound.start()
     yield bound
     await bound.stop(0)
@@ -380,7 +382,7 @@ async def test_reflection_lists_the_services(channel: grpc.aio.Channel) -> None:
 
 async def test_a_port_in_use_is_told(server: GrpcServer, gate: TriedGate) -> None:
     with pytest.raises(ConfigurationError, match="in use by another program"):
-        bind_server(server.address, certificate=None, bindings=[Binding(DESCRIPTOR, Tried(), ACCESS)], gate=gate)
+        bind(server.address, gate)
 
 
 def listeners(port: int) -> int:
@@ -403,9 +405,7 @@ async def test_several_servers_listen_on_one_port_and_all_of_them_answer(server:
 
 
 async def test_a_name_with_several_addresses_has_one_port(gate: TriedGate) -> None:
-    server = bind_server(
-        Address("localhost", 0), certificate=None, bindings=[Binding(DESCRIPTOR, Tried(), ACCESS)], gate=gate
-    )
+    server = bind(Address("localhost", 0), gate)
     await server.start()
     for host in {found[4][0] for found in socket.getaddrinfo("localhost", None, type=socket.SOCK_STREAM)}:
         async with grpc.aio.insecure_channel(str(Address(str(host), server.address.port))) as channel:
@@ -436,7 +436,7 @@ async def test_a_port_is_not_shared_with_a_daemon_that_starts_at_the_same_time(
         rival.start()
         try:
             with pytest.raises(ConfigurationError, match="in use by another program"):
-                bind_server(Address("127.0.0.1", other.getsockname()[1]), certificate=None, bindings=[], gate=gate)
+                bind(Address("127.0.0.1", other.getsockname()[1]), gate)
         finally:
             done.set()
             rival.join()
@@ -444,14 +444,12 @@ async def test_a_port_is_not_shared_with_a_daemon_that_starts_at_the_same_time(
 
 async def test_an_address_of_another_machine_is_told(gate: TriedGate) -> None:
     with pytest.raises(ConfigurationError, match=r"Nothing can listen on 192\.0\.2\.1:0"):
-        bind_server(Address("192.0.2.1", 0), certificate=None, bindings=[], gate=gate)
+        bind(Address("192.0.2.1", 0), gate)
 
 
 async def test_tls_is_shown_with_the_fixed_name(gate: TriedGate) -> None:
     certificate = own_certificate(make_authority(), hosts=())
-    server = bind_server(
-        Address("127.0.0.1", 0), certificate=certificate, bindings=[Binding(DESCRIPTOR, Tried(), ACCESS)], gate=gate
-    )
+    server = bind(Address("127.0.0.1", 0), gate, certificate=certificate)
     await server.start()
     credentials = grpc.ssl_channel_credentials(certificate.authority.encode())
     options = (("grpc.ssl_target_name_override", "poolkeeper"),)
