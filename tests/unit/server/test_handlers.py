@@ -8,7 +8,6 @@ import sys
 import threading
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import cast
 from uuid import uuid4
 
@@ -42,6 +41,7 @@ from poolkeeper_server.transport.handlers import (
     handlers_of,
 )
 from poolkeeper_server.transport.server import LARGEST_MESSAGE, GrpcServer, bind_server
+from tests.sockets import sockets_of
 
 NODE = SessionIdentity(estate="acme", node="studio-7", generation=1, session="s1", pool="west", expires=10)
 SERVICE = "poolkeeper.tried.TriedService"
@@ -385,15 +385,8 @@ async def test_a_port_in_use_is_told(server: GrpcServer, gate: TriedGate) -> Non
         bind(server.address, gate)
 
 
-def listeners(port: int) -> int:
-    """How many sockets listen on a port, by the kernel's tables (proc_pid_net(5): the local address, and the state)."""
-    tables = [Path(f"/proc/net/{name}").read_text().splitlines()[1:] for name in ("tcp", "tcp6")]
-    rows = [line.split() for lines in tables for line in lines]
-    return sum(row[3] == "0A" and int(row[1].rpartition(":")[2], 16) == port for row in rows)
-
-
 async def test_several_servers_listen_on_one_port_and_all_of_them_answer(server: GrpcServer) -> None:
-    assert listeners(server.address.port) == 16
+    assert sum(one.listens for one in sockets_of(server.address.port)) == 16
     # Of so many connections the kernel leaves none of them without any.
     for _ in range(10):
         channels = [
