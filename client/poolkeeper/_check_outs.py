@@ -7,7 +7,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-import uuid
 from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
@@ -15,6 +14,7 @@ from typing import Any, Final, Protocol
 from poolkeeper._core.requests import span_of
 from poolkeeper._core.retry import FOR_EVER, RetryPolicy
 from poolkeeper._link import OnWaiting
+from poolkeeper._request_id import new_request_id
 from poolkeeper.errors import NotFound, PoolkeeperError, Unreachable, WaitExpired
 from poolkeeper.v1 import licensing_pb2 as pb
 
@@ -149,7 +149,7 @@ class CheckOuts:
             )
 
     async def _give_back(self, granted: pb.Granted) -> None:
-        request = pb.CheckInRequest(request_id=new_id(), allocation=granted.allocation.name)
+        request = pb.CheckInRequest(request_id=new_request_id(), allocation=granted.allocation.name)
         await self._session.give_back(request, policy=FOR_EVER)
 
     def _abandon(self, request: pb.CheckOutRequest) -> None:
@@ -199,11 +199,6 @@ class CheckOuts:
             self._flying.pop(request_id, None)
         landed, self._landed = self._landed, asyncio.Event()
         landed.set()
-
-
-def new_id() -> str:
-    """A request id that nobody else has."""
-    return uuid.uuid4().hex
 
 
 def _key(request: pb.CheckOutRequest) -> _Key:

@@ -10,7 +10,7 @@ import random
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
-from poolkeeper._check_outs import CheckOuts, new_id
+from poolkeeper._check_outs import CheckOuts
 from poolkeeper._clock import Clock
 from poolkeeper._connector import Connector
 from poolkeeper._core.lease import Change, HoldState, LeaseKeeper
@@ -19,6 +19,7 @@ from poolkeeper._core.requests import heartbeat_request, span_of
 from poolkeeper._core.retry import FOR_EVER, Retry, RetryPolicy, of_heartbeats
 from poolkeeper._line import Line
 from poolkeeper._link import OnWaiting
+from poolkeeper._request_id import new_request_id
 from poolkeeper._tasks import Tasks, quietly
 from poolkeeper.errors import (
     LeaseExpired,
@@ -179,7 +180,7 @@ class Session:
 
         Given up, or without an answer, it goes on in the background as long as the session lives.
         """
-        await self.give_back(pb.CheckInRequest(request_id=new_id(), allocation=allocation, reason=reason))
+        await self.give_back(pb.CheckInRequest(request_id=new_request_id(), allocation=allocation, reason=reason))
 
     async def acknowledge(self, allocation: str, fence: pb.Fence) -> None:
         """Lets go of a revoked allocation; as persistent as `check_in`."""

@@ -23,7 +23,6 @@ from types import TracebackType
 from typing import Final, Self
 
 from poolkeeper._allocation import AsyncAllocation, AsyncBatchResult, OnLost, OnRegained
-from poolkeeper._check_outs import new_id
 from poolkeeper._clock import BootClock, Clock
 from poolkeeper._connector import Connector, Transport
 from poolkeeper._core.lease import STOP_BEFORE, Change, HoldState, LeaseKeeper
@@ -38,6 +37,7 @@ from poolkeeper._records import (
     place_of,
     record_of,
 )
+from poolkeeper._request_id import new_request_id
 from poolkeeper._session import NODE_LOST, Session
 from poolkeeper._tasks import Tasks
 from poolkeeper.errors import (
@@ -183,7 +183,7 @@ class AsyncClient:
         for last in (False, True):
             request = check_out_request(
                 product,
-                request_id=new_id(),
+                request_id=new_request_id(),
                 consumer=consumer,
                 installation=installation,
                 user=user,
@@ -217,7 +217,7 @@ class AsyncClient:
         requests = [
             check_out_request(
                 one.product,
-                request_id=new_id(),
+                request_id=new_request_id(),
                 consumer=one.consumer,
                 installation=one.installation,
                 user=one.user,

@@ -329,9 +329,12 @@ class Dialogue {
 
  private:
   std::string request_id(std::size_t part) {
-    char text[64];
-    std::snprintf(text, sizeof text, "%s-%zu-%llu-%zu", plan_.unique.c_str(), caller_,
-                  static_cast<unsigned long long>(number_), part);
+    char text[80];
+    // Led by the time, as the SDK's are.
+    const auto since = std::chrono::system_clock::now().time_since_epoch();
+    const auto milliseconds = std::chrono::duration_cast<std::chrono::milliseconds>(since).count();
+    std::snprintf(text, sizeof text, "%012llx-%s-%zu-%llu-%zu", static_cast<unsigned long long>(milliseconds),
+                  plan_.unique.c_str(), caller_, static_cast<unsigned long long>(number_), part);
     return text;
   }
 

@@ -4,8 +4,9 @@ from typing import Annotated, Literal
 
 from cyclopts import App, Parameter
 
+from poolkeeper._request_id import new_request_id
 from poolkeeper.cli import argument, name, phrase
-from poolkeeper.cli.connection import ALL, HERE, Connection, Paging, request_id
+from poolkeeper.cli.connection import ALL, HERE, Connection, Paging
 from poolkeeper.cli.output import Column
 from poolkeeper.v1 import admin_pb2 as pb
 from poolkeeper.v1 import licensing_pb2
@@ -114,7 +115,7 @@ def release(
                 reason=reason,
                 no_quarantine=no_quarantine,
                 force=force,
-                request_id=request_id(),
+                request_id=new_request_id(),
             ),
         )
     connection.printer.one(released, DETAILS)

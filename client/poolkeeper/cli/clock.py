@@ -2,8 +2,9 @@
 
 from cyclopts import App, Parameter
 
+from poolkeeper._request_id import new_request_id
 from poolkeeper.cli import phrase
-from poolkeeper.cli.connection import HERE, Connection, request_id
+from poolkeeper.cli.connection import HERE, Connection
 from poolkeeper.cli.output import Column
 from poolkeeper.v1 import admin_pb2 as pb
 from poolkeeper.v1.admin_pb2_grpc import ClockServiceStub
@@ -31,5 +32,7 @@ def show(*, connection: Connection = HERE) -> None:
 def accept(*, connection: Connection = HERE) -> None:
     """Take the host's civil time for right, and end the freeze."""
     with connection.open() as admin:
-        found = admin.call(ClockServiceStub(admin.channel).AcceptClock, pb.AcceptClockRequest(request_id=request_id()))
+        found = admin.call(
+            ClockServiceStub(admin.channel).AcceptClock, pb.AcceptClockRequest(request_id=new_request_id())
+        )
     connection.printer.one(found, COLUMNS)

@@ -5,8 +5,9 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
+from poolkeeper._request_id import new_request_id
 from poolkeeper.cli import argument, duration, name, output, phrase
-from poolkeeper.cli.connection import ALL, HERE, Connection, Paging, request_id
+from poolkeeper.cli.connection import ALL, HERE, Connection, Paging
 from poolkeeper.cli.output import Column
 from poolkeeper.v1 import admin_pb2 as pb
 from poolkeeper.v1.admin_pb2_grpc import CodeServiceStub
@@ -46,7 +47,7 @@ def issue(
         domain=domain,
         replace=replace,
         lifetime=duration.message(lifetime, option="--lifetime") if lifetime else None,
-        request_id=request_id(),
+        request_id=new_request_id(),
     )
     with connection.open() as admin:
         issued = admin.call(CodeServiceStub(admin.channel).IssueCode, request)
@@ -114,7 +115,7 @@ def revoke(code: argument.Code, /, *, connection: Connection = HERE) -> None:
     with connection.open() as admin:
         revoked = admin.call(
             CodeServiceStub(admin.channel).RevokeCode,
-            pb.RevokeCodeRequest(name=name.code(code), request_id=request_id()),
+            pb.RevokeCodeRequest(name=name.code(code), request_id=new_request_id()),
         )
     connection.printer.one(revoked, COLUMNS)
 

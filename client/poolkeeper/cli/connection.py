@@ -6,7 +6,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Generic, Protocol, TypeVar
-from uuid import uuid4
 
 from cyclopts import Parameter
 
@@ -169,8 +168,3 @@ class Admin:
     @property
     def _metadata(self) -> tuple[tuple[str, str], ...]:
         return (("authorization", f"Bearer {self.endpoint.token}"),)
-
-
-def request_id() -> str:
-    """A fresh id of one mutation; whatever repeats the call repeats the id."""
-    return uuid4().hex

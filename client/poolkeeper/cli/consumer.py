@@ -4,8 +4,9 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
+from poolkeeper._request_id import new_request_id
 from poolkeeper.cli import argument, name, phrase
-from poolkeeper.cli.connection import ALL, HERE, Connection, Paging, request_id
+from poolkeeper.cli.connection import ALL, HERE, Connection, Paging
 from poolkeeper.cli.output import Column
 from poolkeeper.v1 import admin_pb2 as pb
 from poolkeeper.v1.admin_pb2_grpc import ConsumerServiceStub
@@ -40,7 +41,7 @@ def add(
                 consumer=consumer,
                 user=user,
                 host=host,
-                request_id=request_id(),
+                request_id=new_request_id(),
             ),
         )
     connection.printer.one(added, COLUMNS)
@@ -84,7 +85,7 @@ def remove(consumer: argument.Consumer, /, *, connection: Connection = HERE) -> 
     with connection.open() as admin:
         done = admin.call(
             ConsumerServiceStub(admin.channel).DeleteConsumer,
-            pb.DeleteConsumerRequest(name=target, request_id=request_id()),
+            pb.DeleteConsumerRequest(name=target, request_id=new_request_id()),
         )
     if connection.json:
         connection.printer.one(done, ())

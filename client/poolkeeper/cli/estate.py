@@ -4,8 +4,9 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
+from poolkeeper._request_id import new_request_id
 from poolkeeper.cli import argument, name, phrase
-from poolkeeper.cli.connection import ALL, HERE, Connection, Paging, request_id
+from poolkeeper.cli.connection import ALL, HERE, Connection, Paging
 from poolkeeper.cli.output import Column
 from poolkeeper.v1 import admin_pb2 as pb
 from poolkeeper.v1.admin_pb2_grpc import EstateServiceStub
@@ -33,7 +34,7 @@ def create(
     with connection.open() as admin:
         created = admin.call(
             EstateServiceStub(admin.channel).CreateEstate,
-            pb.CreateEstateRequest(estate_id=identifier, title=title or identifier, request_id=request_id()),
+            pb.CreateEstateRequest(estate_id=identifier, title=title or identifier, request_id=new_request_id()),
         )
     connection.printer.one(created, COLUMNS)
 
@@ -71,6 +72,6 @@ def unfreeze(estate: argument.Estate, /, *, connection: Connection = HERE) -> No
     with connection.open() as admin:
         found = admin.call(
             EstateServiceStub(admin.channel).UnfreezeEstate,
-            pb.UnfreezeEstateRequest(name=name.estate(estate), request_id=request_id()),
+            pb.UnfreezeEstateRequest(name=name.estate(estate), request_id=new_request_id()),
         )
     connection.printer.one(found, COLUMNS)

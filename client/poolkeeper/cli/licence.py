@@ -4,8 +4,9 @@ from typing import Annotated, Literal
 
 from cyclopts import App, Parameter
 
+from poolkeeper._request_id import new_request_id
 from poolkeeper.cli import argument, holding, name, phrase
-from poolkeeper.cli.connection import ALL, HERE, Connection, Paging, request_id
+from poolkeeper.cli.connection import ALL, HERE, Connection, Paging
 from poolkeeper.cli.output import Column
 from poolkeeper.cli.problem import usage
 from poolkeeper.v1 import admin_pb2 as pb
@@ -61,7 +62,7 @@ def add(
         order_number=order,
         valid_from=_day(valid_from, "--valid-from"),
         valid_until=_day(valid_until, "--valid-until"),
-        request_id=request_id(),
+        request_id=new_request_id(),
     )
     with connection.open() as admin:
         added = admin.call(LicenceServiceStub(admin.channel).AddLicence, request)

@@ -4,9 +4,10 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
+from poolkeeper._request_id import new_request_id
 from poolkeeper.cli import argument, name, phrase
 from poolkeeper.cli.allocation import COLUMNS as ALLOCATIONS
-from poolkeeper.cli.connection import ALL, HERE, Connection, Paging, request_id
+from poolkeeper.cli.connection import ALL, HERE, Connection, Paging
 from poolkeeper.cli.output import Column
 from poolkeeper.v1 import admin_pb2 as pb
 from poolkeeper.v1.admin_pb2_grpc import NodeServiceStub
@@ -92,7 +93,7 @@ def approve(
             pb.ApproveNodeRequest(
                 name=name.node(node),
                 fingerprint=_bare(fingerprint),
-                request_id=request_id(),
+                request_id=new_request_id(),
             ),
         )
     connection.printer.one(approved, DETAILS)
@@ -109,7 +110,7 @@ def reject(node: argument.Node, /, *, connection: Connection = HERE) -> None:
     with connection.open() as admin:
         rejected = admin.call(
             NodeServiceStub(admin.channel).RejectNode,
-            pb.RejectNodeRequest(name=name.node(node), request_id=request_id()),
+            pb.RejectNodeRequest(name=name.node(node), request_id=new_request_id()),
         )
     connection.printer.one(rejected, DETAILS)
 
@@ -129,7 +130,7 @@ def revoke(
     with connection.open() as admin:
         revoked = admin.call(
             NodeServiceStub(admin.channel).RevokeNode,
-            pb.RevokeNodeRequest(name=name.node(node), reason=reason, force=force, request_id=request_id()),
+            pb.RevokeNodeRequest(name=name.node(node), reason=reason, force=force, request_id=new_request_id()),
         )
     connection.printer.one(revoked, DETAILS)
 
@@ -140,7 +141,7 @@ def migrate(node: argument.Node, /, *, connection: Connection = HERE) -> None:
     with connection.open() as admin:
         migrated = admin.call(
             NodeServiceStub(admin.channel).MigrateNode,
-            pb.MigrateNodeRequest(name=name.node(node), request_id=request_id()),
+            pb.MigrateNodeRequest(name=name.node(node), request_id=new_request_id()),
         )
     printer = connection.printer
     if printer.as_json:

@@ -5,8 +5,9 @@ from typing import Annotated, Literal
 from cyclopts import App, Parameter
 from google.protobuf.field_mask_pb2 import FieldMask
 
+from poolkeeper._request_id import new_request_id
 from poolkeeper.cli import amount, argument, duration, holding, name, phrase
-from poolkeeper.cli.connection import ALL, HERE, Connection, Paging, request_id
+from poolkeeper.cli.connection import ALL, HERE, Connection, Paging
 from poolkeeper.cli.output import Column
 from poolkeeper.cli.problem import usage
 from poolkeeper.v1 import admin_pb2 as pb
@@ -151,7 +152,7 @@ def create(
         pool_id=identifier,
         pool=settings,
         moves=_moves(move, "--move"),
-        request_id=request_id(),
+        request_id=new_request_id(),
     )
     with connection.open() as admin:
         created = admin.call(PoolServiceStub(admin.channel).CreatePool, request)
@@ -219,7 +220,7 @@ def update(
     given += ["reclaim_after"] if no_reclaim else []
     if not given:
         raise usage("nothing to change", hint="name at least one setting, for example --title 'West wing'")
-    request = pb.UpdatePoolRequest(pool=settings, update_mask=FieldMask(paths=given), request_id=request_id())
+    request = pb.UpdatePoolRequest(pool=settings, update_mask=FieldMask(paths=given), request_id=new_request_id())
     with connection.open() as admin:
         updated = admin.call(PoolServiceStub(admin.channel).UpdatePool, request)
     _describe(connection, updated)
@@ -242,7 +243,7 @@ def move(
         source=name.pool_in(parent, source),
         target=name.pool_in(parent, target),
         moves=_moves(lines, "LINE"),
-        request_id=request_id(),
+        request_id=new_request_id(),
     )
     with connection.open() as admin:
         moved = admin.call(PoolServiceStub(admin.channel).MoveSeats, request)
@@ -265,7 +266,7 @@ def close(
     with connection.open() as admin:
         closed = admin.call(
             PoolServiceStub(admin.channel).ClosePool,
-            pb.ClosePoolRequest(name=name.pool(pool), etag=etag, request_id=request_id()),
+            pb.ClosePoolRequest(name=name.pool(pool), etag=etag, request_id=new_request_id()),
         )
     _describe(connection, closed)
 
@@ -276,7 +277,7 @@ def unfreeze(pool: argument.Pool, /, *, connection: Connection = HERE) -> None:
     with connection.open() as admin:
         thawed = admin.call(
             PoolServiceStub(admin.channel).UnfreezePool,
-            pb.UnfreezePoolRequest(name=name.pool(pool), request_id=request_id()),
+            pb.UnfreezePoolRequest(name=name.pool(pool), request_id=new_request_id()),
         )
     _describe(connection, thawed)
 

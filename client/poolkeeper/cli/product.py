@@ -4,8 +4,9 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
+from poolkeeper._request_id import new_request_id
 from poolkeeper.cli import amount, argument, name, phrase
-from poolkeeper.cli.connection import ALL, HERE, Connection, Paging, request_id
+from poolkeeper.cli.connection import ALL, HERE, Connection, Paging
 from poolkeeper.cli.output import Column
 from poolkeeper.v1 import admin_pb2 as pb
 from poolkeeper.v1.admin_pb2_grpc import ProductServiceStub
@@ -36,7 +37,7 @@ def create(
         created = admin.call(
             ProductServiceStub(admin.channel).CreateProduct,
             pb.CreateProductRequest(
-                product_id=identifier, title=title or identifier, units=units, request_id=request_id()
+                product_id=identifier, title=title or identifier, units=units, request_id=new_request_id()
             ),
         )
     connection.printer.one(created, COLUMNS)

@@ -4,8 +4,9 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
+from poolkeeper._request_id import new_request_id
 from poolkeeper.cli import argument, duration, name, phrase
-from poolkeeper.cli.connection import ALL, HERE, Connection, Paging, request_id
+from poolkeeper.cli.connection import ALL, HERE, Connection, Paging
 from poolkeeper.cli.output import Column
 from poolkeeper.v1 import admin_pb2 as pb
 from poolkeeper.v1.admin_pb2_grpc import TokenServiceStub
@@ -41,7 +42,7 @@ def create(
         title=title,
         estate=name.estate(estate) if estate else "",
         lifetime=duration.message(lifetime, option="--lifetime") if lifetime else None,
-        request_id=request_id(),
+        request_id=new_request_id(),
     )
     with connection.open() as admin:
         made = admin.call(TokenServiceStub(admin.channel).CreateToken, request)
@@ -75,6 +76,6 @@ def revoke(token: argument.Token, /, *, connection: Connection = HERE) -> None:
     with connection.open() as admin:
         revoked = admin.call(
             TokenServiceStub(admin.channel).RevokeToken,
-            pb.RevokeTokenRequest(name=name.token(token), request_id=request_id()),
+            pb.RevokeTokenRequest(name=name.token(token), request_id=new_request_id()),
         )
     connection.printer.one(revoked, COLUMNS)

@@ -368,7 +368,9 @@ class CheckOutRequest(google.protobuf.message.Message):
     WAIT_FIELD_NUMBER: builtins.int
     WANT_GRANT_FIELD_NUMBER: builtins.int
     request_id: builtins.str
-    """Chosen by the caller, unique per node: 1 to 64 visible ASCII characters. A retry carries the same one."""
+    """Chosen by the caller, unique per node: 1 to 64 visible ASCII characters. A retry carries the same one. Ids that begin
+    with the time (UUIDs of version 7) are the cheapest to keep.
+    """
     product: builtins.str
     """products/encoder-1x1, or just encoder-1x1."""
     consumer: builtins.str

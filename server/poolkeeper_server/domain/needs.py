@@ -78,7 +78,7 @@ def named(batch: Sequence[c.Command]) -> Needs:
     needs = Needs()
     for command in batch:
         if isinstance(command, c.Request) and command.request_id:
-            needs.add(r.Outcome, command.estate_id, command.caller, command.request_id)
+            needs.add(r.Outcome, command.estate_id, command.request_id, command.caller)
         if type(command) in _NAMED:
             _NAMED[type(command)](needs, command)
     return needs
@@ -117,7 +117,7 @@ def _close_session(needs: Needs, command: c.CloseSession) -> None:
 
 def _cancel_wait(needs: Needs, command: c.CancelWait) -> None:
     needs.add(r.Session, command.estate_id, command.session_id)
-    needs.add(r.Outcome, command.estate_id, command.node_id, command.request_id)
+    needs.add(r.Outcome, command.estate_id, command.request_id, command.node_id)
     needs.request_waiters.add((command.estate_id, command.node_id, command.request_id))
 
 
@@ -288,14 +288,14 @@ def _of_closing(needs: Needs, state: State, command: c.CloseSession) -> None:
 
 
 def _asked_before(needs: Needs, state: State, command: c.CheckOut | c.CheckIn) -> None:
-    outcome = state.get(r.Outcome, command.estate_id, command.caller, command.request_id)
+    outcome = state.get(r.Outcome, command.estate_id, command.request_id, command.caller)
     if outcome is not None:
         needs.add(r.Allocation, command.estate_id, outcome.subject)
     _seats_of_session(needs, state, command)
 
 
 def _waited_for(needs: Needs, state: State, command: c.CancelWait) -> None:
-    outcome = state.get(r.Outcome, command.estate_id, command.node_id, command.request_id)
+    outcome = state.get(r.Outcome, command.estate_id, command.request_id, command.node_id)
     if outcome is not None:
         needs.add(r.Allocation, command.estate_id, outcome.subject)
     _seats_of_session(needs, state, command)

@@ -17,7 +17,7 @@ def remembered(state: State, command: Request) -> Outcome | None:
     """
     if not command.request_id:
         return None
-    outcome = state.get(Outcome, command.estate_id, command.caller, command.request_id)
+    outcome = state.get(Outcome, command.estate_id, command.request_id, command.caller)
     if outcome is not None and outcome.digest != command.digest:
         raise Refusal(
             Reason.REQUEST_ID_REUSED,

@@ -412,11 +412,14 @@ class Waiter:
 
 @frozen
 class Outcome:
-    """What a request id has done (CC-13). `subject` is the id of what it made or changed."""
+    """What a request id has done (CC-13). `subject` is the id of what it made or changed.
+
+    Ids come in the order of time from most callers: led by them, what many callers do at once is stored side by side.
+    """
 
     estate_id: str
-    caller: str
     request_id: str
+    caller: str
     digest: bytes
     subject: str
     at: int

@@ -102,10 +102,9 @@ def _command(waiter: Waiter) -> CheckOut:
 
 def cancel_wait(state: State, command: CancelWait, now: Moment, ids: Iterator[str]) -> None:
     """Leaves the queue; a grant that crossed the cancellation is taken back."""
-    key = (command.estate_id, command.node_id, command.request_id)
-    for waiter in state.many(Waiter, state.request_waiters[key]):
+    for waiter in state.many(Waiter, state.request_waiters[(command.estate_id, command.node_id, command.request_id)]):
         leave_queue(state, waiter)
-    outcome = state.get(Outcome, *key)
+    outcome = state.get(Outcome, command.estate_id, command.request_id, command.node_id)
     allocation = None if outcome is None else state.get(Allocation, command.estate_id, outcome.subject)
     if allocation is None:
         return

@@ -326,7 +326,7 @@ class LeasingService:
             hint="Wait longer, or have an admin move seats into the pool.",
         )
         # Only what was granted leaves an outcome; asked again without one it would queue up anew.
-        if await self._reader.get(Outcome, command.estate_id, command.caller, request_id) is not None:
+        if await self._reader.get(Outcome, command.estate_id, request_id, command.caller) is not None:
             try:
                 answer = await self._committer.submit(command)
             except Refusal as refusal:

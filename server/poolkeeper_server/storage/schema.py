@@ -206,7 +206,7 @@ KEPT_NO_LONGER: Final = (
     ("uses", "allocations", "estate_id, allocation_id", "state = 'ENDED' AND ended_at < {before}"),
     ("allocations", "allocations", "estate_id, allocation_id", "state = 'ENDED' AND ended_at < {before}"),
     ("sessions", "sessions", "estate_id, session_id", "state = 'ENDED' AND ended_at < {before}"),
-    ("outcomes", "outcomes", "estate_id, caller, request_id", "at < {before}"),
+    ("outcomes", "outcomes", "estate_id, request_id, caller", "at < {before}"),
     ("codes", "codes", "estate_id, code_id", "expires_at < {before} AND state NOT IN ('HONEY', 'PENDING')"),
     ("limits", "limits", "scope, subject", "last_at < {before}"),
 )

@@ -51,6 +51,9 @@ NODE = r.Node(
     copied_secret=b"",
     end_reason="",
 )
+OUTCOME = r.Outcome(
+    estate_id="acme", request_id="r1", caller="studio-7", digest=b"digest", subject="a1", at=1_780_272_000_000_000
+)
 ADDED = {"quiet_until_lease", "restored_epoch", "restored_sequence", "secret_epoch"}
 MARK = (
     "INSERT INTO marks (id, epoch, lease, civil, reference, boot_id, boot_time, frozen, secrets_check) "
@@ -64,7 +67,7 @@ def to_0001(bound: Any) -> None:
     config.set_main_option("script_location", str(Path(migration.__file__).parent / "migrations"))
     config.attributes["connection"] = bound
     command.upgrade(config, "0001")
-    for record in (POOL, NODE):
+    for record in (POOL, NODE, OUTCOME):
         row = ROWS[type(record)]
         told = {name: value for name, value in zip(row.columns, row.write(record), strict=True) if name not in ADDED}
         names = ", ".join(told)
@@ -88,7 +91,8 @@ async def test_an_embedded_database_is_upgraded(tmp_path: Path) -> None:
     assert not await database.migrate()
     assert await database.begin_epoch(1_780_272_005_000_000, "It was restored.") == 1_780_272_005
     connection = connect(path)
-    for kind, check in ((r.Pool, pool_is_quiet), (r.Node, lambda found: found == NODE)):
+    checks = ((r.Pool, pool_is_quiet), (r.Node, NODE.__eq__), (r.Outcome, OUTCOME.__eq__))
+    for kind, check in checks:
         (row,) = connection.execute(f"SELECT {', '.join(ROWS[kind].columns)} FROM {NAMES[kind]}").fetchall()  # noqa: S608 - names of our own schema
         assert check(ROWS[kind].read(row))
     connection.close()
@@ -106,9 +110,11 @@ async def test_a_postgresql_database_is_upgraded(database: str) -> None:
     connection = await asyncpg.connect(database)
     pool = await connection.fetchrow("SELECT * FROM pools")
     node = await connection.fetchrow("SELECT * FROM nodes")
+    outcome = await connection.fetchrow(f"SELECT {', '.join(ROWS[r.Outcome].columns)} FROM outcomes")  # noqa: S608 - names of our own schema
     await connection.close()
     assert pool_is_quiet(ROWS[r.Pool].read(tuple(pool)))
     assert ROWS[r.Node].read(tuple(node)) == NODE
+    assert ROWS[r.Outcome].read(tuple(outcome)) == OUTCOME
 
 
 def pool_is_quiet(found: r.Pool) -> bool:

@@ -51,3 +51,26 @@ async def test_a_transaction_that_is_given_up_before_it_began_ends_as_that(path:
     other.execute("COMMIT")
     other.close()
     assert await commits(store)
+
+
+def outcomes(moment: int, callers: int) -> list[tuple[object, ...]]:
+    """What was asked by so many callers at once, with ids as the SDK makes them."""
+    return [
+        (f"{moment:012x}7{caller * 2654435761 % 2**64:019x}", f"node-{caller}", b"d" * 32, "a" * 24, moment)
+        for caller in range(callers)
+    ]
+
+
+def test_what_many_callers_ask_at_once_is_written_side_by_side(path: Path) -> None:
+    callers = 64
+    connection = connect(path)
+    insert = "INSERT INTO outcomes (estate_id, request_id, caller, digest, subject, at) VALUES ('acme', ?, ?, ?, ?, ?)"
+    for moment in range(200):
+        connection.executemany(insert, outcomes(moment, callers))
+    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    connection.execute("BEGIN")
+    connection.executemany(insert, outcomes(200, callers))
+    connection.execute("COMMIT")
+    (_, pages, _) = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+    connection.close()
+    assert 0 < pages < callers / 2
