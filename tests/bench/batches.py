@@ -9,18 +9,23 @@ from dataclasses import replace
 from typing import Final
 
 from tests.bench.bench import Bench, running
-from tests.bench.calls import UNSTORED
+from tests.bench.calls import UNDECIDED, UNSTORED
 from tests.bench.load import Load
-from tests.bench.servers import PlainDaemon, UnstoredDaemon, fleet, held, sizes, studio
+from tests.bench.servers import PlainDaemon, UndecidedDaemon, UnstoredDaemon, fleet, held, sizes, studio
 from tests.process.daemon import Office
 
 ONE_BY_ONE: Final = "check-out alone, 64 callers"
 BATCHES: Final = "BatchCheckOut of 100, 16 callers (messages)"
-UNSTORED_BATCHES: Final = f"BatchCheckOut of 100{UNSTORED}, 16 callers (messages)"
+BOUNDS: Final = {UNSTORED: UnstoredDaemon, UNDECIDED: UndecidedDaemon}
+
+
+def bound(kind: str) -> str:
+    """The title of the batches of a daemon that does less."""
+    return f"BatchCheckOut of 100{kind}, 16 callers (messages)"
 
 
 async def measure(bench: Bench) -> None:
-    """Both loads once a round."""
+    """Every load once a round."""
     for number in bench.rounds("batches"):
         with bench.place(f"batches-{number}") as directory, bench.processes() as processes:
             daemon = PlainDaemon.at(directory / "data", processes)
@@ -35,14 +40,15 @@ async def measure(bench: Bench) -> None:
                     work="batch", callers=16, addresses=addresses, watch=watch, sessions=sessions[:16], batch=100
                 )
                 await bench.measure(BATCHES, batches, stored=directory)
-            unstored = UnstoredDaemon.at(directory / "unstored", processes)
-            async with running(unstored):
-                async with Office(unstored) as office:
-                    await studio(office)
-                    sessions = held(await fleet(office, 16))
-                    # What it is answered now is what all are answered from then on.
-                    await sizes(await office.node("sizes"))
-                addresses, watch = (unstored.address,), (unstored.process.pid,)
-                await bench.measure(
-                    UNSTORED_BATCHES, replace(batches, addresses=addresses, watch=watch, sessions=sessions)
-                )
+            for kind, less in BOUNDS.items():
+                other = less.at(directory / less.__name__, processes)
+                async with running(other):
+                    async with Office(other) as office:
+                        await studio(office)
+                        sessions = held(await fleet(office, 16))
+                        # What it is answered now is what all are answered from then on.
+                        await sizes(await office.node("sizes"))
+                    addresses, watch = (other.address,), (other.process.pid,)
+                    await bench.measure(
+                        bound(kind), replace(batches, addresses=addresses, watch=watch, sessions=sessions)
+                    )

@@ -8,7 +8,7 @@ from typing import Final
 
 from tests.bench.bench import Bench, running
 from tests.bench.load import Load
-from tests.bench.servers import Floor, PlainDaemon, UnstoredDaemon, fleet, held, sizes, studio
+from tests.bench.servers import Floor, PlainDaemon, UndecidedDaemon, UnstoredDaemon, fleet, held, sizes, studio
 from tests.process.daemon import Daemon, Office
 
 CALLERS: Final = (1, 16, 64, 256)
@@ -16,6 +16,11 @@ STREAMS: Final = (16, 64)
 TLS: Final = " with TLS"
 UNSTORED: Final = " without transactions"
 """Of a daemon whose transactions take no time (`tests.bench.unstored`)."""
+UNDECIDED: Final = " without deciding"
+"""Of a daemon whose transactions are the database's work alone (`tests.bench.undecided`)."""
+#: As many servers as the daemon has on its port.
+SERVERS: Final = 16
+SHARED_NO_OP: Final = f"no-op on {SERVERS} servers, 64 callers"
 
 
 def no_op(callers: int) -> str:
@@ -29,7 +34,7 @@ def echo(streams: int) -> str:
 
 
 def unary(callers: int, kind: str = "") -> str:
-    """As no_op; `kind` is TLS, UNSTORED, or nothing."""
+    """As no_op; `kind` is TLS, UNSTORED, UNDECIDED, or nothing."""
     return f"check-out and check-in{kind}, {people(callers)}"
 
 
@@ -50,6 +55,7 @@ async def measure(bench: Bench) -> None:
             "": PlainDaemon.at(directory / "plain", processes),
             TLS: Daemon(directory / "secure", processes),
             UNSTORED: UnstoredDaemon.at(directory / "unstored", processes),
+            UNDECIDED: UndecidedDaemon.at(directory / "undecided", processes),
         }
         async with running(*daemons.values()):
             bases = {}
@@ -68,10 +74,14 @@ async def measure(bench: Bench) -> None:
                         authority=daemon.data / "ca.pem" if kind == TLS else None,
                     )
             floor = await Floor.start(processes, directory, answered)
+            shared = await Floor.start(processes, directory, answered, servers=SERVERS)
             nothing = Load(work="no-op", callers=1, addresses=(floor.address,), watch=(floor.pid,), payload=asked)
             for _ in bench.rounds("calls"):
                 for callers in CALLERS:
                     await bench.measure(no_op(callers), replace(nothing, callers=callers))
+                    if callers == 64:
+                        several = replace(nothing, callers=callers, addresses=(shared.address,), watch=(shared.pid,))
+                        await bench.measure(SHARED_NO_OP, several)
                     for kind, base in bases.items():
                         load = replace(base, callers=callers, sessions=base.sessions[:callers])
                         await bench.measure(unary(callers, kind), load, stored=_stored(kind, directory))

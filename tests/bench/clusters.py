@@ -14,8 +14,9 @@ from typing import Final
 from tests import postgres
 from tests.bench import machine
 from tests.bench.bench import Bench, running
+from tests.bench.calls import UNDECIDED
 from tests.bench.load import BrokenBenchmark, Load, Measured
-from tests.bench.servers import PLENTY, PROMISE, PlainDaemon, fleet, held, studio
+from tests.bench.servers import PLENTY, PROMISE, PlainDaemon, UndecidedDaemon, fleet, held, sizes, studio
 from tests.process.cluster import DURABLE
 from tests.process.daemon import ESTATE, Office, Processes
 
@@ -41,6 +42,7 @@ COMMIT;
 #: Seconds after which a script that gets nothing done is broken.
 _LONGEST: Final = 60
 ALONE_SQLITE: Final = f"check-out alone, SQLite, one hot pool, {CALLERS} callers"
+ALONE_UNDECIDED: Final = f"check-out alone{UNDECIDED}, SQLite, one hot pool, {CALLERS} callers"
 ALONE_POSTGRES: Final = f"check-out alone, PostgreSQL, one hot pool, {CALLERS} callers"
 
 
@@ -69,24 +71,19 @@ async def measure(bench: Bench) -> None:
         members, hot, spread = await _cluster(server, processes, directory)
         plain = server.new_database()
         server.sql(plain.rpartition("/")[2], SCHEMA)
-        embedded = PlainDaemon.at(directory / "embedded", processes)
-        async with running(embedded):
-            async with Office(embedded) as office:
-                await studio(office)
-                sessions = held(await fleet(office, CALLERS))
+        embedded = {
+            ALONE_SQLITE: PlainDaemon.at(directory / "embedded", processes),
+            ALONE_UNDECIDED: UndecidedDaemon.at(directory / "undecided", processes),
+        }
+        async with running(*embedded.values()):
+            alone = {title: await _alone(daemon) for title, daemon in embedded.items()}
             for _ in bench.rounds("clusters"):
                 for pools in (1, POOLS):
                     sync = machine.sync_time(directory)
                     done = await Pgbench(bench, server, plain, pools, directory).run(sync)
                     bench.book.add(script(pools), done)
-                alone = Load(
-                    work="check-out",
-                    callers=CALLERS,
-                    addresses=(embedded.address,),
-                    watch=(embedded.process.pid,),
-                    sessions=sessions,
-                )
-                await bench.measure(ALONE_SQLITE, alone, stored=directory)
+                for title, load in alone.items():
+                    await bench.measure(title, load, stored=directory)
                 first = replace(hot, addresses=hot.addresses[:1], watch=_watched(members[:1], server))
                 await bench.measure(ALONE_POSTGRES, replace(first, work="check-out"), stored=directory)
                 for pools, load in ((1, hot), (POOLS, spread)):
@@ -98,6 +95,16 @@ async def measure(bench: Bench) -> None:
         for member in members:
             member.terminate()
             await member.ended(within=60)
+
+
+async def _alone(daemon: PlainDaemon) -> Load:
+    """Check-outs from a pool of that daemon; one was made and given back before."""
+    async with Office(daemon) as office:
+        await studio(office)
+        sessions = held(await fleet(office, CALLERS))
+        await sizes(await office.node("sizes"))
+    addresses, watch = (daemon.address,), (daemon.process.pid,)
+    return Load(work="check-out", callers=CALLERS, addresses=addresses, watch=watch, sessions=sessions)
 
 
 async def _cluster(

@@ -103,6 +103,7 @@ def _figures(book: Book, wanted: list[Target]) -> dict[str, object]:
             "bound": one.bound,
             "figure": figure,
             "met": one.met(figure),
+            "undecided": one.undecided(book) if one.undecided else None,
             "limit": one.limit(book) if one.limit else None,
         }
         for one in wanted

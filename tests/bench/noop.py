@@ -1,7 +1,7 @@
-"""What everybody would begin with: a single bare grpc.aio server on uvloop that does nothing.
+"""What everybody would begin with: a bare grpc.aio server on uvloop that does nothing.
 
-`python -m tests.bench.noop FILE BYTES` answers a call with so many bytes and a stream with what it hears, in plain
-gRPC on loopback, and writes its port to the file.
+`python -m tests.bench.noop FILE BYTES SERVERS` answers a call with so many bytes and a stream with what it hears, in
+plain gRPC on loopback, and writes its port to the file. It is one server, or several that share the port.
 """
 
 from __future__ import annotations
@@ -37,18 +37,20 @@ def handlers(size: int) -> grpc.GenericRpcHandler:
     )
 
 
-async def serve(ready: Path, size: int) -> None:
+async def serve(ready: Path, size: int, count: int) -> None:
     """Serves until the process is killed."""
-    server = grpc.aio.server(options=(("grpc.so_reuseport", 0),))
-    server.add_generic_rpc_handlers((handlers(size),))
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
+    servers = [grpc.aio.server(options=(("grpc.so_reuseport", int(count > 1)),)) for _ in range(count)]
+    port = 0
+    for server in servers:
+        server.add_generic_rpc_handlers((handlers(size),))
+        port = server.add_insecure_port(f"127.0.0.1:{port}")
+        await server.start()
     draft = ready.with_suffix(".new")
     draft.write_text(str(port))
     draft.replace(ready)
-    await server.wait_for_termination()
+    await asyncio.gather(*(server.wait_for_termination() for server in servers))
 
 
 if __name__ == "__main__":
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(serve(Path(sys.argv[1]), int(sys.argv[2])))
+        runner.run(serve(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])))

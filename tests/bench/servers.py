@@ -47,6 +47,12 @@ class UnstoredDaemon(PlainDaemon):
     command_line = (sys.executable, "-m", "tests.bench.unstored")
 
 
+class UndecidedDaemon(PlainDaemon):
+    """One that asks and writes what it would, and decides nothing."""
+
+    command_line = (sys.executable, "-m", "tests.bench.undecided")
+
+
 def delayed(milliseconds: float) -> dict[str, str]:
     """The environment in which every wait for the disk takes so much longer."""
     return {"LD_PRELOAD": str(BUILT / "delay.so"), "BENCH_DELAY": str(round(milliseconds * 1000))}
@@ -60,11 +66,11 @@ class Floor:
     address: str
 
     @classmethod
-    async def start(cls, processes: Processes, directory: Path, size: int) -> Floor:
-        """Starts it; its answers have so many bytes."""
-        ready = directory / "floor.port"
-        words = [sys.executable, "-m", "tests.bench.noop", str(ready), str(size)]
-        process = processes.start(words, log=directory / "floor.log", environment={})
+    async def start(cls, processes: Processes, directory: Path, size: int, *, servers: int = 1) -> Floor:
+        """Starts it, as so many servers on one port; its answers have so many bytes."""
+        ready = directory / f"floor-{servers}.port"
+        words = [sys.executable, "-m", "tests.bench.noop", str(ready), str(size), str(servers)]
+        process = processes.start(words, log=directory / f"floor-{servers}.log", environment={})
         await eventually(ready.exists, "the server that does nothing", within=STARTING)
         return cls(process.pid, f"127.0.0.1:{ready.read_text()}")
 

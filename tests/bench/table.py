@@ -16,9 +16,9 @@ README: Final = REPOSITORY / "README.md"
 
 
 def target_rows(book: Book, wanted: list[Target]) -> Iterator[str]:
-    """A row for each target: its bound, the figure, whether it is met, what it would be at most, and the command."""
-    yield "| target | must | aim | measured | | without transactions | command |"
-    yield "|---|---|---|---|---|---|---|"
+    """A row for each target: its bound, the figure, whether it is met, what it would be at most, and its command."""
+    yield "| target | must | aim | measured | | without deciding | without transactions | command |"
+    yield "|---|---|---|---|---|---|---|---|"
     for target in wanted:
         must = "" if target.bound is None else f"{'≤' if target.most else '≥'} {_number(target.bound)}"
         aim = "" if target.aim is None else _number(target.aim)
@@ -27,9 +27,9 @@ def target_rows(book: Book, wanted: list[Target]) -> Iterator[str]:
         else:
             figure = target.figure(book)
             measured, met = _number(figure), "met" if target.met(figure) else "**not met**"
-        limit = "" if target.limit is None else _number(target.limit(book))
+        bounds = ("" if bound is None else _number(bound(book)) for bound in (target.undecided, target.limit))
         command = COMMAND.format(part=target.part)
-        yield f"| {target.text} | {must} | {aim} | {measured} | {met} | {limit} | `{command}` |"
+        yield f"| {target.text} | {must} | {aim} | {measured} | {met} | {' | '.join(bounds)} | `{command}` |"
 
 
 def load_rows(book: Book) -> Iterator[str]:

@@ -28,6 +28,8 @@ class Target:
     most: bool = False
     limit: Callable[[Book], float] | None = None
     """What the figure would be if transactions took no time."""
+    undecided: Callable[[Book], float] | None = None
+    """What it would be if transactions were the database's work alone."""
 
     def met(self, figure: float) -> bool:
         """Whether the figure is good enough."""
@@ -60,6 +62,7 @@ def _calls() -> Iterator[Target]:
             part="calls",
             figure=_ratio(calls.unary(callers), calls.no_op(callers)),
             limit=_ratio(calls.unary(callers, calls.UNSTORED), calls.no_op(callers)),
+            undecided=_ratio(calls.unary(callers, calls.UNDECIDED), calls.no_op(callers)),
         )
     yield Target(
         text="messages/s on Connect to the echo's, 64 streams",
@@ -68,6 +71,7 @@ def _calls() -> Iterator[Target]:
         part="calls",
         figure=_ratio(calls.connect(64), calls.echo(64)),
         limit=_ratio(calls.connect(64, calls.UNSTORED), calls.echo(64)),
+        undecided=_ratio(calls.connect(64, calls.UNDECIDED), calls.echo(64)),
     )
     for text, load in (("unary, 64 callers", calls.unary), ("Connect, 64 streams", calls.connect)):
         yield Target(
@@ -91,6 +95,7 @@ def _messages(scale: Scale) -> Iterator[Target]:
         bound=4,
         part="batches",
         figure=_ratio(batches.BATCHES, batches.ONE_BY_ONE, check_outs),
+        undecided=_ratio(batches.bound(calls.UNDECIDED), batches.ONE_BY_ONE, check_outs),
     )
     yield Target(
         text="check-outs/s in batches of 100",
@@ -98,7 +103,8 @@ def _messages(scale: Scale) -> Iterator[Target]:
         aim=44_000,
         part="batches",
         figure=lambda book: book.median(batches.BATCHES, check_outs),
-        limit=lambda book: book.median(batches.UNSTORED_BATCHES, check_outs),
+        limit=lambda book: book.median(batches.bound(calls.UNSTORED), check_outs),
+        undecided=lambda book: book.median(batches.bound(calls.UNDECIDED), check_outs),
     )
     streams = scale.heard
     yield Target(
@@ -159,15 +165,16 @@ def _leases(scale: Scale) -> Iterator[Target]:
 
 def _clusters() -> Iterator[Target]:
     hot = clusters.script(1)
-    for text, load, bound in (
-        ("SQLite", clusters.ALONE_SQLITE, 3.0),
-        ("PostgreSQL", clusters.ALONE_POSTGRES, 2.5),
+    for text, load, bound, undecided in (
+        ("SQLite", clusters.ALONE_SQLITE, 3.0, _ratio(clusters.ALONE_UNDECIDED, hot, check_outs)),
+        ("PostgreSQL", clusters.ALONE_POSTGRES, 2.5, None),
     ):
         yield Target(
             text=f"check-outs/s on {text} to pgbench's, one hot pool, 64 callers",
             bound=bound,
             part="clusters",
             figure=_ratio(load, hot, check_outs),
+            undecided=undecided,
         )
     for pools, bound in ((1, 0.90), (clusters.POOLS, 0.95)):
         name = "one hot pool" if pools == 1 else f"{pools} pools"
