@@ -9,18 +9,16 @@ from dataclasses import replace
 from typing import Final
 
 from tests.bench.bench import Bench, running
-from tests.bench.calls import UNDECIDED, UNSTORED
+from tests.bench.calls import LESS
 from tests.bench.load import Load
-from tests.bench.servers import PlainDaemon, UndecidedDaemon, UnstoredDaemon, fleet, held, sizes, studio
+from tests.bench.servers import PlainDaemon, fleet, held, sizes, studio
 from tests.process.daemon import Office
 
 ONE_BY_ONE: Final = "check-out alone, 64 callers"
-BATCHES: Final = "BatchCheckOut of 100, 16 callers (messages)"
-BOUNDS: Final = {UNSTORED: UnstoredDaemon, UNDECIDED: UndecidedDaemon}
 
 
-def bound(kind: str) -> str:
-    """The title of the batches of a daemon that does less."""
+def together(kind: str = "") -> str:
+    """The title of the batches; `kind` as in `calls`."""
     return f"BatchCheckOut of 100{kind}, 16 callers (messages)"
 
 
@@ -39,8 +37,8 @@ async def measure(bench: Bench) -> None:
                 batches = Load(
                     work="batch", callers=16, addresses=addresses, watch=watch, sessions=sessions[:16], batch=100
                 )
-                await bench.measure(BATCHES, batches, stored=directory)
-            for kind, less in BOUNDS.items():
+                await bench.measure(together(), batches, stored=directory)
+            for kind, less in LESS.items():
                 other = less.at(directory / less.__name__, processes)
                 async with running(other):
                     async with Office(other) as office:
@@ -50,5 +48,5 @@ async def measure(bench: Bench) -> None:
                         await sizes(await office.node("sizes"))
                     addresses, watch = (other.address,), (other.process.pid,)
                     await bench.measure(
-                        bound(kind), replace(batches, addresses=addresses, watch=watch, sessions=sessions)
+                        together(kind), replace(batches, addresses=addresses, watch=watch, sessions=sessions)
                     )

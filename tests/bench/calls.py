@@ -18,6 +18,8 @@ UNSTORED: Final = " without transactions"
 """Of a daemon whose transactions take no time (`tests.bench.unstored`)."""
 UNDECIDED: Final = " without deciding"
 """Of a daemon whose transactions are the database's work alone (`tests.bench.undecided`)."""
+#: What bounds are measured with.
+LESS: Final = {UNSTORED: UnstoredDaemon, UNDECIDED: UndecidedDaemon}
 #: As many servers as the daemon has on its port.
 SERVERS: Final = 16
 SHARED_NO_OP: Final = f"no-op on {SERVERS} servers, 64 callers"
@@ -54,8 +56,7 @@ async def measure(bench: Bench) -> None:
         daemons = {
             "": PlainDaemon.at(directory / "plain", processes),
             TLS: Daemon(directory / "secure", processes),
-            UNSTORED: UnstoredDaemon.at(directory / "unstored", processes),
-            UNDECIDED: UndecidedDaemon.at(directory / "undecided", processes),
+            **{kind: less.at(directory / less.__name__, processes) for kind, less in LESS.items()},
         }
         async with running(*daemons.values()):
             bases = {}

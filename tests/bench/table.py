@@ -16,7 +16,7 @@ README: Final = REPOSITORY / "README.md"
 
 
 def target_rows(book: Book, wanted: list[Target]) -> Iterator[str]:
-    """A row for each target: its bound, the figure, whether it is met, what it would be at most, and its command."""
+    """A row for each target: its bound, the figure, whether it is met, what it would be at most, and the command."""
     yield "| target | must | aim | measured | | without deciding | without transactions | command |"
     yield "|---|---|---|---|---|---|---|---|"
     for target in wanted:

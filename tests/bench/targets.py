@@ -94,17 +94,17 @@ def _messages(scale: Scale) -> Iterator[Target]:
         text="check-outs/s in batches of 100 to those one by one",
         bound=4,
         part="batches",
-        figure=_ratio(batches.BATCHES, batches.ONE_BY_ONE, check_outs),
-        undecided=_ratio(batches.bound(calls.UNDECIDED), batches.ONE_BY_ONE, check_outs),
+        figure=_ratio(batches.together(), batches.ONE_BY_ONE, check_outs),
+        undecided=_ratio(batches.together(calls.UNDECIDED), batches.ONE_BY_ONE, check_outs),
     )
     yield Target(
         text="check-outs/s in batches of 100",
         bound=None,
         aim=44_000,
         part="batches",
-        figure=lambda book: book.median(batches.BATCHES, check_outs),
-        limit=lambda book: book.median(batches.bound(calls.UNSTORED), check_outs),
-        undecided=lambda book: book.median(batches.bound(calls.UNDECIDED), check_outs),
+        figure=lambda book: book.median(batches.together(), check_outs),
+        limit=lambda book: book.median(batches.together(calls.UNSTORED), check_outs),
+        undecided=lambda book: book.median(batches.together(calls.UNDECIDED), check_outs),
     )
     streams = scale.heard
     yield Target(

@@ -72,6 +72,11 @@ def select(kind: type, alias: str = "t") -> str:
     return ", ".join(f'{alias}."{column}"' for column in ROWS[kind].columns)
 
 
+def equal(columns: Iterable[str], other: str) -> str:
+    """That the columns of t equal those of another table or list."""
+    return " AND ".join(f't."{column}" = {other}."{column}"' for column in columns)
+
+
 def _one(kind: type, where: str) -> Query:
     return Query(f"SELECT {select(kind)} FROM {NAMES[kind]} AS t WHERE {where}")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import cache
@@ -13,7 +13,9 @@ from typing import Any, Final, TypeVar
 
 from pysqlite3 import dbapi2 as sqlite
 
+from poolkeeper_server.domain.commands import Answer, Command
 from poolkeeper_server.domain.decide import decide_all
+from poolkeeper_server.domain.moment import Moment
 from poolkeeper_server.domain.records import KEY_FIELDS, Key
 from poolkeeper_server.domain.state import State
 from poolkeeper_server.storage import saving
@@ -27,6 +29,7 @@ from poolkeeper_server.storage.loading import (
     Rows,
     Statement,
     Within,
+    equal,
     loaded,
     select,
 )
@@ -86,10 +89,6 @@ def _wanted(columns: Sequence[str], size: int, *, placed: bool = False) -> str:
     return f"WITH wanted ({quoted(names)}) AS (VALUES {', '.join(rows)})"
 
 
-def _match(columns: Iterable[str], other: str) -> str:
-    return " AND ".join(f't."{column}" = {other}."{column}"' for column in columns)
-
-
 @cache
 def keyed(statement: ByKeys | Present, size: int) -> str:
     """A statement in SQLite's words for so many keys; the order of a CROSS JOIN makes each an index look-up.
@@ -99,12 +98,12 @@ def keyed(statement: ByKeys | Present, size: int) -> str:
     kind, columns = statement.kind, statement.columns
     where = f" AND {statement.where}" if statement.where else ""
     if isinstance(statement, Present):
-        found = f"SELECT 1 FROM {NAMES[kind]} AS t WHERE {_match(columns, 'wanted')}{where}"
+        found = f"SELECT 1 FROM {NAMES[kind]} AS t WHERE {equal(columns, 'wanted')}{where}"
         return f"{_wanted(columns, size, placed=True)} SELECT wanted.place FROM wanted WHERE EXISTS ({found})"
     outer = statement.through
-    found = f"wanted CROSS JOIN {NAMES[outer or kind]} AS t ON {_match(columns, 'wanted')}{where}"
+    found = f"wanted CROSS JOIN {NAMES[outer or kind]} AS t ON {equal(columns, 'wanted')}{where}"
     if outer is not None:
-        found = f"(SELECT t.* FROM {found}) AS o CROSS JOIN {NAMES[kind]} AS t ON {_match(KEY_FIELDS[kind], 'o')}"
+        found = f"(SELECT t.* FROM {found}) AS o CROSS JOIN {NAMES[kind]} AS t ON {equal(KEY_FIELDS[kind], 'o')}"
     return f"{_wanted(columns, size)} SELECT {select(kind)} FROM {found}"
 
 
@@ -187,9 +186,7 @@ class SqliteStore:
                 await self._begin()
                 batch = take()
                 now = self._time.moment()
-                state = loaded(batch, now, self._rows)
-                answers, more = decide_all(state, batch, now, ids())
-                save(self._connection, state)
+                state, answers, more = self._carry_out(batch, now, ids())
                 mark = self._time.mark(now)
                 self._connection.execute(WRITE_MARK, mark.write())
                 failpoint("before_commit")
@@ -207,6 +204,15 @@ class SqliteStore:
         failpoint("after_commit")
         self._time.committed(now)
         return committed(state, answers, more, now)
+
+    def _carry_out(
+        self, batch: Sequence[Command], now: Moment, ids: Iterator[str]
+    ) -> tuple[State, list[Answer], tuple[Key, ...]]:
+        """Loads, decides and writes a batch, in the transaction that the connection is in."""
+        state = loaded(batch, now, self._rows)
+        answers, more = decide_all(state, batch, now, ids)
+        save(self._connection, state)
+        return state, answers, more
 
     async def sight(self, seen: Sequence[tuple[str, str, int]]) -> None:
         """Keeps when nodes were last seen."""

@@ -31,6 +31,7 @@ from poolkeeper_server.storage.loading import (
     Rows,
     Statement,
     Within,
+    equal,
     load,
     select,
 )
@@ -107,7 +108,7 @@ def _text(statement: Statement) -> str:
     if isinstance(statement, Within):
         return numbered(f"{_each(statement.outer, statement.kind, statement.match)} WHERE {statement.where} LIMIT ?")
     kind, columns = statement.kind, statement.columns
-    match = " AND ".join(f't."{column}" = wanted."{column}"' for column in columns)
+    match = equal(columns, "wanted")
     if statement.where:
         match += f" AND {statement.where}"
     if isinstance(statement, Present):
@@ -118,7 +119,7 @@ def _text(statement: Statement) -> str:
     wanted = f"unnest({_unnest(outer or kind, columns)}) AS wanted({quoted(columns)})"
     if outer is not None:
         wanted += f" CROSS JOIN LATERAL (SELECT t.* FROM {NAMES[outer]} AS t WHERE {match} OFFSET 0) AS o"
-        match = " AND ".join(f't."{column}" = o."{column}"' for column in KEY_FIELDS[kind])
+        match = equal(KEY_FIELDS[kind], "o")
     return _each(wanted, kind, match)
 
 
@@ -149,7 +150,7 @@ def write_statement(statement: saving.Statement) -> str:
     if isinstance(statement, saving.Append):
         columns = ROWS[kind].columns
         return f"INSERT INTO {NAMES[kind]} ({quoted(columns)}) SELECT * FROM unnest({_unnest(kind, columns)})"
-    match = " AND ".join(f'wanted."{column}" = t."{column}"' for column in keys)
+    match = equal(keys, "wanted")
     if isinstance(statement, saving.Delete):
         wanted = f"unnest({_unnest(kind, keys)}) AS wanted({quoted(keys)})"
         return f"DELETE FROM {NAMES[kind]} AS t USING {wanted} WHERE {match}"
