@@ -1,8 +1,9 @@
 """The daemon as it would be if deciding took no time: a bound for everything that is not the database.
 
 `python -m tests.bench.undecided serve …` is the daemon itself. But of check-outs and check-ins only the first of each
-kind is decided. All others ask the database what that one asked and write what it wrote, with ids, sequences and
-instants of their own, and commit it; they are answered with what that one was. No record is made of a row.
+kind is decided. All others ask the database what that one asked, but for what the daemon has in memory in the long
+run, and write what it wrote, with ids, sequences and instants of their own, and commit it; they are answered with what
+that one was. No record is made of a row.
 """
 
 from __future__ import annotations
@@ -118,6 +119,9 @@ class Undecided(SqliteStore):
                 kinds.setdefault(type(command), []).append(self._values(command, now, ids))
                 answer = first.answer
             answers.append(answer)
+        if kinds:
+            # It knows nothing of what is written here.
+            self.kept.forget()
         for kind, values in kinds.items():
             for statement, templates in self._first[kind].questions:
                 super()._rows(statement, [key for template in templates for key in template.rows(values)])
@@ -138,7 +142,8 @@ class Undecided(SqliteStore):
             return state, answer, more
         told = (allocation, command.request_id, command.caller, command.session_id)
         ids_of = {value: place for place, value in enumerate(told)}
-        self._first[type(command)] = _First(answer, self._asks, saving.save(state, joined=False), ids_of)
+        asks = [(statement, keys) for statement, keys in self._asks if self.kept.answers(statement) is None]
+        self._first[type(command)] = _First(answer, asks, saving.save(state, joined=False), ids_of)
         return state, answer, more
 
     def _values(self, command: CheckOut | CheckIn, now: Moment, ids: Iterator[str]) -> Values:

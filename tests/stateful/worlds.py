@@ -19,23 +19,39 @@ from pathlib import Path
 from random import Random
 from typing import Any, Protocol, cast
 
+import orjson
 from hypothesis import HealthCheck, settings
 
 from poolkeeper_server.domain import commands as c
 from poolkeeper_server.domain.decide import decide_all
+from poolkeeper_server.domain.ledger import seal
 from poolkeeper_server.domain.moment import SECOND, Moment
-from poolkeeper_server.domain.records import Entry, Key, Waiter
+from poolkeeper_server.domain.records import (
+    Allocation,
+    Entry,
+    Holding,
+    Key,
+    Licence,
+    Pool,
+    Product,
+    Queue,
+    Session,
+    Use,
+    Waiter,
+)
 from poolkeeper_server.domain.state import State
 from poolkeeper_server.services.clock import FAR, JITTER, LONGEST_STEP, Clock, HostClock, first_mark
 from poolkeeper_server.services.committer import Committer
 from poolkeeper_server.services.shared_clock import SharedClock
 from poolkeeper_server.storage.embedded import EmbeddedDatabase
+from poolkeeper_server.storage.kept import Kept
+from poolkeeper_server.storage.loading import GET, HOLDINGS, LICENCES, QUEUES, USES
 from poolkeeper_server.storage.migration import migrate
 from poolkeeper_server.storage.postgres.connection import READER
 from poolkeeper_server.storage.postgres.connection import connect as connect_to_server
 from poolkeeper_server.storage.postgres.database import PostgresDatabase
 from poolkeeper_server.storage.schema import NAMES, ROWS
-from poolkeeper_server.storage.sqlite import connect
+from poolkeeper_server.storage.sqlite import SqliteStore, connect
 from poolkeeper_server.storage.store import Committed, Database, Mark, Store, Take
 from tests.inprocess.installation import BEGINNING, DrivenTime
 from tests.postgres import Server, serving
@@ -127,6 +143,7 @@ class DomainWorld:
             state.places[key] = sum(other <= key for other in state.waiters[key[:3]])
         happened = Happened(self.now())
         answers, _ = decide_all(state, taken, happened.now, self._ids)
+        seal(state, orjson.dumps)
         stored, deleted = state.changes()
         for kind, keys in deleted.items():
             for key in keys:
@@ -245,6 +262,23 @@ class CommitterWorld:
         self.entries += [entries[key] for key in sorted(entries.keys() - map(_KEYS.key_of, self.entries))]
         kinds = NAMES.keys() - {Entry}
         self.records = {(kind, _KEYS.key_of(one)): one for kind in kinds for one in self._database.rows(kind)}
+        if isinstance(self._store, SqliteStore):
+            self._compare(self._store.kept)
+
+    def _compare(self, kept: Kept) -> None:
+        """What the store need not ask for is what it would be told."""
+        groups: dict[Key, set[Any]] = {}
+        for (kind, key), record in self.records.items():
+            groups.setdefault((kind, *key[:2]), set()).add(record)
+            if kind is Holding:
+                licence = self.records[Licence, (record.estate_id, record.licence_id)]
+                groups.setdefault((Licence, record.estate_id, record.pool_id), set()).add(licence)
+        for kind in (Product, Pool, Session, Allocation):
+            for key, found in (kept.answers(GET[kind]) or {}).items():
+                assert [*found] == [self.records[kind, key]]
+        for kind, statement in ((Use, USES), (Holding, HOLDINGS), (Licence, LICENCES), (Queue, QUEUES)):
+            for key, found in (kept.answers(statement) or {}).items():
+                assert set(found) == groups.get((kind, *key), set()), f"{kind} of {key}"
 
     def pass_by(self, seconds: float) -> None:
         left = round(seconds * SECOND)

@@ -1,18 +1,17 @@
 """The ledger: every change of seats in a pool, hash-chained (CC-25).
 
-`move_seats` is the only function that changes a holding's counters. It writes the entry beside them, so that one is
-never without the other.
+`move_seats` is the only function that changes a holding's counters. It drafts the entry beside them, so that one is
+never without the other; `seal` makes the entries of a whole batch, before it is written.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from hashlib import sha256
 
 from poolkeeper_server.domain.frozen import frozen
 from poolkeeper_server.domain.moment import Moment
-from poolkeeper_server.domain.records import Allocation, Entry, Holding, Pool, replace
+from poolkeeper_server.domain.records import Allocation, Entry, Holding, Key, Pool, replace
 from poolkeeper_server.domain.state import State
 
 #: The only event that may take more seats than there are: they are held already.
@@ -31,10 +30,6 @@ class Delta:
     count: int = 0
     active: int = 0
     quarantined: int = 0
-
-
-#: Made once: json.dumps would make an encoder for every entry.
-_encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, check_circular=False).encode
 
 
 def genesis(pool_name: str) -> bytes:
@@ -57,7 +52,7 @@ def move_seats(
     allocation: Allocation | None = None,
     details: Mapping[str, object] | None = None,
 ) -> Pool:
-    """Changes counters and writes the entry that says so; gives the pool with its new head.
+    """Changes counters and drafts the entry that says so; gives the pool with its new sequence.
 
     Raises:
         InvariantViolation: when a counter would fall below zero, or the use of a line would rise above its count; but
@@ -112,9 +107,29 @@ def move_seats(
         }
     if details:
         body.update(details)
-    raw = _encode(body).encode()
-    head = chain(pool.ledger_hash, raw)
-    state.entries.append(Entry(estate_id=pool.estate_id, pool_id=pool.pool_id, sequence=sequence, body=raw, hash=head))
-    written = replace(pool, ledger_sequence=sequence, ledger_hash=head)
+    state.drafts.append(((pool.estate_id, pool.pool_id), sequence, body))
+    written = replace(pool, ledger_sequence=sequence)
     state.put(written)
     return written
+
+
+def seal(state: State, encode: Callable[[Mapping[str, object]], bytes]) -> None:
+    """Makes the entries that were drafted: their bytes, their hashes, and the pools with their new heads.
+
+    `encode` gives the compact JSON of an entry, in UTF-8 and in the order of its fields.
+    """
+    heads: dict[Key, bytes] = {}
+    for key, sequence, body in state.drafts:
+        raw = encode(body)
+        heads[key] = head = chain(heads.get(key) or _pool(state, key).ledger_hash, raw)
+        state.entries.append(Entry(estate_id=key[0], pool_id=key[1], sequence=sequence, body=raw, hash=head))
+    state.drafts.clear()
+    for key, head in heads.items():
+        state.put(replace(_pool(state, key), ledger_hash=head))
+
+
+def _pool(state: State, key: Key) -> Pool:
+    pool = state.get(Pool, *key)
+    if pool is None:
+        raise LookupError(f"pool {'/'.join(key)} was not loaded")
+    return pool

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from operator import attrgetter
 from typing import Any, TypeVar
 
@@ -102,14 +102,21 @@ class State:
 
     def __init__(self) -> None:
         self._records: dict[type, dict[Key, Any]] = {kind: {} for kind in KEY_FIELDS}
+        #: What each record that was changed had been in the store; None for those that were not there.
+        self._before: dict[type, dict[Key, Any]] = {kind: {} for kind in KEY_FIELDS}
         self._journal: list[tuple[type, Key, Any]] = []
+        #: Entries of ledgers as pool, sequence and content; and those that are sealed (`ledger.seal`).
+        self.drafts: list[tuple[Key, int, Mapping[str, object]]] = []
         self.entries: list[Entry] = []
         #: Civil ends and licences of the next quarantines of a pool, soonest first; for estimates only.
         self.quarantine_ends: dict[Key, list[tuple[int, Pairs]]] = {}
         #: Places of waiters whose queue is not loaded up to them, by waiter key.
         self.places: dict[Key, int] = {}
-        #: What the store has loaded all of: sessions and allocations with their uses, pools with their seats.
-        self.whole: set[Key] = set()
+        #: What the store has loaded all of: pools with their lines and queues, allocations with their uses, and
+        #: sessions, as (estate, node, session), with their uses and waits.
+        self.whole_pools: set[Key] = set()
+        self.whole_allocations: set[Key] = set()
+        self.whole_sessions: set[Key] = set()
         #: Up to which sequence the head of a queue is loaded without gaps; None: all of it.
         self.loaded_to: dict[Key, int | None] = {}
         #: Whether more is due than was loaded.
@@ -158,6 +165,14 @@ class State:
         """The record with that key, or None."""
         return self._records[kind].get(key)
 
+    def records(self, kind: type[R]) -> Mapping[Key, R]:
+        """All records of a kind by their keys, as they are now."""
+        return self._records[kind]
+
+    def before(self, kind: type[R]) -> Mapping[Key, R | None]:
+        """What records of a kind that may have been changed were in the store; None for those that were not there."""
+        return self._before[kind]
+
     def size(self) -> int:
         """How many records are there."""
         return sum(map(len, self._records.values()))
@@ -179,6 +194,9 @@ class State:
         table = self._records[kind]
         old = table.get(key)
         table[key] = record
+        before = self._before[kind]
+        if key not in before:
+            before[key] = old
         self._journal.append((kind, key, old))
         for index in self._indexes[kind]:
             if index.follows:
@@ -187,7 +205,9 @@ class State:
     def remove(self, record: object) -> None:
         """Takes a record away."""
         kind, key = type(record), self.key_of(record)
-        self._journal.append((kind, key, self._set(kind, key, None)))
+        old = self._set(kind, key, None)
+        self._before[kind].setdefault(key, old)
+        self._journal.append((kind, key, old))
 
     def _set(self, kind: type, key: Key, record: object | None) -> object | None:
         """Puts a record, or none, in the place of another one, which it gives."""
@@ -204,30 +224,27 @@ class State:
 
     def mark(self) -> tuple[int, int, int, dict[Key, None], dict[Key, tuple[object, ...]]]:
         """A point to which `rollback` returns."""
-        return (len(self._journal), len(self.entries), len(self.served), dict(self.freed), dict(self.told))
+        return (len(self._journal), len(self.drafts), len(self.served), dict(self.freed), dict(self.told))
 
     def rollback(self, mark: tuple[int, int, int, dict[Key, None], dict[Key, tuple[object, ...]]]) -> None:
         """Undoes everything since the mark."""
-        steps, entries, served, self.freed, self.told = mark[0], mark[1], mark[2], dict(mark[3]), dict(mark[4])
+        steps, drafts, served, self.freed, self.told = mark[0], mark[1], mark[2], dict(mark[3]), dict(mark[4])
         while len(self._journal) > steps:
             kind, key, old = self._journal.pop()
             self._set(kind, key, old)
-        del self.entries[entries:]
+        del self.drafts[drafts:]
         del self.served[served:]
 
     def changes(self) -> tuple[dict[type, list[tuple[Any, Any]]], dict[type, list[Key]]]:
         """What must be written by kind: records to be stored, each after what it was (or None), and keys to delete."""
-        before: dict[type, dict[Key, Any]] = {}
-        for kind, key, old in self._journal:
-            before.setdefault(kind, {}).setdefault(key, old)
         stored: dict[type, list[tuple[Any, Any]]] = {}
         deleted: dict[type, list[Key]] = {}
-        for kind, olds in before.items():
+        for kind, before in self._before.items():
             records = self._records[kind]
-            for key, old in olds.items():
-                record = records.get(key)
-                if record is None:
-                    deleted.setdefault(kind, []).append(key)
-                else:
-                    stored.setdefault(kind, []).append((old, record))
+            there = [(old, records.get(key)) for key, old in before.items()]
+            pairs = [(old, new) for old, new in there if new is not None and new is not old]
+            if pairs:
+                stored[kind] = pairs
+            if len(pairs) < len(before) and (gone := [key for key in before if before[key] and key not in records]):
+                deleted[kind] = gone
         return stored, deleted

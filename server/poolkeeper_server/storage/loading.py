@@ -1,8 +1,9 @@
 """What a batch needs, as questions to a database; which database it is does not matter here.
 
 `load` is a generator: it yields statements with their parameters, none of which needs the answer to another, is sent
-the rows of each, and ends with the state. Each store has the statements in its own words, and asks them in its own way:
-one on a thread, one after the other; the other one in the event loop, with as few messages to its server as it can.
+the rows of each, and ends with the state; a record that is at hand may be sent in place of its row. Each store has the
+statements in its own words, and asks them in its own way: one by one after the other, but for what it has kept; the
+other one with as few messages to its server as it can.
 """
 
 from __future__ import annotations
@@ -81,7 +82,7 @@ def _one(kind: type, where: str) -> Query:
     return Query(f"SELECT {select(kind)} FROM {NAMES[kind]} AS t WHERE {where}")
 
 
-_GET = {kind: ByKeys(kind, KEY_FIELDS[kind]) for kind in NAMES}
+GET = {kind: ByKeys(kind, KEY_FIELDS[kind]) for kind in NAMES}
 
 _LIVE_SESSION = "t.state <> 'ENDED'"
 _BINDINGS = ByKeys(r.Binding, ("estate_id", "node_id"))
@@ -92,14 +93,14 @@ _INSTALLED = ByKeys(
 )
 _REQUEST_WAITERS = ByKeys(r.Waiter, ("estate_id", "node_id", "request_id"))
 _SESSION_WAITERS = ByKeys(r.Waiter, ("estate_id", "session_id"))
-_HOLDINGS = ByKeys(r.Holding, ("estate_id", "pool_id"))
-_LICENCES = ByKeys(r.Licence, ("estate_id", "pool_id"), through=r.Holding)
-_QUEUES = ByKeys(r.Queue, ("estate_id", "pool_id"))
+HOLDINGS = ByKeys(r.Holding, ("estate_id", "pool_id"))
+LICENCES = ByKeys(r.Licence, ("estate_id", "pool_id"), through=r.Holding)
+QUEUES = ByKeys(r.Queue, ("estate_id", "pool_id"))
 _SHARED = ByKeys(
     r.Allocation, ("estate_id", "product_id", "counting_key"), "t.shared AND t.state NOT IN ('ENDED', 'QUARANTINED')"
 )
 _SHARED_QUARANTINED = ByKeys(r.Allocation, ("estate_id", "product_id", "counting_key"), "t.state = 'QUARANTINED'")
-_USES = ByKeys(r.Use, ("estate_id", "allocation_id"))
+USES = ByKeys(r.Use, ("estate_id", "allocation_id"))
 _SESSION_USES = ByKeys(r.Use, ("estate_id", "node_id", "session_id"))
 _CODES = ByKeys(r.Code, ("estate_id", "digest"))
 
@@ -140,19 +141,19 @@ _QUARANTINE_ENDS = Query(
 
 #: Every statement of the loading, for stores to put into their own words once, and for tests of their plans.
 STATEMENTS: tuple[Statement, ...] = (
-    *_GET.values(),
+    *GET.values(),
     _BINDINGS,
     _NODE_SESSIONS,
     _POOL_SESSIONS,
     _INSTALLED,
     _REQUEST_WAITERS,
     _SESSION_WAITERS,
-    _HOLDINGS,
-    _LICENCES,
-    _QUEUES,
+    HOLDINGS,
+    LICENCES,
+    QUEUES,
     _SHARED,
     _SHARED_QUARANTINED,
-    _USES,
+    USES,
     _SESSION_USES,
     _CODES,
     _PLACE,
@@ -200,7 +201,7 @@ def loaded(batch: Sequence[Command], now: Moment, ask: Callable[[Statement, Sequ
 def _fetch(state: State, kind: type, statement: Statement, parameters: Sequence[Any]) -> Loading:
     read = ROWS[kind].read
     (rows,) = yield [(statement, parameters)]
-    found = [read(row) for row in rows]
+    found = [row if type(row) is kind else read(row) for row in rows]
     state.load(found)
     return found
 
@@ -253,7 +254,7 @@ def _keys(state: State, statement: ByKeys, keys: Collection[Key]) -> list[Loadin
 
 def _missing(state: State, kind: type, keys: Iterable[Key]) -> list[Loading]:
     """The records with those keys that are not there yet."""
-    return _keys(state, _GET[kind], [key for key in keys if state.get(kind, *key) is None])
+    return _keys(state, GET[kind], [key for key in keys if state.get(kind, *key) is None])
 
 
 def _count_places(state: State, waiters: list[r.Waiter]) -> Loading:
@@ -335,17 +336,17 @@ def _load_due(state: State, most: int, now: Moment) -> Loading:
 
 def _seats(state: State, pools: Iterable[Key]) -> list[Loading]:
     """The pools with their lines, their queues and who waits first in them."""
-    new = [key for key in pools if (*key, "seats") not in state.whole]
+    new = [key for key in pools if key not in state.whole_pools]
     if not new:
         return []
-    state.whole.update((*key, "seats") for key in new)
-    lines = [*_keys(state, _HOLDINGS, new), *_keys(state, _LICENCES, new)]
+    state.whole_pools.update(new)
+    lines = [*_keys(state, HOLDINGS, new), *_keys(state, LICENCES, new)]
     return [*_missing(state, r.Pool, new), *lines, _load_queues(state, new)]
 
 
 def _load_queues(state: State, pools: Sequence[Key]) -> Loading:
     """The queues of pools, and who waits first in them; `_complete` brings what is to be known of those."""
-    queues = yield from _fetch(state, r.Queue, _QUEUES, pools)
+    queues = yield from _fetch(state, r.Queue, QUEUES, pools)
     keys = [(queue.estate_id, queue.pool_id, queue.product_id) for queue in queues]
     state.loaded_to.update(dict.fromkeys(keys))
     waiting = [key for key, queue in zip(keys, queues, strict=True) if queue.length]
@@ -362,10 +363,10 @@ def _session_uses(state: State, sessions: Iterable[Key]) -> list[Loading]:
 
     They are asked for as (estate, node, session): one index leads to the uses of a node and to those of a session.
     """
-    keys = [key for key in sessions if key not in state.whole]
+    keys = [key for key in sessions if key not in state.whole_sessions]
     if not keys:
         return []
-    state.whole.update(keys)
+    state.whole_sessions.update(keys)
     return [
         _load_used(state, keys),
         *_keys(state, _SESSION_WAITERS, [(estate, session) for estate, _, session in keys]),
@@ -393,8 +394,8 @@ def _complete(state: State, now: Moment) -> Loading:
             (allocation.estate_id, allocation.allocation_id)
             for allocation in allocations
             if allocation.state is not r.AllocationState.ENDED
-        } - state.whole
-        state.whole |= live
+        } - state.whole_allocations
+        state.whole_allocations |= live
         users = {(use.estate_id, use.session_id) for use in state.all(r.Use)}
         users |= {(waiter.estate_id, waiter.session_id) for waiter in waiters}
         consumers = {(waiter.estate_id, waiter.consumer) for waiter in waiters if waiter.consumer}
@@ -404,7 +405,7 @@ def _complete(state: State, now: Moment) -> Loading:
         yield from _together(
             [
                 *_session_uses(state, due),
-                *_keys(state, _USES, live),
+                *_keys(state, USES, live),
                 *_missing(state, r.Session, users),
                 *_missing(state, r.Consumer, consumers),
                 *_missing(state, r.Product, products),

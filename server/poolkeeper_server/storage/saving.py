@@ -10,7 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import orjson
+
 from poolkeeper_server.domain import records as r
+from poolkeeper_server.domain.ledger import seal
 from poolkeeper_server.domain.records import KEY_FIELDS
 from poolkeeper_server.domain.state import State
 from poolkeeper_server.storage.schema import ROWS
@@ -56,6 +59,7 @@ def save(state: State, *, joined: bool) -> list[Step]:
     Rows of a kind that are changed are written by a statement for each set of columns; when `joined`, by a single one
     with all columns in which any of them differs.
     """
+    seal(state, orjson.dumps)
     stored, deleted = state.changes()
     rest: Step = [(Delete(kind), keys) for kind, keys in deleted.items()]
     # Of the allocations with one counting key a single one is live: what ends, or gives its key up, is written before
@@ -73,22 +77,21 @@ def save(state: State, *, joined: bool) -> list[Step]:
 
 
 def _written(kind: type, pairs: Sequence[tuple[Any, Any]], *, joined: bool) -> Step:
-    row, size = ROWS[kind], len(KEY_FIELDS[kind])
-    changed: dict[tuple[int, ...], list[object]] = {}
+    row, keys = ROWS[kind], KEY_FIELDS[kind]
+    changed: dict[tuple[str, ...], list[object]] = {}
     new = []
     for old, record in pairs:
         if old is None:
             new.append(row.write(record))
-        elif places := row.differences(old, record):
-            changed.setdefault(places, []).append(record)
+        elif columns := row.differences(old, record):
+            changed.setdefault(columns, []).append(record)
     if joined and len(changed) > 1:
-        every = tuple(sorted(set().union(*changed)))
+        names = set().union(*changed)
+        every = tuple(name for name in row.columns if name in names)
         changed = {every: [record for records in changed.values() for record in records]}
-    step: Step = []
-    for places, records in changed.items():
-        whole = map(row.write, records)
-        rows = [[*(values[place] for place in places), *values[:size]] for values in whole]
-        step.append((Change(kind, tuple(row.columns[place] for place in places)), rows))
+    step: Step = [
+        (Change(kind, columns), [*map(row.writer((*columns, *keys)), records)]) for columns, records in changed.items()
+    ]
     if new:
         step.append((Put(kind), new))
     return step

@@ -52,6 +52,7 @@ NAMES: Final[dict[type, str]] = {
 _HINTS: Final = {kind: get_type_hints(kind) for kind in NAMES}
 
 Convert = Callable[[Any], Any]
+Write = Callable[[object], tuple[Any, ...]]
 
 
 def _column_type(hint: object) -> tuple[Any, bool]:
@@ -247,30 +248,42 @@ def _reader(hint: object) -> Convert | None:
 class Row:
     """How a kind of record is written as a row, and read from one; columns in the order of the fields."""
 
-    __slots__ = ("_convert", "_json", "_values", "columns", "kind")
+    __slots__ = ("_convert", "_json", "_writers", "columns", "kind", "write")
 
     def __init__(self, kind: type) -> None:
         hints = _HINTS[kind]
         self.kind = kind
         self.columns = tuple(field.name for field in fields(kind))
-        self._values = attrgetter(*self.columns)
         self._convert = tuple((name, convert) for name in self.columns if (convert := _reader(hints[name])) is not None)
-        self._json = tuple(position for position, name in enumerate(self.columns) if get_origin(hints[name]) is tuple)
+        self._json = frozenset(name for name in self.columns if get_origin(hints[name]) is tuple)
+        self._writers: dict[tuple[str, ...], Write] = {}
+        self.write = self.writer(self.columns)
+        """Gives a record's row."""
 
-    def write(self, record: object) -> tuple[Any, ...]:
-        """The record's row."""
-        values: tuple[Any, ...] = self._values(record)
-        if not self._json:
+    def writer(self, columns: tuple[str, ...]) -> Write:
+        """What gives the values of some columns of a record, two at least."""
+        if columns not in self._writers:
+            self._writers[columns] = self._make_writer(columns)
+        return self._writers[columns]
+
+    def _make_writer(self, columns: tuple[str, ...]) -> Write:
+        values: Write = attrgetter(*columns)
+        texts = tuple(place for place, name in enumerate(columns) if name in self._json)
+        if not texts:
             return values
-        row = list(values)
-        for position in self._json:
-            row[position] = to_json(row[position])
-        return tuple(row)
 
-    def differences(self, old: object, new: object) -> tuple[int, ...]:
-        """The places of the columns in which two records differ."""
-        both = enumerate(zip(self._values(old), self._values(new), strict=True))
-        return tuple([place for place, (before, after) in both if before is not after and before != after])
+        def write(record: object) -> tuple[Any, ...]:
+            row = list(values(record))
+            for place in texts:
+                row[place] = to_json(row[place])
+            return tuple(row)
+
+        return write
+
+    def differences(self, old: object, new: object) -> tuple[str, ...]:
+        """The columns in which two records differ."""
+        before = vars(old)
+        return tuple([name for name, value in vars(new).items() if value is not before[name] and value != before[name]])
 
     def read(self, row: Sequence[Any]) -> Any:  # noqa: ANN401 - the record's kind is only known when running
         """The row's record."""

@@ -21,6 +21,7 @@ from poolkeeper_server.domain.state import State
 from poolkeeper_server.storage import saving
 from poolkeeper_server.storage.epoch import FORGET_PLACE, POOLS, PROMISES, begun
 from poolkeeper_server.storage.failpoint import failpoint
+from poolkeeper_server.storage.kept import Kept
 from poolkeeper_server.storage.loading import (
     STATEMENTS,
     ByKeys,
@@ -173,6 +174,9 @@ class SqliteStore:
         self._turn = asyncio.Lock()
         #: After a failure nobody knows what the connection still holds: the next transaction opens another.
         self._doubtful = False
+        self.kept = Kept()
+        """What it need not ask for."""
+        self._data_version = 0
 
     async def transact(self, take: Take, ids: Callable[[], Iterator[str]]) -> Committed:
         """One transaction: all but the commit, which waits for the disk, in the loop.
@@ -192,6 +196,7 @@ class SqliteStore:
                 failpoint("before_commit")
                 committing = True
                 await self._run(self._commit)
+                self.kept.learn(state)
             except (sqlite.OperationalError, sqlite.InternalError) as error:
                 self._doubtful = True
                 raise StoreUnavailable(str(error), unknown=committing) from error
@@ -209,7 +214,7 @@ class SqliteStore:
         self, batch: Sequence[Command], now: Moment, ids: Iterator[str]
     ) -> tuple[State, list[Answer], tuple[Key, ...]]:
         """Loads, decides and writes a batch, in the transaction that the connection is in."""
-        state = loaded(batch, now, self._rows)
+        state = loaded(batch, now, self._answer)
         answers, more = decide_all(state, batch, now, ids)
         save(self._connection, state)
         return state, answers, more
@@ -221,9 +226,12 @@ class SqliteStore:
     async def purge(self, before: int, most: int) -> int:
         """Deletes what ended before that instant."""
         found = {"before": before, "most": most}
-        return await self._write(
-            lambda: sum(int(self._connection.execute(statement, found).rowcount) for statement in PURGES)
-        )
+
+        def delete() -> int:
+            self.kept.forget()
+            return sum(int(self._connection.execute(statement, found).rowcount) for statement in PURGES)
+
+        return await self._write(delete)
 
     async def close(self) -> None:
         """Closes the connection, which also folds the write-ahead log into the file."""
@@ -242,6 +250,7 @@ class SqliteStore:
                 await self._run(self._connection.close)
             self._connection = await self._run(lambda: connect(self._path, patience=0))
             self._doubtful = False
+            self.kept.forget()
         loop = asyncio.get_running_loop()
         end = loop.time() + _PATIENCE
         while True:
@@ -253,7 +262,12 @@ class SqliteStore:
                     raise
                 await asyncio.sleep(_AGAIN)
             else:
-                return
+                break
+        # It changes when another connection has committed (sqlite.org, PRAGMA data_version), and now nobody else can.
+        (version,) = self._connection.execute("PRAGMA data_version").fetchone()
+        if version != self._data_version:
+            self.kept.forget()
+            self._data_version = version
 
     def _commit(self) -> None:
         self._connection.execute("COMMIT")
@@ -273,6 +287,21 @@ class SqliteStore:
             except sqlite.Error as error:
                 self._doubtful = True
                 raise StoreUnavailable(str(error)) from error
+
+    def _answer(self, statement: Statement, parameters: Sequence[Any]) -> Rows:
+        """The records that are kept, and the rows of all others."""
+        known = self.kept.answers(statement)
+        if not known:
+            return self._rows(statement, parameters)
+        found: list[Any] = []
+        unknown = []
+        for key in parameters:
+            answer = known.get(key)
+            if answer is None:
+                unknown.append(key)
+            else:
+                found += answer
+        return [*found, *self._rows(statement, unknown)] if unknown else found
 
     def _rows(self, statement: Statement, parameters: Sequence[Any]) -> Rows:
         if isinstance(statement, (ByKeys, Present)):

@@ -62,8 +62,8 @@ def test_what_ends_is_written_before_what_changes_and_that_before_what_is_new() 
     state.put(r.replace(USE, allocation_id="b"))
     state.entries.append(ENTRY)
     first, second, last = save(state, joined=True)
-    assert first == [(Change(r.Allocation, ("state",)), [["ENDED", "acme", "b"]])]
-    assert second == [(Change(r.Allocation, ("pool_id",)), [["east", "acme", "c"]])]
+    assert first == [(Change(r.Allocation, ("state",)), [("ENDED", "acme", "b")])]
+    assert second == [(Change(r.Allocation, ("pool_id",)), [("east", "acme", "c")])]
     assert [statement for statement, _ in last] == [Put(r.Allocation), Delete(r.Use), Put(r.Use), Append(r.Entry)]
 
 
@@ -84,9 +84,9 @@ def test_rows_that_differ_in_other_columns_are_joined_where_that_is_asked_for() 
     state.put(r.replace(same, count=5))
     ((statement, rows),) = save(state, joined=True)[0]
     assert statement == Change(r.Holding, ("active", "quarantined"))
-    assert rows == [[2, 0, "acme", "west", "L000001"], [1, 1, "acme", "west", "L000002"]]
+    assert rows == [(2, 0, "acme", "west", "L000001"), (1, 1, "acme", "west", "L000002")]
     apart = dict(save(state, joined=False)[0])
     assert apart == {
-        Change(r.Holding, ("active",)): [[2, "acme", "west", "L000001"]],
-        Change(r.Holding, ("active", "quarantined")): [[1, 1, "acme", "west", "L000002"]],
+        Change(r.Holding, ("active",)): [(2, "acme", "west", "L000001")],
+        Change(r.Holding, ("active", "quarantined")): [(1, 1, "acme", "west", "L000002")],
     }

@@ -1,4 +1,4 @@
-"""The embedded store, when what it does is given up half-way."""
+"""The embedded store: what is given up half-way, who else writes, and what it need not ask for."""
 
 from __future__ import annotations
 
@@ -8,11 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from poolkeeper_server.domain.commands import Expire, Expired
+from poolkeeper_server.domain import records as r
+from poolkeeper_server.domain.commands import CloseSession, Expire, Expired, Heartbeat, Renewed
+from poolkeeper_server.domain.moment import SECOND
+from poolkeeper_server.domain.refusal import Refusal
+from poolkeeper_server.domain.state import State
 from poolkeeper_server.services.clock import HostClock, first_mark
 from poolkeeper_server.services.ids import new_ids
+from poolkeeper_server.storage.loading import GET
 from poolkeeper_server.storage.migration import migrate
-from poolkeeper_server.storage.sqlite import SqliteStore, connect
+from poolkeeper_server.storage.sqlite import SqliteStore, connect, save
 from tests.inprocess.installation import DrivenTime
 
 
@@ -51,6 +56,97 @@ async def test_a_transaction_that_is_given_up_before_it_began_ends_as_that(path:
     other.execute("COMMIT")
     other.close()
     assert await commits(store)
+
+
+POOL = r.Pool(
+    estate_id="acme",
+    pool_id="west",
+    title="",
+    state=r.PoolState.ACTIVE,
+    minimum_allocation=0,
+    lease_duration=60 * SECOND,
+    heartbeat_interval=20 * SECOND,
+    margin=5 * SECOND,
+    counting=r.Counting.CONSUMER,
+    skip_quarantine=(),
+    reclaim_after=None,
+    created_at=0,
+    version=1,
+    ledger_sequence=0,
+    ledger_hash=b"",
+)
+SESSION = r.Session(
+    estate_id="acme",
+    session_id="s1",
+    node_id="studio-7",
+    domain="",
+    pool_id="west",
+    state=r.SessionState.OPEN,
+    promised_lease=0,
+    expires_lease=3600 * SECOND,
+    opened_at=0,
+    renewed_at=0,
+    count=0,
+    digest=0,
+    version=0,
+    dirty=False,
+    waiting=0,
+    ended_at=None,
+    end_reason="",
+)
+
+
+@pytest.fixture
+def session(path: Path) -> None:
+    """An open session in the store."""
+    state = State()
+    state.put(POOL)
+    state.put(SESSION)
+    connection = connect(path)
+    save(connection, state)
+    connection.close()
+
+
+async def heartbeat(store: SqliteStore) -> object:
+    """What the session hears."""
+    beat = Heartbeat(estate_id="acme", session_id="s1", count=0, digest=0)
+    (answer,) = (await store.transact(lambda: [beat], new_ids)).answers
+    return answer
+
+
+@pytest.mark.usefixtures("session")
+@pytest.mark.invariant("INV-6")
+async def test_what_another_connection_writes_is_seen_by_the_next_transaction(path: Path, store: SqliteStore) -> None:
+    assert isinstance(await heartbeat(store), Renewed)
+    assert store.kept.answers(GET[r.Session])
+    other = connect(path)
+    other.execute("UPDATE sessions SET state = 'ENDED', ended_at = 1, end_reason = 'NODE_REVOKED'")
+    other.close()
+    answer = await heartbeat(store)
+    assert isinstance(answer, Refusal)
+    assert answer.reason == "NODE_REVOKED"
+
+
+@pytest.mark.usefixtures("session")
+async def test_what_is_purged_is_known_no_more(store: SqliteStore) -> None:
+    await store.transact(lambda: [CloseSession(estate_id="acme", session_id="s1")], new_ids)
+    ended = await heartbeat(store)
+    assert isinstance(ended, Refusal)
+    assert ended.at is not None
+    assert await store.purge(2**62, 10) == 1
+    gone = await heartbeat(store)
+    assert isinstance(gone, Refusal)
+    assert gone.at is None
+
+
+@pytest.mark.usefixtures("session")
+async def test_what_was_asked_for_once_is_not_asked_for_again(store: SqliteStore) -> None:
+    asked: list[str] = []
+    store._connection.set_trace_callback(asked.append)  # noqa: SLF001 - what the database is asked shows nowhere else.
+    await heartbeat(store)
+    first = sum("FROM wanted" in statement for statement in asked)
+    await heartbeat(store)
+    assert sum("FROM wanted" in statement for statement in asked) == first > 0
 
 
 def outcomes(moment: int, callers: int) -> list[tuple[object, ...]]:

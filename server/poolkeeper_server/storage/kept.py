@@ -1,0 +1,72 @@
+"""What former batches left in memory, so that the next ones need not ask the database for it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, Final
+
+from poolkeeper_server.domain import records as r
+from poolkeeper_server.domain.records import Key
+from poolkeeper_server.domain.state import State
+from poolkeeper_server.storage.loading import GET, HOLDINGS, LICENCES, QUEUES, USES, ByKeys, Statement
+
+#: The most sessions and allocations that are kept, each of a kilobyte or two with what hangs on it.
+MOST_KEPT: Final = 8192
+#: Kinds whose records are asked for one by one, and questions for all records that have something in common.
+_SINGLE: Final = (r.Product, r.Pool, r.Session, r.Allocation)
+_GROUPS: Final = (USES, HOLDINGS, LICENCES, QUEUES)
+
+Answers = dict[Key, Sequence[Any]]
+
+
+class Kept:
+    """The answers to questions by keys, as the database would give them.
+
+    They are those of the batches that one connection has committed. Whoever lets somebody else write, or does not
+    know what became of a transaction, must `forget`.
+    """
+
+    def __init__(self) -> None:
+        self._answers: dict[Statement, Answers] = {}
+        self.forget()
+
+    def forget(self) -> None:
+        """Keeps nothing of what was."""
+        self._answers = {statement: {} for statement in (*(GET[kind] for kind in _SINGLE), *_GROUPS)}
+
+    def answers(self, statement: Statement) -> Mapping[Key, Sequence[Any]] | None:
+        """The records that are known for each key that is asked for by that statement; None where none ever are."""
+        return self._answers.get(statement)
+
+    def learn(self, state: State) -> None:
+        """Keeps what a batch has loaded and left, when that is committed."""
+        altered = any(old is not None for old in state.before(r.Licence).values())
+        if altered or len(self._answers[GET[r.Session]]) + len(self._answers[GET[r.Allocation]]) > MOST_KEPT:
+            self.forget()
+        for kind in _SINGLE:
+            records: Mapping[Key, object] = state.records(kind)
+            self._answers[GET[kind]].update({key: (record,) for key, record in records.items()})
+        allocations, before = state.records(r.Allocation), state.before(r.Allocation)
+        new = {key for key in before if before[key] is None and key in allocations}
+        self._learn_groups(state, r.Use, USES, state.whole_allocations | new)
+        self._learn_groups(state, r.Queue, QUEUES, state.whole_pools)
+        self._learn_groups(state, r.Holding, HOLDINGS, state.whole_pools)
+        for pool in state.whole_pools:
+            lines = [state.get(r.Licence, one.estate_id, one.licence_id) for one in self._answers[HOLDINGS][pool]]
+            self._answers[LICENCES][pool] = [licence for licence in lines if licence is not None]
+        for key, allocation in allocations.items():
+            if allocation.state is r.AllocationState.ENDED:
+                # Hardly anybody asks for it again.
+                del self._answers[GET[r.Allocation]][key]
+                self._answers[USES].pop(key, None)
+
+    def _learn_groups(self, state: State, kind: type, statement: ByKeys, whole: Collection[Key]) -> None:
+        """Keeps the records of a kind by the beginning of their key, for keys of which the batch has all of them."""
+        groups: dict[Key, list[Any]] = {}
+        records: Mapping[Key, Any] = state.records(kind)
+        for key, record in records.items():
+            groups.setdefault(key[:2], []).append(record)
+        answers = self._answers[statement]
+        for key in state.before(kind):
+            answers.pop(key[:2], None)
+        answers.update({key: groups.get(key, ()) for key in whole})
