@@ -10,8 +10,8 @@ from poolkeeper_server.domain.records import Key
 from poolkeeper_server.domain.state import State
 from poolkeeper_server.storage.loading import GET, HOLDINGS, LICENCES, QUEUES, USES, ByKeys, Statement
 
-#: The most sessions and allocations that are kept, each of a kilobyte or two with what hangs on it.
-MOST_KEPT: Final = 8192
+#: After how many records it begins anew, counted each time they are learnt; one takes about a kilobyte.
+MOST_LEARNT: Final = 16_384
 #: Kinds whose records are asked for one by one, and questions for all records that have something in common.
 _SINGLE: Final = (r.Product, r.Pool, r.Session, r.Allocation)
 _GROUPS: Final = (USES, HOLDINGS, LICENCES, QUEUES)
@@ -28,11 +28,13 @@ class Kept:
 
     def __init__(self) -> None:
         self._answers: dict[Statement, Answers] = {}
+        self._learnt = 0
         self.forget()
 
     def forget(self) -> None:
         """Keeps nothing of what was."""
         self._answers = {statement: {} for statement in (*(GET[kind] for kind in _SINGLE), *_GROUPS)}
+        self._learnt = 0
 
     def answers(self, statement: Statement) -> Mapping[Key, Sequence[Any]] | None:
         """The records that are known for each key that is asked for by that statement; None where none ever are."""
@@ -40,9 +42,11 @@ class Kept:
 
     def learn(self, state: State) -> None:
         """Keeps what a batch has loaded and left, when that is committed."""
+        # Whoever changes a licence need not know all pools in which it lies.
         altered = any(old is not None for old in state.before(r.Licence).values())
-        if altered or len(self._answers[GET[r.Session]]) + len(self._answers[GET[r.Allocation]]) > MOST_KEPT:
+        if altered or self._learnt + state.size() > MOST_LEARNT:
             self.forget()
+        self._learnt += state.size()
         for kind in _SINGLE:
             records: Mapping[Key, object] = state.records(kind)
             self._answers[GET[kind]].update({key: (record,) for key, record in records.items()})
