@@ -18,10 +18,10 @@ class Socket:
 def sockets_of(port: int) -> list[Socket]:
     """Those with this local port, by the kernel's tables (proc_pid_net(5)).
 
-    gRPC's are in the second one with IPv4 addresses too.
+    gRPC's are in the second one with IPv4 addresses too, where the machine has IPv6.
     """
-    tables = [Path(f"/proc/net/{name}").read_text().splitlines()[1:] for name in ("tcp", "tcp6")]
-    rows = [line.split()[1:5] for lines in tables for line in lines]
+    tables = [Path(f"/proc/net/{name}") for name in ("tcp", "tcp6")]
+    rows = [line.split()[1:5] for table in tables if table.exists() for line in table.read_text().splitlines()[1:]]
     return [
         Socket(listens=state == "0A", unread=int(queues.rpartition(":")[2], 16))
         for local, _, state, queues in rows

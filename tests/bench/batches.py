@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Final
 
 from tests.bench.bench import Bench, running
-from tests.bench.calls import LESS
+from tests.bench.calls import LESS, stored
 from tests.bench.load import Load
 from tests.bench.servers import PlainDaemon, fleet, held, sizes, studio
 from tests.process.daemon import Office
@@ -47,6 +47,5 @@ async def measure(bench: Bench) -> None:
                         # What it is answered now is what all are answered from then on.
                         await sizes(await office.node("sizes"))
                     addresses, watch = (other.address,), (other.process.pid,)
-                    await bench.measure(
-                        together(kind), replace(batches, addresses=addresses, watch=watch, sessions=sessions)
-                    )
+                    load = replace(batches, addresses=addresses, watch=watch, sessions=sessions)
+                    await bench.measure(together(kind), load, stored=stored(kind, directory))

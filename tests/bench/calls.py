@@ -85,13 +85,14 @@ async def measure(bench: Bench) -> None:
                         await bench.measure(SHARED_NO_OP, several)
                     for kind, base in bases.items():
                         load = replace(base, callers=callers, sessions=base.sessions[:callers])
-                        await bench.measure(unary(callers, kind), load, stored=_stored(kind, directory))
+                        await bench.measure(unary(callers, kind), load, stored=stored(kind, directory))
                 for streams in STREAMS:
                     await bench.measure(echo(streams), replace(nothing, callers=streams, stream=True))
                     for kind, base in bases.items():
                         load = replace(base, callers=streams, stream=True, sessions=base.sessions[:streams])
-                        await bench.measure(connect(streams, kind), load, stored=_stored(kind, directory))
+                        await bench.measure(connect(streams, kind), load, stored=stored(kind, directory))
 
 
-def _stored(kind: str, directory: Path) -> Path | None:
+def stored(kind: str, directory: Path) -> Path | None:
+    """Where a daemon of that kind keeps its data, if it stores anything."""
     return None if kind == UNSTORED else directory

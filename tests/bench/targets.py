@@ -95,7 +95,6 @@ def _messages(scale: Scale) -> Iterator[Target]:
         bound=4,
         part="batches",
         figure=_ratio(batches.together(), batches.ONE_BY_ONE, check_outs),
-        undecided=_ratio(batches.together(calls.UNDECIDED), batches.ONE_BY_ONE, check_outs),
     )
     yield Target(
         text="check-outs/s in batches of 100",

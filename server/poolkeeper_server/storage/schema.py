@@ -197,7 +197,7 @@ _index("waiters_by_session", r.Waiter, "estate_id", "session_id")
 _index("waiters_by_request", r.Waiter, "estate_id", "node_id", "request_id")
 _index("waiters_due", r.Waiter, "deadline_lease")
 _index("queues_waiting", r.Queue, "estate_id", "pool_id", where="length > 0")
-_index("outcomes_by_time", r.Outcome, "at")
+_index("outcomes_by_age", r.Outcome, "at")
 _index("alerts_by_time", r.Alert, "at")
 _index("tokens_by_digest", r.Token, "digest")
 

@@ -18,7 +18,7 @@ from poolkeeper_server.domain import records as r
 from poolkeeper_server.storage import migration
 from poolkeeper_server.storage.embedded import EmbeddedDatabase
 from poolkeeper_server.storage.postgres.database import PostgresDatabase
-from poolkeeper_server.storage.schema import NAMES, ROWS
+from poolkeeper_server.storage.schema import NAMES, ROWS, metadata
 from poolkeeper_server.storage.sqlite import connect
 
 POOL = r.Pool(
@@ -118,6 +118,54 @@ async def test_a_postgresql_database_is_upgraded(database: str) -> None:
     assert pool_is_quiet(ROWS[r.Pool].read(tuple(pool)))
     assert ROWS[r.Node].read(tuple(node)) == NODE
     assert ROWS[r.Outcome].read(tuple(outcome)) == OUTCOME
+
+
+async def test_a_postgresql_database_is_what_the_metadata_says_afterwards(database: str) -> None:
+    await PostgresDatabase(database).migrate()
+    connection = await asyncpg.connect(database)
+    upgraded = await definitions(connection)
+    engine = create_async_engine(database.replace("postgresql://", "postgresql+asyncpg://"))
+    async with engine.begin() as bound:
+        await bound.execute(text("DROP SCHEMA public CASCADE"))
+        await bound.execute(text("CREATE SCHEMA public"))
+        await bound.run_sync(metadata.create_all)
+    await engine.dispose()
+    made = await definitions(connection)
+    await connection.close()
+    assert upgraded == made
+
+
+async def definitions(connection: asyncpg.Connection) -> set[tuple[str, ...]]:
+    """The keys, the indexes and the columns that the server has, but for those of Alembic's own table."""
+    rows = await connection.fetch(
+        "SELECT conname, pg_get_constraintdef(oid) FROM pg_constraint WHERE connamespace = 'public'::regnamespace "
+        "UNION ALL SELECT indexname, indexdef FROM pg_indexes WHERE schemaname = 'public' "
+        "UNION ALL SELECT table_name, "
+        "concat_ws(' ', column_name, data_type, collation_name, is_nullable, column_default) "
+        "FROM information_schema.columns WHERE table_schema = 'public'"
+    )
+    return {tuple(row) for row in rows if not row[0].startswith("alembic_version")}
+
+
+def test_rows_by_the_hundred_thousand_are_put_in_order_part_by_part(tmp_path: Path) -> None:
+    connection = connect(tmp_path / "poolkeeper.sqlite")
+    engine = engine_of(connection)
+    with engine.begin() as bound:
+        to_0001(bound)
+    # Some at one instant, more than are sorted at once, and all in another order than that of time.
+    connection.execute("DELETE FROM outcomes")
+    connection.execute(
+        "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 250000) "
+        "INSERT INTO outcomes (estate_id, caller, request_id, digest, subject, at) "
+        "SELECT 'acme', 'node-' || (i % 64), printf('%08d', (i * 7919) % 250007), x'00', 'a', i / 3 FROM n"
+    )
+    before = connection.execute("SELECT count(*), sum(at), min(request_id), max(request_id) FROM outcomes").fetchall()
+    engine.dispose()
+    migration.migrate(tmp_path / "poolkeeper.sqlite")
+    connection = connect(tmp_path / "poolkeeper.sqlite")
+    after = connection.execute("SELECT count(*), sum(at), min(request_id), max(request_id) FROM outcomes").fetchall()
+    connection.close()
+    assert after == before
 
 
 def pool_is_quiet(found: r.Pool) -> bool:

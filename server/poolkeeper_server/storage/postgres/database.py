@@ -115,6 +115,8 @@ class PostgresDatabase:
         )
         try:
             async with engine.begin() as bound:
+                # A backup that reads is waited for.
+                await bound.execute(text("SET LOCAL lock_timeout = 0"))
                 if not is_new:
                     # Daemons that work still come after this one, as after one another: they hold no other lock then.
                     await bound.execute(text(LOCK_MARKS))
