@@ -1,0 +1,147 @@
+"""The benchmark's stores that do less take the daemon's place, and what is not decided is written all the same."""
+
+from __future__ import annotations
+
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+
+from poolkeeper_server.domain import commands as c
+from poolkeeper_server.domain import records as r
+from poolkeeper_server.domain.ledger import genesis
+from poolkeeper_server.domain.moment import SECOND
+from poolkeeper_server.domain.state import State
+from poolkeeper_server.services.clock import HostClock, first_mark
+from poolkeeper_server.services.ids import new_ids
+from poolkeeper_server.storage import embedded
+from poolkeeper_server.storage.embedded import EmbeddedDatabase
+from poolkeeper_server.storage.migration import migrate
+from poolkeeper_server.storage.schema import NAMES
+from poolkeeper_server.storage.sqlite import SqliteStore, connect, save
+from tests.bench.undecided import Undecided
+from tests.bench.unstored import Unstored
+from tests.inprocess.installation import DrivenTime
+
+SESSIONS = ("s1", "s2", "s3")
+ROUNDS = 8
+
+
+def stock() -> State:
+    """A pool with seats enough, and sessions that draw on it."""
+    state = State()
+    state.put(r.Product(product_id="encoder", title="", units=(), created_at=0))
+    state.put(
+        r.Licence(
+            estate_id="acme",
+            licence_id="L000001",
+            products=("encoder",),
+            count=100,
+            licensed_by=r.LicensedBy.CONCURRENT_USER,
+            order_number="",
+            valid_from=None,
+            valid_before=None,
+            created_at=0,
+        )
+    )
+    state.put(
+        r.Pool(
+            estate_id="acme",
+            pool_id="west",
+            title="",
+            state=r.PoolState.ACTIVE,
+            minimum_allocation=0,
+            lease_duration=3600 * SECOND,
+            heartbeat_interval=60 * SECOND,
+            margin=5 * SECOND,
+            counting=r.Counting.CONSUMER,
+            skip_quarantine=(),
+            reclaim_after=None,
+            created_at=0,
+            version=1,
+            ledger_sequence=0,
+            ledger_hash=genesis("estates/acme/pools/west"),
+        )
+    )
+    state.put(r.Holding(estate_id="acme", pool_id="west", licence_id="L000001", count=100))
+    for session in SESSIONS:
+        state.put(
+            r.Session(
+                estate_id="acme",
+                session_id=session,
+                node_id=f"studio-{session}",
+                domain="",
+                pool_id="west",
+                state=r.SessionState.OPEN,
+                promised_lease=0,
+                expires_lease=7200 * SECOND,
+                opened_at=0,
+                renewed_at=0,
+                count=0,
+                digest=0,
+                version=0,
+                dirty=False,
+                waiting=0,
+                ended_at=None,
+                end_reason="",
+            )
+        )
+    return state
+
+
+def check_out(session: str, request_id: str) -> c.CheckOut:
+    return c.CheckOut(
+        estate_id="acme",
+        caller=f"studio-{session}",
+        request_id=request_id,
+        digest=sha256(request_id.encode()).digest(),
+        session_id=session,
+        product_id="encoder",
+    )
+
+
+def check_in(asked: c.CheckOut, answer: c.Answer) -> c.CheckIn:
+    assert isinstance(answer, c.Granted)
+    return c.CheckIn(
+        estate_id="acme",
+        caller=asked.caller,
+        request_id=f"{asked.request_id}-back",
+        digest=asked.digest,
+        session_id=asked.session_id,
+        allocation_id=answer.allocation.allocation_id,
+        reason=r.CheckInReason.ENDED,
+    )
+
+
+async def rows_after(kind: type[SqliteStore], path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
+    """How many rows each table has after a load on a daemon's store that was replaced by this kind."""
+    migrate(path)
+    connection = connect(path)
+    connection.execute("BEGIN")
+    save(connection, stock())
+    connection.execute("COMMIT")
+    time = DrivenTime()
+    monkeypatch.setattr(embedded, "SqliteStore", kind)
+    store = EmbeddedDatabase(path).store(HostClock(time, first_mark(time)))
+    assert type(store) is kind
+    for number in range(ROUNDS):
+        asked = [check_out(session, f"{number:08}-{session}") for session in SESSIONS]
+        granted = (await store.transact(lambda asked=asked: asked, new_ids)).answers  # type: ignore[misc] # A default.
+        back = [check_in(one, answer) for one, answer in zip(asked, granted, strict=True)]
+        await store.transact(lambda back=back: back, new_ids)  # type: ignore[misc] # A default.
+    await store.close()
+    found = {name: connection.execute(f"SELECT count(*) FROM {name}").fetchone()[0] for name in NAMES.values()}  # noqa: S608 - names of our own schema
+    connection.close()
+    return found
+
+
+async def test_what_is_not_decided_is_written_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    decided = await rows_after(SqliteStore, tmp_path / "decided.sqlite", monkeypatch)
+    undecided = await rows_after(Undecided, tmp_path / "undecided.sqlite", monkeypatch)
+    assert decided["allocations"] == ROUNDS * len(SESSIONS)
+    assert undecided == decided
+
+
+async def test_what_is_not_stored_is_written_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    unstored = await rows_after(Unstored, tmp_path / "unstored.sqlite", monkeypatch)
+    assert 0 < unstored["allocations"] <= len(SESSIONS)
