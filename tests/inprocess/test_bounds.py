@@ -9,8 +9,6 @@ import pytest
 
 from poolkeeper_server.domain import commands as c
 from poolkeeper_server.domain import records as r
-from poolkeeper_server.domain.ledger import genesis
-from poolkeeper_server.domain.moment import SECOND
 from poolkeeper_server.domain.state import State
 from poolkeeper_server.services.clock import HostClock, first_mark
 from poolkeeper_server.services.ids import new_ids
@@ -22,6 +20,7 @@ from poolkeeper_server.storage.sqlite import SqliteStore, connect, save
 from tests.bench.undecided import Undecided
 from tests.bench.unstored import Unstored
 from tests.inprocess.installation import DrivenTime
+from tests.records import HOLDING, LICENCE, POOL, PRODUCT, SESSION
 
 SESSIONS = ("s1", "s2", "s3")
 ROUNDS = 8
@@ -30,62 +29,10 @@ ROUNDS = 8
 def stock() -> State:
     """A pool with seats enough, and sessions that draw on it."""
     state = State()
-    state.put(r.Product(product_id="encoder", title="", units=(), created_at=0))
-    state.put(
-        r.Licence(
-            estate_id="acme",
-            licence_id="L000001",
-            products=("encoder",),
-            count=100,
-            licensed_by=r.LicensedBy.CONCURRENT_USER,
-            order_number="",
-            valid_from=None,
-            valid_before=None,
-            created_at=0,
-        )
-    )
-    state.put(
-        r.Pool(
-            estate_id="acme",
-            pool_id="west",
-            title="",
-            state=r.PoolState.ACTIVE,
-            minimum_allocation=0,
-            lease_duration=3600 * SECOND,
-            heartbeat_interval=60 * SECOND,
-            margin=5 * SECOND,
-            counting=r.Counting.CONSUMER,
-            skip_quarantine=(),
-            reclaim_after=None,
-            created_at=0,
-            version=1,
-            ledger_sequence=0,
-            ledger_hash=genesis("estates/acme/pools/west"),
-        )
-    )
-    state.put(r.Holding(estate_id="acme", pool_id="west", licence_id="L000001", count=100))
+    for record in (PRODUCT, LICENCE, POOL, HOLDING):
+        state.put(record)
     for session in SESSIONS:
-        state.put(
-            r.Session(
-                estate_id="acme",
-                session_id=session,
-                node_id=f"studio-{session}",
-                domain="",
-                pool_id="west",
-                state=r.SessionState.OPEN,
-                promised_lease=0,
-                expires_lease=7200 * SECOND,
-                opened_at=0,
-                renewed_at=0,
-                count=0,
-                digest=0,
-                version=0,
-                dirty=False,
-                waiting=0,
-                ended_at=None,
-                end_reason="",
-            )
-        )
+        state.put(r.replace(SESSION, session_id=session, node_id=f"studio-{session}"))
     return state
 
 

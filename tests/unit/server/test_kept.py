@@ -8,21 +8,10 @@ from poolkeeper_server.domain import records as r
 from poolkeeper_server.domain.state import State
 from poolkeeper_server.storage.kept import MOST_LEARNT, Kept
 from poolkeeper_server.storage.loading import GET, HOLDINGS, LICENCES, USES
+from tests.records import HOLDING, LICENCE
 from tests.unit.server.test_saving import ALLOCATION
 
 WEST = ("acme", "west")
-HOLDING = r.Holding(estate_id="acme", pool_id="west", licence_id="L000001", count=5)
-LICENCE = r.Licence(
-    estate_id="acme",
-    licence_id="L000001",
-    products=("encoder",),
-    count=5,
-    licensed_by=r.LicensedBy.CONCURRENT_USER,
-    order_number="",
-    valid_from=None,
-    valid_before=None,
-    created_at=0,
-)
 
 
 @pytest.fixture
@@ -54,7 +43,7 @@ def test_what_changed_is_forgotten_where_the_batch_did_not_have_all_of_it(kept: 
 def test_a_licence_that_changed_is_forgotten_in_all_pools(kept: Kept) -> None:
     state = State()
     state.load([LICENCE])
-    state.put(r.replace(LICENCE, count=6))
+    state.put(r.replace(LICENCE, count=101))
     kept.learn(state)
     assert kept.answers(LICENCES) == {}
 

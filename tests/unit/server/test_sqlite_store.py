@@ -10,7 +10,6 @@ import pytest
 
 from poolkeeper_server.domain import records as r
 from poolkeeper_server.domain.commands import CloseSession, Expire, Expired, Heartbeat, Renewed
-from poolkeeper_server.domain.moment import SECOND
 from poolkeeper_server.domain.refusal import Refusal
 from poolkeeper_server.domain.state import State
 from poolkeeper_server.services.clock import HostClock, first_mark
@@ -19,6 +18,7 @@ from poolkeeper_server.storage.loading import GET
 from poolkeeper_server.storage.migration import migrate
 from poolkeeper_server.storage.sqlite import SqliteStore, connect, save
 from tests.inprocess.installation import DrivenTime
+from tests.records import POOL, SESSION
 
 
 @pytest.fixture
@@ -56,44 +56,6 @@ async def test_a_transaction_that_is_given_up_before_it_began_ends_as_that(path:
     other.execute("COMMIT")
     other.close()
     assert await commits(store)
-
-
-POOL = r.Pool(
-    estate_id="acme",
-    pool_id="west",
-    title="",
-    state=r.PoolState.ACTIVE,
-    minimum_allocation=0,
-    lease_duration=60 * SECOND,
-    heartbeat_interval=20 * SECOND,
-    margin=5 * SECOND,
-    counting=r.Counting.CONSUMER,
-    skip_quarantine=(),
-    reclaim_after=None,
-    created_at=0,
-    version=1,
-    ledger_sequence=0,
-    ledger_hash=b"",
-)
-SESSION = r.Session(
-    estate_id="acme",
-    session_id="s1",
-    node_id="studio-7",
-    domain="",
-    pool_id="west",
-    state=r.SessionState.OPEN,
-    promised_lease=0,
-    expires_lease=3600 * SECOND,
-    opened_at=0,
-    renewed_at=0,
-    count=0,
-    digest=0,
-    version=0,
-    dirty=False,
-    waiting=0,
-    ended_at=None,
-    end_reason="",
-)
 
 
 @pytest.fixture
