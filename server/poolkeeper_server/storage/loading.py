@@ -176,12 +176,12 @@ def load(batch: Sequence[Command], now: Moment) -> Loading:
     state = State()
     yield from _load_needs(state, named(batch), now)
     yield from _load_needs(state, implied(batch, state), now)
-    yield from _complete(state, now)
     known = -1
     # Pools bring waiters along, and due sessions allocations of other pools, whose own keys are needed too.
-    while known != (known := state.size()):
-        yield from _load_needs(state, contended(batch, state, now), now)
+    while known != state.size():
         yield from _complete(state, now)
+        known = state.size()
+        yield from _load_needs(state, contended(batch, state, now), now)
     return state
 
 
