@@ -22,6 +22,7 @@ from poolkeeper_server.domain.records import KEY_FIELDS, Key
 from poolkeeper_server.domain.refusal import Refusal
 from poolkeeper_server.domain.state import State
 from poolkeeper_server.storage import embedded, saving
+from poolkeeper_server.storage.kept import Kept
 from poolkeeper_server.storage.loading import ByKeys, Present, Rows, Statement
 from poolkeeper_server.storage.schema import ROWS
 from poolkeeper_server.storage.sqlite import SqliteStore, write_statement
@@ -91,11 +92,19 @@ def _columns(statement: saving.Statement) -> tuple[str, ...]:
     return (*statement.columns, *keys) if isinstance(statement, saving.Change) else ROWS[statement.kind].columns
 
 
+class _Unlearned(Kept):
+    """Remembers nothing: what is written here undecided is in no state that could be learnt."""
+
+    def learn(self, state: State) -> None:
+        """Leaves it."""
+
+
 class Undecided(SqliteStore):
     """The embedded store, which decides only the first check-out and the first check-in."""
 
     def __init__(self, path: Path, time: Time) -> None:
         super().__init__(path, time)
+        self.kept = _Unlearned()
         self._first: dict[type, _First] = {}
         self._asks: list[tuple[Statement, Sequence[Any]]] = []
         #: What sessions have checked out, oldest first.
@@ -107,28 +116,26 @@ class Undecided(SqliteStore):
         self, batch: Sequence[Command], now: Moment, ids: Iterator[str]
     ) -> tuple[State, list[Answer], tuple[Key, ...]]:
         """Asks and writes what the first of each kind did, for each of a batch; decides what is of another kind."""
-        state, answers = State(), list[Answer]()
+        state, answers = State(), dict[int, Answer]()
         more: tuple[Key, ...] = ()
         kinds: dict[type, list[Values]] = {}
-        for command in batch:
-            first = self._first.get(type(command))
-            if first is None:
-                state, answer, more = self._decided(command, now, ids)
-            else:
+        # What is decided goes first, and finds in the ledger what was written last.
+        for place, command in enumerate(batch):
+            if type(command) not in self._first:
+                state, answers[place], more = self._decided(command, now, ids)
+                self._sequence += len(state.entries)
+        for place, command in enumerate(batch):
+            if place not in answers:
                 assert isinstance(command, CheckOut | CheckIn)
                 kinds.setdefault(type(command), []).append(self._values(command, now, ids))
-                answer = first.answer
-            answers.append(answer)
-        if kinds:
-            # It knows nothing of what is written here.
-            self.kept.forget()
+                answers[place] = self._first[type(command)].answer
         for kind, values in kinds.items():
             for statement, templates in self._first[kind].questions:
                 super()._rows(statement, [key for template in templates for key in template.rows(values)])
         for kind, values in kinds.items():
             for text, templates in self._first[kind].writes:
                 self._connection.executemany(text, [row for template in templates for row in template.rows(values)])
-        return state, answers, more
+        return state, [answers[place] for place in range(len(batch))], more
 
     def _decided(self, command: Command, now: Moment, ids: Iterator[str]) -> tuple[State, Answer, tuple[Key, ...]]:
         """Carries one command out, and keeps what the first of its kind did."""

@@ -73,7 +73,9 @@ async def rows_after(kind: type[SqliteStore], path: Path, monkeypatch: pytest.Mo
     assert type(store) is kind
     for number in range(ROUNDS):
         asked = [check_out(session, f"{number:08}-{session}") for session in SESSIONS]
-        granted = (await store.transact(lambda asked=asked: asked, new_ids)).answers  # type: ignore[misc] # A default.
+        batch = [*asked, c.Heartbeat(estate_id="acme", session_id=SESSIONS[0], count=0, digest=0)]
+        *granted, renewed = (await store.transact(lambda batch=batch: batch, new_ids)).answers  # type: ignore[misc] # A default.
+        assert isinstance(renewed, c.Renewed)
         back = [check_in(one, answer) for one, answer in zip(asked, granted, strict=True)]
         await store.transact(lambda back=back: back, new_ids)  # type: ignore[misc] # A default.
     await store.close()

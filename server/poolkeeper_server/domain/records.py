@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 else:
 
     def replace(record: R, /, **changes: object) -> R:
-        """As `dataclasses.replace`, for records, in a tenth of the time."""
+        """As `dataclasses.replace`, for records, without a call of their `__init__`."""
         made = object.__new__(type(record))
         # Of records with a dictionary of their own: one that is filled instead takes half as long again.
         made.__dict__ = record.__dict__ | changes

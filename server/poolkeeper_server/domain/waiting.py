@@ -31,7 +31,8 @@ def serve_queues(state: State, now: Moment, ids: Iterator[str]) -> dict[Key, Non
     more: dict[Key, None] = {}
     while state.freed:
         pool = next(iter(state.freed))
-        for queue in list(state.all(Queue)):
+        # In the order of their products, whatever was loaded first: two of them may want seats of the same line.
+        for _, queue in sorted(state.records(Queue).items()):
             if (queue.estate_id, queue.pool_id) == pool and queue.length and _serve(state, now, queue, ids):
                 more[pool] = None
         # Whoever left the queue while it was served has made room for those who were served after it.

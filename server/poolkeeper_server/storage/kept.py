@@ -22,8 +22,8 @@ Answers = dict[Key, Sequence[Any]]
 class Kept:
     """The answers to questions by keys, as the database would give them.
 
-    They are those of the batches that one connection has committed. Whoever lets somebody else write, or does not
-    know what became of a transaction, must `forget`.
+    They are those of the batches that one connection has committed, the records of each in any order. Whoever lets
+    somebody else write, or does not know what became of a transaction, must `forget`.
     """
 
     def __init__(self) -> None:
@@ -46,6 +46,8 @@ class Kept:
         altered = any(old is not None for old in state.before(r.Licence).values())
         if altered or self._learnt + state.size() > MOST_LEARNT:
             self.forget()
+            if state.size() > MOST_LEARNT:
+                return
         self._learnt += state.size()
         for kind in _SINGLE:
             records: Mapping[Key, object] = state.records(kind)
@@ -55,6 +57,9 @@ class Kept:
         self._learn_groups(state, r.Use, USES, state.whole_allocations | new)
         self._learn_groups(state, r.Queue, QUEUES, state.whole_pools)
         self._learn_groups(state, r.Holding, HOLDINGS, state.whole_pools)
+        for key in state.before(r.Holding):
+            # As the holdings of the pool: what is not known of them is not known of their licences.
+            self._answers[LICENCES].pop(key[:2], None)
         for pool in state.whole_pools:
             lines = [state.get(r.Licence, one.estate_id, one.licence_id) for one in self._answers[HOLDINGS][pool]]
             self._answers[LICENCES][pool] = [licence for licence in lines if licence is not None]

@@ -200,11 +200,13 @@ class SqliteStore:
             except (sqlite.OperationalError, sqlite.InternalError) as error:
                 self._doubtful = True
                 raise StoreUnavailable(str(error), unknown=committing) from error
-            except BaseException:
+            except BaseException as error:
                 # A connection that could not be opened anew is doubtful already.
                 self._doubtful = self._doubtful or committing
                 if not self._doubtful and self._connection.in_transaction:
                     self._connection.execute("ROLLBACK")
+                if committing and isinstance(error, Exception):
+                    raise StoreUnavailable(str(error), unknown=True) from error
                 raise
         failpoint("after_commit")
         self._time.committed(now)
@@ -250,6 +252,7 @@ class SqliteStore:
                 await self._run(self._connection.close)
             self._connection = await self._run(lambda: connect(self._path, patience=0))
             self._doubtful = False
+            # Versions of two connections are not to be compared: they may be equal, and nobody knows what was written.
             self.kept.forget()
         loop = asyncio.get_running_loop()
         end = loop.time() + _PATIENCE

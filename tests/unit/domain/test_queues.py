@@ -7,39 +7,42 @@ import pytest
 from poolkeeper_server.domain import commands as c
 from poolkeeper_server.domain.decide import decide_all
 from poolkeeper_server.domain.moment import SECOND, Moment
-from poolkeeper_server.domain.records import LicensedBy, Node, NodeState, Waiter
+from poolkeeper_server.domain.records import LicensedBy, Node, NodeState, Queue, Waiter
 from poolkeeper_server.domain.state import State
 
 NOW = Moment(lease=0, civil=0)
 
 
-def ask(node: str, session: str, wait: int = 0) -> c.CheckOut:
+def ask(node: str, session: str, wait: int = 0, *, product: str = "encoder") -> c.CheckOut:
     return c.CheckOut(
         estate_id="acme",
         caller=node,
         request_id=session,
         digest=b"",
         session_id=session,
-        product_id="encoder",
+        product_id=product,
         wait=wait,
     )
 
 
 def used_up_pool() -> State:
-    """A pool of one seat, which session s0 holds."""
+    """A pool of one seat, of an encoder or a camera, which session s0 holds."""
     state, ids = State(), iter(f"i{number}" for number in itertools.count())
     spans = c.PoolSettings(lease_duration=60 * SECOND, heartbeat_interval=2 * SECOND, margin=3 * SECOND)
     batch: list[c.Command] = [
         c.CreateEstate(estate_id="acme", caller="admin", request_id="", digest=b"", title="", settings=spans, honey=()),
-        c.CreateProduct(
-            estate_id="", caller="admin", request_id="", digest=b"", product_id="encoder", title="", units=()
+        *(
+            c.CreateProduct(
+                estate_id="", caller="admin", request_id="", digest=b"", product_id=product, title="", units=()
+            )
+            for product in ("encoder", "camera")
         ),
         c.AddLicence(
             estate_id="acme",
             caller="admin",
             request_id="",
             digest=b"",
-            products=("encoder",),
+            products=("encoder", "camera"),
             count=1,
             licensed_by=LicensedBy.CONCURRENT_USER,
             order_number="",
@@ -88,10 +91,24 @@ def test_the_first_in_the_queue_is_served_first_in_whatever_order_it_was_loaded(
     ids = iter(f"j{number}" for number in itertools.count())
     queued = [ask("n", f"s{number}", wait=60 * SECOND) for number in (1, 2, 3)]
     decide_all(before, queued, NOW, ids)
-    waiters = list(before.all(Waiter))
+    assert served(before, Waiter, order) == ["s1"]
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_which_of_two_queues_is_served_first_does_not_rest_on_which_was_loaded_first(order: tuple[int, ...]) -> None:
+    before = used_up_pool()
+    ids = iter(f"j{number}" for number in itertools.count())
+    decide_all(before, [ask("n", "s1", wait=60 * SECOND), ask("n", "s2", wait=60 * SECOND, product="camera")], NOW, ids)
+    assert served(before, Queue, order) == ["s2"]
+
+
+def served(before: State, kind: type, order: tuple[int, ...]) -> list[str]:
+    """The sessions that have the seat of s0 when it goes, if the records of a kind are loaded in that order."""
+    ids = iter(f"k{number}" for number in itertools.count())
+    records: list[object] = list(before.all(kind))
     state = State()
-    state.load(waiters[place] for place in order)
+    state.load(records[place] for place in order)
     stored, _ = before.changes()
     state.load(record for pairs in stored.values() for _, record in pairs)
     decide_all(state, [c.CloseSession(estate_id="acme", session_id="s0")], NOW, ids)
-    assert [waiter.session_id for waiter, answer in state.served if isinstance(answer, c.Granted)] == ["s1"]
+    return [waiter.session_id for waiter, answer in state.served if isinstance(answer, c.Granted)]

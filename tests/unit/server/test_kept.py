@@ -57,6 +57,23 @@ def test_an_allocation_that_a_refusal_took_back_was_never_there() -> None:
     assert kept.answers(USES) == {}
 
 
+def test_a_line_that_came_is_forgotten_with_its_licences_where_the_batch_did_not_have_all_of_them(kept: Kept) -> None:
+    state = State()
+    state.put(r.replace(HOLDING, licence_id="L000002"))
+    kept.learn(state)
+    assert kept.answers(HOLDINGS) == kept.answers(LICENCES) == {}
+
+
+def test_a_batch_of_more_than_it_may_take_leaves_nothing(kept: Kept) -> None:
+    state = State()
+    state.load(
+        r.Product(product_id=f"p{number}", title="", units=(), created_at=0) for number in range(MOST_LEARNT + 1)
+    )
+    kept.learn(state)
+    assert known(kept) is None
+    assert kept.answers(GET[r.Product]) == {}
+
+
 def test_it_begins_anew_before_it_takes_more_than_it_may(kept: Kept) -> None:
     state = State()
     state.load(r.Product(product_id=f"p{number}", title="", units=(), created_at=0) for number in range(MOST_LEARNT))

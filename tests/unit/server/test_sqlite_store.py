@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from pysqlite3 import dbapi2 as sqlite
 
 from poolkeeper_server.domain import records as r
 from poolkeeper_server.domain.commands import CloseSession, Expire, Expired, Heartbeat, Renewed
@@ -17,6 +18,7 @@ from poolkeeper_server.services.ids import new_ids
 from poolkeeper_server.storage.loading import GET
 from poolkeeper_server.storage.migration import migrate
 from poolkeeper_server.storage.sqlite import SqliteStore, connect, save
+from poolkeeper_server.storage.store import StoreUnavailable
 from tests.inprocess.installation import DrivenTime
 from tests.records import POOL, SESSION
 
@@ -87,6 +89,41 @@ async def test_what_another_connection_writes_is_seen_by_the_next_transaction(pa
     answer = await heartbeat(store)
     assert isinstance(answer, Refusal)
     assert answer.reason == "NODE_REVOKED"
+
+
+@pytest.mark.usefixtures("session")
+@pytest.mark.invariant("INV-6")
+async def test_after_a_commit_of_which_nobody_knows_nothing_is_remembered(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert isinstance(await heartbeat(store), Renewed)
+    commit = store._commit  # noqa: SLF001 - where the disk fails after the last byte shows nowhere else.
+
+    def written_and_failed() -> None:
+        commit()
+        raise sqlite.OperationalError("disk I/O error")
+
+    with monkeypatch.context() as failing:
+        failing.setattr(store, "_commit", written_and_failed)
+        with pytest.raises(StoreUnavailable) as unavailable:
+            await store.transact(lambda: [CloseSession(estate_id="acme", session_id="s1")], new_ids)
+    assert unavailable.value.unknown
+    assert isinstance(await heartbeat(store), Refusal)
+
+
+@pytest.mark.usefixtures("session")
+async def test_what_fails_after_the_commit_is_not_told_as_undone(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(state: State) -> None:
+        raise MemoryError(state)
+
+    with monkeypatch.context() as failing:
+        failing.setattr(store.kept, "learn", fail)
+        with pytest.raises(StoreUnavailable) as unavailable:
+            await store.transact(lambda: [CloseSession(estate_id="acme", session_id="s1")], new_ids)
+    assert unavailable.value.unknown
+    assert isinstance(await heartbeat(store), Refusal)
 
 
 @pytest.mark.usefixtures("session")

@@ -56,6 +56,11 @@ class PostgresDatabase:
                 f"The database {self.name} cannot be used: {error}.",
                 hint="The role needs the right to make tables in the schema public, and all rights on those it made.",
             ) from error
+        except TimeoutError as error:
+            raise StoreUnusable(
+                f"The database {self.name} did not do in time what was asked of it.",
+                hint="Look for what keeps its tables locked (pg_stat_activity), such as a backup, and start again.",
+            ) from error
         finally:
             await connection.close()
 
