@@ -91,7 +91,7 @@ class Index:
 class _Indexed:
     """An index of a state, which is made when it is first asked, and follows its records from then on.
 
-    Most batches need few of them, and what a batch does not need is half of the time that its state takes to make.
+    Most batches need few of them.
     """
 
     def __init__(self, kind: type, of: Callable[[Any], Key | None], *, constant: bool = False) -> None:
