@@ -27,11 +27,6 @@ T = TypeVar("T")
 REPOSITORY: Final = Path(__file__).parents[2]
 COMMAND: Final = (sys.executable, "-m", "poolkeeper.cli")
 _STANDBY: Final = (sys.executable, "-m", "tests.process.standby")
-#: Compiling all modules anew would take longer than all else that a process does, and there are hundreds of them.
-_COMPILED: Final = {
-    "PYTHONDONTWRITEBYTECODE": "",
-    "PYTHONPYCACHEPREFIX": str(REPOSITORY / ".cache" / "bytecode"),
-}
 PATIENCE: Final = 10.0
 """Seconds that anything may take: more is a failure."""
 STARTING: Final = 40.0
@@ -90,7 +85,7 @@ class Processes:
                 stderr=file,
                 text=True,
                 cwd=REPOSITORY,
-                env=os.environ | _COMPILED | environment,
+                env=os.environ | environment,
             )
         self.started.append(process)
         return process
@@ -267,7 +262,7 @@ async def command(*words: str, **environment: str) -> Done:
     def run() -> Done:
         done = subprocess.run(
             [*COMMAND, *words],
-            env=os.environ | _COMPILED | environment,
+            env=os.environ | environment,
             cwd=REPOSITORY,
             capture_output=True,
             timeout=STARTING,

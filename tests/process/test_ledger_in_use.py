@@ -23,7 +23,7 @@ async def test_a_ledger_that_is_exported_while_its_pool_is_in_use_proves_itself(
     stub: Any = licensing_pb2_grpc.LicensingServiceStub(office.channel)
     info = await stub.GetServerInfo(licensing_pb2.GetServerInfoRequest())
     known = {key.key_id: key.public_key for key in info.signing_keys}
-    for _ in range(40):
+    for _ in range(max(10, figures.faults // 5)):
         await fleet.more(100)
         items = [item async for item in office.admin.ledgers.ExportLedger(admin_pb2.ExportLedgerRequest(name=POOL))]
         report = verify_export(items, known, pool=POOL)

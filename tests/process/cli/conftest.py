@@ -12,8 +12,10 @@ from pathlib import Path
 import pytest
 
 from poolkeeper.testing import FakeServer
+from tests.process.daemon import STARTING
 
-PATIENCE = 10.0
+PATIENCE = STARTING
+"""Seconds that anything may take here, where whatever is waited for may be a process that comes up."""
 LEASE = 2.0
 COMMAND = (sys.executable, "-m", "poolkeeper.cli")
 PRODUCT = "encoder-1x1"
