@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from poolkeeper_server.domain.commands import AddCheckpoint, Expire, Expired, ServeQueues
-from poolkeeper_server.domain.records import Checkpoint, Holding, Pool, Queue, Session
+from poolkeeper_server.domain.records import Checkpoint, Pool, Queue, Session
 from poolkeeper_server.services import metrics
 from poolkeeper_server.services.administration import statement_payload
 from poolkeeper_server.services.clock import Clock
@@ -134,17 +134,13 @@ class Housekeeping:
         waiting = await self._reader.all(Queue, queues.c.length > 0)
         metrics.WAITERS.set(sum(queue.length for queue in waiting))
         metrics.CLOCK_FROZEN.set(bool(self._clock.explanation))
-        for pool in await self._reader.all(Pool):
+        for pool in await self._reader.pool_sums():
             labels = (pool.estate_id, pool.pool_id)
             metrics.LEDGER_HEAD.labels(*labels).set(pool.ledger_sequence)
-            table = TABLES[Holding]
-            lines = await self._reader.all(
-                Holding, table.c.estate_id == pool.estate_id, table.c.pool_id == pool.pool_id
-            )
             for state, seats in (
-                ("total", sum(line.count for line in lines)),
-                ("active", sum(line.active for line in lines)),
-                ("quarantined", sum(line.quarantined for line in lines)),
-                ("available", sum(max(0, line.free) for line in lines)),
+                ("total", pool.total),
+                ("active", pool.active),
+                ("quarantined", pool.quarantined),
+                ("available", pool.available),
             ):
                 metrics.SEATS.labels(*labels, state).set(seats)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from sqlalchemy import Column, ColumnElement, Select, Text, exc, func, select, tuple_, union
+from sqlalchemy import Column, ColumnElement, Select, Text, case, exc, func, select, tuple_, union
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from poolkeeper_server.domain import records as r
@@ -18,6 +19,19 @@ R = TypeVar("R")
 
 #: What is wrong with a statement or its values, and will be wrong the next time too.
 _FAULTS = (exc.ProgrammingError, exc.DataError, exc.IntegrityError, exc.NotSupportedError)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolSums:
+    """A pool in numbers: the sequence of its newest ledger entry, and its seats over all lines."""
+
+    estate_id: str
+    pool_id: str
+    ledger_sequence: int
+    total: int
+    active: int
+    quarantined: int
+    available: int
 
 
 class Reader:
@@ -107,6 +121,37 @@ class Reader:
                     table.c.estate_id == pool.estate_id, table.c.pool_id == pool.pool_id
                 )
                 found[(pool.estate_id, pool.pool_id)] = int((await connection.execute(query)).scalar_one())
+        return found
+
+    async def pool_sums(self) -> list[PoolSums]:
+        """Every pool in numbers, as they are stored: what is due is not taken out of them."""
+        pools, holdings = TABLES[r.Pool], TABLES[r.Holding]
+        free = holdings.c.count - holdings.c.active - holdings.c.quarantined
+        # A line may be over after a restore; the others give what they have all the same.
+        seats = (holdings.c.count, holdings.c.active, holdings.c.quarantined, case((free > 0, free), else_=0))
+        names = (pools.c.estate_id, pools.c.pool_id, pools.c.ledger_sequence)
+        query = (
+            select(*names, *(func.coalesce(func.sum(number), 0) for number in seats))
+            .outerjoin(holdings, (holdings.c.estate_id == pools.c.estate_id) & (holdings.c.pool_id == pools.c.pool_id))
+            .group_by(*names)
+        )
+        async with self._connection() as connection:
+            rows = (await connection.execute(query)).all()
+        found = []
+        for estate_id, pool_id, *numbers in rows:
+            # PostgreSQL adds whole numbers up to decimal ones.
+            sequence, total, active, quarantined, available = map(int, numbers)
+            found.append(
+                PoolSums(
+                    estate_id=estate_id,
+                    pool_id=pool_id,
+                    ledger_sequence=sequence,
+                    total=total,
+                    active=active,
+                    quarantined=quarantined,
+                    available=available,
+                )
+            )
         return found
 
     async def due_quarantines(self, estate_id: str, pool_id: str, now: int) -> list[r.Allocation]:
