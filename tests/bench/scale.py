@@ -32,9 +32,9 @@ class Scale:
 
 
 FULL: Final = Scale(
-    rounds=5,
-    warm=0.5,
-    measure=2.5,
+    rounds=9,
+    warm=0.4,
+    measure=1.4,
     few=100,
     some=1_000,
     many=100_000,
