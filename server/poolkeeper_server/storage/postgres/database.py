@@ -208,6 +208,8 @@ def _engine(url: str) -> Any:  # noqa: ANN401 - SQLAlchemy is loaded when it is 
     return create_async_engine(
         "postgresql+asyncpg://",
         async_creator=creator,
+        # A statement by itself sees one state, and need not be told that it begins and ends.
+        isolation_level="AUTOCOMMIT",
         pool_size=4,
         max_overflow=0,
         pool_timeout=CONNECT_WITHIN + ANSWER_WITHIN,
