@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets as randomness
+from collections import Counter
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import replace
 from hashlib import sha256
@@ -273,14 +274,20 @@ class AdministrationService:
             table.c.estate_id == found[0].estate_id,
             table.c.licence_id.in_([licence.licence_id for licence in found]),
         )
-        due: dict[Key, list[Allocation]] = {}
-        for pool in {(holding.estate_id, holding.pool_id) for holding in holdings}:
-            due[pool] = await self._reader.due_quarantines(*pool, self._now())
-        present = [_without_due(holding, due[(holding.estate_id, holding.pool_id)]) for holding in holdings]
+        due = await self._due_seats(found[0].estate_id, {holding.pool_id for holding in holdings}, self._now())
+        present = [_without_due(holding, due) for holding in holdings]
         return tuple(
             LicenceView(licence, tuple(one for one in present if one.licence_id == licence.licence_id))
             for licence in found
         )
+
+    async def _due_seats(self, estate_id: str, pools: Iterable[str], now: int) -> Counter[Key]:
+        """Seats by pool and licence whose quarantine is over and not yet ended."""
+        due: Counter[Key] = Counter()
+        for allocation in await self._reader.due_quarantines(estate_id, pools, now):
+            for licence_id, seats in allocation.lines:
+                due[(allocation.pool_id, licence_id)] += seats
+        return due
 
     async def pool(self, estate_id: str, pool_id: str) -> PoolView:
         """One pool."""
@@ -323,25 +330,23 @@ class AdministrationService:
                 limits.c.blocked_until > now,
             )
         }
-        nodes = await self._reader.node_counts(found)
-        views = []
-        for pool in found:
-            due = await self._reader.due_quarantines(estate_id, pool.pool_id, now)
-            views.append(
-                PoolView(
-                    pool=pool,
-                    holdings=tuple(
-                        HoldingView(_without_due(line, due), licences[line.licence_id])
-                        for line in lines
-                        if line.pool_id == pool.pool_id and (line.count or line.active or line.quarantined)
-                    ),
-                    thaw_at=frozen.get(f"{estate_id}/{pool.pool_id}"),
-                    quiet_until=quiet_end(pool, moment) if is_quiet(pool, moment) else None,
-                    node_count=nodes[(estate_id, pool.pool_id)],
-                    waiting=sum(queue.length for queue in waiting if queue.pool_id == pool.pool_id),
-                )
+        nodes = await self._reader.node_counts(estate_id, ids)
+        due = await self._due_seats(estate_id, ids, now)
+        return tuple(
+            PoolView(
+                pool=pool,
+                holdings=tuple(
+                    HoldingView(_without_due(line, due), licences[line.licence_id])
+                    for line in lines
+                    if line.pool_id == pool.pool_id and (line.count or line.active or line.quarantined)
+                ),
+                thaw_at=frozen.get(f"{estate_id}/{pool.pool_id}"),
+                quiet_until=quiet_end(pool, moment) if is_quiet(pool, moment) else None,
+                node_count=nodes.get(pool.pool_id, 0),
+                waiting=sum(queue.length for queue in waiting if queue.pool_id == pool.pool_id),
             )
-        return tuple(views)
+            for pool in found
+        )
 
     async def code(self, estate_id: str, code_id: str) -> CodeView:
         """One code; a honey code is not found."""
@@ -624,7 +629,7 @@ def statement_payload(kind: str, pool: Pool, holdings: Iterable[Holding], at: in
     )
 
 
-def _without_due(holding: Holding, due: list[Allocation]) -> Holding:
+def _without_due(holding: Holding, due: Counter[Key]) -> Holding:
     """A holding as it is now: quarantines that are over do not count, also before that is written down (MI-19)."""
-    over = sum(seats for allocation in due for licence, seats in allocation.lines if licence == holding.licence_id)
+    over = due[(holding.pool_id, holding.licence_id)]
     return replace(holding, quarantined=holding.quarantined - over) if over else holding

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from sqlalchemy import Column, ColumnElement, Select, Text, case, exc, func, select, tuple_, union
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -16,6 +16,9 @@ from poolkeeper_server.domain.refusal import Reason, Refusal, invalid
 from poolkeeper_server.storage.schema import MARKS, ROWS, SIGHTINGS, TABLES
 
 R = TypeVar("R")
+
+#: The most names that one statement asks for.
+_MOST_NAMES: Final = 1000
 
 #: What is wrong with a statement or its values, and will be wrong the next time too.
 _FAULTS = (exc.ProgrammingError, exc.DataError, exc.IntegrityError, exc.NotSupportedError)
@@ -111,17 +114,16 @@ class Reader:
         async with self._connection() as connection:
             return int((await connection.execute(query)).scalar_one())
 
-    async def node_counts(self, pools: Iterable[r.Pool]) -> dict[r.Key, int]:
-        """How many nodes are bound to each pool."""
+    async def node_counts(self, estate_id: str, pools: Collection[str]) -> dict[str, int]:
+        """How many nodes are bound to each of the pools that has any."""
         table = TABLES[r.Binding]
-        found = {}
+        query = (
+            select(table.c.pool_id, func.count(func.distinct(table.c.node_id)))
+            .where(table.c.estate_id == estate_id, table.c.pool_id.in_(pools))
+            .group_by(table.c.pool_id)
+        )
         async with self._connection() as connection:
-            for pool in pools:
-                query = select(func.count(func.distinct(table.c.node_id))).where(
-                    table.c.estate_id == pool.estate_id, table.c.pool_id == pool.pool_id
-                )
-                found[(pool.estate_id, pool.pool_id)] = int((await connection.execute(query)).scalar_one())
-        return found
+            return {row[0]: int(row[1]) for row in await connection.execute(query)}
 
     async def pool_sums(self) -> list[PoolSums]:
         """Every pool in numbers, as they are stored: what is due is not taken out of them."""
@@ -154,16 +156,20 @@ class Reader:
             )
         return found
 
-    async def due_quarantines(self, estate_id: str, pool_id: str, now: int) -> list[r.Allocation]:
-        """The quarantines of a pool that are over and not yet ended; few, since they are ended every second."""
+    async def due_quarantines(self, estate_id: str, pools: Iterable[str], now: int) -> list[r.Allocation]:
+        """The quarantines of pools that are over and not yet ended; few, since they are ended every second."""
         table = TABLES[r.Allocation]
-        return await self.all(
-            r.Allocation,
-            table.c.estate_id == estate_id,
-            table.c.pool_id == pool_id,
-            table.c.state == "QUARANTINED",
-            table.c.quarantine_until <= now,
-        )
+        names, found = list(pools), []
+        # A database takes so many parameters, and no more. Without the pools no index leads to what is due.
+        for first in range(0, len(names), _MOST_NAMES):
+            found += await self.all(
+                r.Allocation,
+                table.c.estate_id == estate_id,
+                table.c.pool_id.in_(names[first : first + _MOST_NAMES]),
+                table.c.state == "QUARANTINED",
+                table.c.quarantine_until <= now,
+            )
+        return found
 
     async def node_seats(self, estate_id: str, nodes: Sequence[str]) -> dict[str, int]:
         """How many seats the nodes use."""
