@@ -24,7 +24,7 @@ _MOST_NAMES: Final = 1000
 _FAULTS = (exc.ProgrammingError, exc.DataError, exc.IntegrityError, exc.NotSupportedError)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class PoolSums:
     """A pool in numbers: the sequence of its newest ledger entry, and its seats over all lines."""
 
@@ -139,22 +139,8 @@ class Reader:
         )
         async with self._connection() as connection:
             rows = (await connection.execute(query)).all()
-        found = []
-        for estate_id, pool_id, *numbers in rows:
-            # PostgreSQL adds whole numbers up to decimal ones.
-            sequence, total, active, quarantined, available = map(int, numbers)
-            found.append(
-                PoolSums(
-                    estate_id=estate_id,
-                    pool_id=pool_id,
-                    ledger_sequence=sequence,
-                    total=total,
-                    active=active,
-                    quarantined=quarantined,
-                    available=available,
-                )
-            )
-        return found
+        # PostgreSQL adds whole numbers up to decimal ones.
+        return [PoolSums(estate_id, pool_id, *map(int, numbers)) for estate_id, pool_id, *numbers in rows]
 
     async def due_quarantines(self, estate_id: str, pools: Iterable[str], now: int) -> list[r.Allocation]:
         """The quarantines of pools that are over and not yet ended; few, since they are ended every second."""
