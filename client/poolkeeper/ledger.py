@@ -9,18 +9,17 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import Any, Final
+from datetime import datetime
+from typing import Final
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
+from poolkeeper._core.entry import Counts, EntryBody, StatementBody, Unreadable, read_entry, read_statement, shown
 from poolkeeper.v1 import admin_pb2
 
-_VERSION: Final = 1
 _MOST_PROBLEMS: Final = 1000
 
 _BEGINS: Final = frozenset({"CHECKED_OUT", "MIGRATED_IN"})
@@ -51,6 +50,8 @@ class Problem:
 class Report:
     """What the check found."""
 
+    pool: str
+    """The full name of the pool that the ledger is of; empty when no statement that the keys prove says it."""
     entries: int
     checkpoints: int
     head_sequence: int
@@ -87,8 +88,11 @@ def parse_export(text: Iterable[str]) -> Iterable[admin_pb2.ExportLedgerResponse
             continue
         try:
             yield json_format.Parse(line, admin_pb2.ExportLedgerResponse())
-        except json_format.ParseError as problem:
-            raise ValueError(f"line {number} is not an item of a ledger: {problem}") from problem
+        except RecursionError:
+            raise ValueError(f"line {number} is not an item of a ledger: it is nested too deeply") from None
+        # The parser lets some of what is underneath it through.
+        except (json_format.ParseError, ValueError, TypeError, AttributeError) as problem:
+            raise ValueError(f"line {number} is not an item of a ledger: {shown(str(problem))}") from problem
 
 
 def parse_keys(keys: Mapping[str, str]) -> dict[str, bytes]:
@@ -127,6 +131,7 @@ class LedgerReplay:
     def __init__(self, keys: Mapping[str, bytes], *, pool: str | None = None) -> None:
         self._keys = keys
         self._pool = pool
+        self._told = ""
         self._first: admin_pb2.LedgerEntry | None = None
         self._sequence = 0
         self._hash: bytes | None = _genesis(pool) if pool else None
@@ -190,6 +195,7 @@ class LedgerReplay:
         if self._first is not None:
             self.find("no statement says which pool the ledger is of, so its beginning is unproven")
         return Report(
+            pool=self._told,
             entries=self._sequence,
             checkpoints=self._checkpoints,
             head_sequence=self._sequence,
@@ -211,22 +217,20 @@ class LedgerReplay:
         self._hash = entry.hash
         self._sequence = sequence
         try:
-            body = json.loads(entry.body)
-            if body["v"] != _VERSION:
-                self.find(f"is of format {body['v']}, which is not known here", sequence=sequence)
-                return
-            if body["seq"] != sequence:
-                self.find(f"calls itself entry {body['seq']}", sequence=sequence)
-            self._replay(sequence, body)
-        except (ValueError, KeyError, TypeError, AttributeError) as problem:
-            self.find(f"its body cannot be read: {problem!r}", sequence=sequence)
+            body = read_entry(entry.body)
+        except Unreadable as problem:
+            self.find(f"its body cannot be read: {problem}", sequence=sequence)
+            return
+        if body.sequence != sequence:
+            self.find(f"calls itself entry {body.sequence}", sequence=sequence)
+        self._replay(sequence, body)
 
     def statement(self, statement: admin_pb2.LedgerStatement) -> None:
         """Checks a checkpoint or the head against the chain and the replay."""
         at = self._sequence
         key = self._keys.get(statement.key_id)
         if key is None:
-            self.find(f"a statement is signed with the unknown key {statement.key_id!r}", sequence=at)
+            self.find(f"a statement is signed with the unknown key {shown(statement.key_id)}", sequence=at)
             return
         try:
             Ed25519PublicKey.from_public_bytes(key).verify(
@@ -236,29 +240,29 @@ class LedgerReplay:
             self.find("a statement's signature is wrong", sequence=at)
             return
         try:
-            self._compare(json.loads(statement.payload))
-        except (ValueError, KeyError, TypeError, AttributeError) as problem:
-            self.find(f"a statement cannot be read: {problem!r}", sequence=at)
+            self._compare(read_statement(statement.payload))
+        except Unreadable as problem:
+            self.find(f"a statement cannot be read: {problem}", sequence=at)
 
-    def _compare(self, told: dict[str, Any]) -> None:
+    def _compare(self, told: StatementBody) -> None:
         at = self._sequence
-        pool = str(told["pool"])
-        self._anchor(pool)
-        if told["sequence"] != at:
-            self.find(f"a statement is about entry {told['sequence']}", sequence=at)
-        if bytes.fromhex(told["hash"]) != self._hash:
+        self._anchor(told.pool)
+        if told.sequence != at:
+            self.find(f"a statement is about entry {told.sequence}", sequence=at)
+        if told.hash != self._hash:
             self.find("a statement's hash is not the chain's", sequence=at)
-        self._compare_holdings(told["holdings"])
-        if told["kind"] == "head":
+        self._compare_holdings(told.holdings)
+        if told.kind == "head":
             self._ended = True
-            self._head = datetime.fromtimestamp(told["time_us"] / 1e6, tz=UTC)
-        elif told["kind"] == "checkpoint":
+            self._head = told.at
+        elif told.kind == "checkpoint":
             self._checkpoints += 1
         else:
-            self.find(f"a statement is a {told['kind']!r}", sequence=at)
+            self.find(f"a statement is a {told.kind!r}", sequence=at)
 
     def _anchor(self, pool: str) -> None:
         """Ties the chain to the pool that a statement is about."""
+        self._told = self._told or pool
         if self._pool is None:
             self._pool = pool
         elif pool != self._pool:
@@ -270,60 +274,47 @@ class LedgerReplay:
             if hashlib.sha256(_genesis(pool) + first.body).digest() != first.hash:
                 self.find("is not the beginning of this pool's ledger", sequence=first.sequence)
 
-    def _compare_holdings(self, told: dict[str, dict[str, int]]) -> None:
+    def _compare_holdings(self, told: Mapping[str, Counts]) -> None:
         at = self._sequence
         for licence, counts in told.items():
-            found = dict(zip(("count", "active", "quarantined"), self._holdings.get(licence, [0, 0, 0]), strict=True))
-            if {key: counts[key] for key in found} != found:
-                self.find(f"a statement says {counts} of {licence}, the replay {found}", sequence=at)
+            found = tuple(self._holdings.get(licence, (0, 0, 0)))
+            if counts != found:
+                self.find(f"a statement says {_words(counts)} of {licence}, the replay {_words(found)}", sequence=at)
         for licence, seats in self._holdings.items():
             if any(seats) and licence not in told:
                 self.find(f"a statement leaves {licence} out", sequence=at)
 
-    def _replay(self, sequence: int, body: dict[str, Any]) -> None:
-        touched: dict[str, tuple[int, int, int]] = {}
-        for licence, count, active, quarantined in body["lines"]:
+    def _replay(self, sequence: int, body: EntryBody) -> None:
+        touched: dict[str, Counts] = {}
+        for licence, (count, active, quarantined) in body.lines:
             before = touched.get(licence, (0, 0, 0))
-            deltas = zip(before, (count, active, quarantined), strict=True)
-            one, two, three = (int(old) + int(new) for old, new in deltas)
-            touched[licence] = (one, two, three)
+            touched[licence] = (before[0] + count, before[1] + active, before[2] + quarantined)
         for licence, delta in touched.items():
             holding = self._holdings.setdefault(licence, [0, 0, 0])
             holding[:] = [old + new for old, new in zip(holding, delta, strict=True)]
             worse = delta[1] + delta[2] > delta[0]
-            self._check_holding(
-                sequence,
-                licence,
-                holding,
-                over=body.get("over"),
-                may_be_over=not worse or (self._restored and body["event"] == _READOPTED),
-            )
-        after = body["after"]
-        for licence in touched.keys() | after.keys():
-            found = self._holdings.get(licence, [0, 0, 0])
-            if list(after.get(licence, ())) != found:
-                self.find(
-                    f"says {after.get(licence)} of {licence} after it, the replay {found}",
-                    sequence=sequence,
-                )
+            may_be_over = licence in body.over and (not worse or (self._restored and body.event == _READOPTED))
+            self._check_holding(sequence, licence, holding, may_be_over=may_be_over)
+        for licence in touched.keys() | body.after.keys():
+            found = tuple(self._holdings.get(licence, (0, 0, 0)))
+            told = body.after.get(licence)
+            if told != found:
+                said = "nothing" if told is None else _words(told)
+                self.find(f"says {said} of {licence} after it, the replay {_words(found)}", sequence=sequence)
         self._check_allocation(sequence, body, touched)
 
-    def _check_holding(
-        self, sequence: int, licence: str, holding: list[int], *, over: object, may_be_over: bool
-    ) -> None:
+    def _check_holding(self, sequence: int, licence: str, holding: Sequence[int], *, may_be_over: bool) -> None:
         count, active, quarantined = holding
         if min(holding) < 0:
-            self.find(f"leaves {licence} with a negative counter: {holding}", sequence=sequence)
-        said = licence in over if isinstance(over, list) else over
-        if active + quarantined > count and not (said and may_be_over):
+            self.find(f"leaves {licence} with a negative counter: {_words(holding)}", sequence=sequence)
+        if active + quarantined > count and not may_be_over:
             self.find(
                 f"oversells {licence}: {active} active and {quarantined} in quarantine of {count}",
                 sequence=sequence,
             )
 
-    def _check_allocation(self, sequence: int, body: dict[str, Any], touched: dict[str, tuple[int, int, int]]) -> None:
-        event = body["event"]
-        told = body.get("allocation")
+    def _check_allocation(self, sequence: int, body: EntryBody, touched: Mapping[str, Counts]) -> None:
+        event, told = body.event, body.allocation
         self._restored = self._restored or event == "EPOCH_BEGUN"
         if event in _WITHOUT_ALLOCATION:
             if any(active or quarantined for _, active, quarantined in touched.values()):
@@ -332,7 +323,7 @@ class LedgerReplay:
         if told is None:
             self.find(f"is {event} and names no allocation", sequence=sequence)
             return
-        name, state = str(told["id"]), str(told["state"])
+        name, state = told.id, told.state
         known = self._allocations.get(name)
         fault = _fault(event, state, known.state if known else None)
         if fault:
@@ -344,11 +335,11 @@ class LedgerReplay:
         present.active += sum(active for _, active, _ in touched.values())
         present.quarantined += sum(quarantined for _, _, quarantined in touched.values())
         self._allocations[name] = present
-        for other, seats in body.get("split", ()):
-            self._split(sequence, present, str(other), int(seats))
-        for other, seats in body.get("merged", ()):
-            self._merge(sequence, present, str(other), int(seats))
-        self._check_seats(sequence, name, present, quantity=int(told["quantity"]))
+        for other, seats in body.split:
+            self._split(sequence, present, other, seats)
+        for other, seats in body.merged:
+            self._merge(sequence, present, other, seats)
+        self._check_seats(sequence, name, present, quantity=told.quantity)
         if state == "ENDED":
             del self._allocations[name]
 
@@ -402,6 +393,10 @@ def _fault(event: str, state: str, before: str | None) -> str:
     if not before_fits:
         return f"which was {before or 'not there'} before"
     return "" if after_fits else f"and leaves it {state}"
+
+
+def _words(counts: Sequence[int]) -> str:
+    return f"{counts[0]} in all, {counts[1]} active, {counts[2]} in quarantine"
 
 
 def _genesis(pool: str) -> bytes:

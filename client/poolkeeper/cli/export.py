@@ -58,6 +58,8 @@ def read_keys(path: Path) -> dict[str, bytes]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         return parse_keys(found)
+    except RecursionError as error:
+        raise usage(f"the keys in {path} are nested too deeply", hint="`poolkeeper ledger keys` writes them") from error
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise usage(
             f"the keys cannot be read from {path}: {error}", hint="`poolkeeper ledger keys` writes them"

@@ -1,14 +1,13 @@
 """`poolkeeper ledger`: the record of every change of seats in a pool, and its proof."""
 
-import json as json_text
 import sys
 from collections.abc import Iterable
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from cyclopts import App, Parameter
 
+from poolkeeper._core.entry import EntryBody, Unreadable, instant, read_entry
 from poolkeeper.cli import argument, export, name, phrase, verification
 from poolkeeper.cli.connection import ALL, HERE, Connection, Paging
 from poolkeeper.cli.output import Column
@@ -19,51 +18,54 @@ from poolkeeper.v1.admin_pb2_grpc import LedgerServiceStub
 app = App(name="ledger", default_parameter=Parameter(negative=(), show_default=False))
 
 
-def _body(entry: pb.LedgerEntry) -> dict[str, Any]:
+def _read(entry: pb.LedgerEntry) -> EntryBody | None:
     try:
-        found = json_text.loads(entry.body)
-    except ValueError:
-        return {}
-    return found if isinstance(found, dict) else {}
+        return read_entry(entry.body)
+    except Unreadable:
+        return None
 
 
 def _time(entry: pb.LedgerEntry) -> str:
-    microseconds = _body(entry).get("at")
-    if not isinstance(microseconds, int):
+    body = _read(entry)
+    try:
+        return phrase.when(instant(body.at)) if body is not None and body.at else ""
+    except Unreadable:
         return ""
-    return phrase.when(datetime.fromtimestamp(microseconds / 1e6, tz=UTC))
+
+
+def _event(entry: pb.LedgerEntry) -> str:
+    body = _read(entry)
+    return body.event if body is not None else "(unreadable)"
 
 
 def _allocation(entry: pb.LedgerEntry) -> str:
-    told = _body(entry).get("allocation")
-    if not isinstance(told, dict):
-        return ""
-    return f"{told.get('id', '')} {told.get('state', '')} x{told.get('quantity', '')}"
+    body = _read(entry)
+    told = body.allocation if body is not None else None
+    return f"{told.id} {told.state} x{told.quantity}" if told is not None else ""
 
 
 def _changes(entry: pb.LedgerEntry) -> str:
-    told = _body(entry).get("lines")
+    body = _read(entry)
     changes = []
-    for change in told if isinstance(told, list) else ():
-        licence, *deltas = change
+    for licence, deltas in body.lines if body is not None else ():
         words = [
             f"{delta:+d} {what}"
-            for what, delta in zip(("count", "active", "quarantined"), deltas, strict=False)
+            for what, delta in zip(("count", "active", "quarantined"), deltas, strict=True)
             if delta
         ]
-        changes.append(f"{name.short(str(licence))}: {', '.join(words) or 'nothing'}")
+        changes.append(f"{name.short(licence)}: {', '.join(words) or 'nothing'}")
     return "; ".join(changes)
 
 
 def _over(entry: pb.LedgerEntry) -> str:
-    told = _body(entry).get("over")
-    return ", ".join(map(str, told)) if isinstance(told, list) else ""
+    body = _read(entry)
+    return ", ".join(body.over) if body is not None else ""
 
 
 COLUMNS: tuple[Column[pb.LedgerEntry], ...] = (
     Column("Entry", lambda entry: str(entry.sequence), number=True),
     Column("Time", _time),
-    Column("Event", lambda entry: str(_body(entry).get("event", ""))),
+    Column("Event", _event),
     Column("Seats", _changes),
     Column("Allocation", _allocation),
     Column("Over", _over),

@@ -97,6 +97,7 @@ def test_a_pool_in_use_is_not_compared(poolkeeper: Command, daemon: CannedDaemon
     assert "the pool is in use" in poolkeeper("ledger", "verify", "acme/west").out
 
 
+@pytest.mark.invariant("INV-4")
 def test_an_export_is_proved_without_any_daemon(poolkeeper: Command, daemon: CannedDaemon, tmp_path: Path) -> None:
     serve_ledger(daemon, ledger())
     file, keys = tmp_path / "west.jsonl", tmp_path / "keys.json"
@@ -107,9 +108,14 @@ def test_an_export_is_proved_without_any_daemon(poolkeeper: Command, daemon: Can
     daemon.answers.clear()
     proved = poolkeeper("ledger", "verify", "--file", str(file), "--keys", str(keys))
     assert (proved.status, proved.err) == (0, "")
+    assert proved.out.startswith("PROVED: acme/west\n")
+    assert str(file) in proved.out
+    told = poolkeeper("ledger", "verify", "--file", str(file), "--keys", str(keys), "--json").json
+    assert (told["pool"], told["file"]) == (POOL, str(file))
     other = poolkeeper("ledger", "verify", "acme/east", "--file", str(file), "--keys", str(keys))
     assert other.status == 1
-    assert "estates/acme/pools/west" in other.out
+    assert other.out.startswith("NOT PROVED: acme/east\n")
+    assert other.out.endswith("\n- the file is the ledger of acme/west\n")
 
 
 @pytest.mark.parametrize("cut", [0, 1, 2, 3])
@@ -126,6 +132,43 @@ def test_an_export_with_a_line_left_out_is_not_proved(
     assert found.status == 1
     assert found.out.startswith("NOT PROVED")
     assert "\n- " in found.out
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"at": float("inf")},
+        {"after": {"L000001": [2, 1e308 * 10, 0]}},
+        {"lines": [["L000001", 0, float("nan"), 0]]},
+        {"event": "\x1b]8;;http://evil\x07\u202e[red]"},
+        {"at": 2**62},
+    ],
+)
+def test_a_hostile_entry_is_not_proved_and_shown_without_a_fault_of_ours(
+    poolkeeper: Command, daemon: CannedDaemon, tmp_path: Path, change: dict[str, Any]
+) -> None:
+    serve_ledger(daemon, ledger([*_EVENTS[:2], _EVENTS[2] | change]))
+    file, keys = tmp_path / "west.jsonl", tmp_path / "keys.json"
+    assert poolkeeper("ledger", "export", "acme/west", "--output", str(file), "--keys-out", str(keys)).status == 0
+    for words in (("--file", str(file), "--keys", str(keys)), ("acme/west",)):
+        found = poolkeeper("ledger", "verify", *words)
+        assert (found.status, found.err) == (1, "")
+        assert found.out.startswith("NOT PROVED: acme/west\n")
+        assert "\n- entry 3: its body cannot be read: " in found.out
+        assert found.out.replace("\n", "").isprintable()
+    shown = poolkeeper("ledger", "show", "acme/west")
+    assert (shown.status, shown.err) == (0, "")
+    assert "(unreadable)" in shown.out
+
+
+def test_a_file_that_never_ends_its_line_is_no_export(poolkeeper: Command, tmp_path: Path) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text("[" * 100_000)
+    assert poolkeeper("ledger", "verify", "--file", "/dev/zero", "--keys", str(keys)).status == 2
+    keys.write_text("{}")
+    found = poolkeeper("ledger", "verify", "--file", "/dev/zero", "--keys", str(keys))
+    assert (found.status, found.err) == (1, "")
+    assert "line 1 is longer than an item of a ledger can be" in found.out
 
 
 def test_what_is_no_export_is_not_proved(poolkeeper: Command, tmp_path: Path) -> None:

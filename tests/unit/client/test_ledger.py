@@ -26,20 +26,22 @@ class Ledger:
         self.sequence = 0
 
     def add(self, event: str, *delta: int, **more: object) -> None:
-        self.sequence += 1
         self.holding = [old + new for old, new in zip(self.holding, delta or (0, 0, 0), strict=True)]
         body: dict[str, object] = {
             "v": 1,
-            "seq": self.sequence,
+            "seq": self.sequence + 1,
             "event": event,
             "at": 1,
             "lease": 1,
             "lines": [[LINE, *delta]] if delta else [],
             "after": {LINE: list(self.holding)} if delta else {},
         }
-        text = json.dumps(body | more).encode()
-        self.hash = hashlib.sha256(self.hash + text).digest()
-        entry = admin_pb2.LedgerEntry(sequence=self.sequence, body=text, hash=self.hash)
+        self.chain(json.dumps(body | more).encode())
+
+    def chain(self, body: bytes) -> None:
+        self.sequence += 1
+        self.hash = hashlib.sha256(self.hash + body).digest()
+        entry = admin_pb2.LedgerEntry(sequence=self.sequence, body=body, hash=self.hash)
         self.items.append(admin_pb2.ExportLedgerResponse(entry=entry))
 
     def allocation(
@@ -66,7 +68,9 @@ class Ledger:
             "time_us": 1_800_000_000_000_000,
             "holdings": {LINE: {"count": count, "active": active, "quarantined": quarantined}},
         }
-        payload = json.dumps(told | changed).encode()
+        self.sign(json.dumps(told | changed).encode())
+
+    def sign(self, payload: bytes) -> None:
         statement = admin_pb2.LedgerStatement(
             payload=payload, key_id="k1", signature=KEY.sign(b"poolkeeper-statement-v1\0" + payload)
         )
@@ -125,6 +129,15 @@ def test_it_says_by_itself_which_pool_it_is_of() -> None:
     ledger.state("head")
     assert ledger.verify().ok
     assert not ledger.verify(pool="estates/acme/pools/east").ok
+
+
+def test_the_report_names_the_pool_that_was_proved_and_none_that_was_only_asked_for() -> None:
+    ledger = Ledger()
+    ledger.add("POOL_CREATED")
+    assert ledger.verify(pool=POOL).pool == ""
+    ledger.state("head", holdings={})
+    assert ledger.verify().pool == POOL
+    assert ledger.verify(pool="estates/acme/pools/east").pool == POOL
 
 
 def test_an_empty_ledger_needs_a_head_too() -> None:
@@ -314,6 +327,99 @@ def test_entries_that_cannot_be_are_found_though_signed(wrong: Callable[[Ledger]
     report = ledger.verify()
     assert not report.ok
     assert all(str(problem) for problem in report.problems)
+
+
+def deep(depth: int = 100_000) -> bytes:
+    return b"[" * depth + b"]" * depth
+
+
+#: What has not the form of an entry, though it is chained and a head is signed behind it.
+HOSTILE = {
+    "infinity": b'{"v":1,"seq":2,"event":"POOL_UPDATED","lines":[],"after":{},"at":Infinity}',
+    "not a number": b'{"v":1,"seq":2,"event":"POOL_UPDATED","lines":[["L1",NaN,0,0]],"after":{}}',
+    "an exponent": b'{"v":1,"seq":2,"event":"POOL_UPDATED","lines":[["L1",1e999,0,0]],"after":{}}',
+    "a fraction": b'{"v":1,"seq":2,"event":"POOL_UPDATED","lines":[["L1",1.0,0,0]],"after":{}}',
+    "beyond 53 bits": b'{"v":1,"seq":2,"event":"POOL_UPDATED","lines":[["L1",9007199254740993,0,0]],"after":{}}',
+    "five thousand digits": b'{"v":1,"seq":' + b"9" * 5_000 + b"}",
+    "deep lists": b'{"v":1,"seq":2,"event":"POOL_UPDATED","lines":' + deep() + b',"after":{}}',
+    "deep version": b'{"v":' + deep(300) + b"}",
+    "deep objects": b'{"a":' * 100_000 + b"1" + b"}" * 100_000,
+    "truth for a number": b'{"v":true,"seq":2,"event":"POOL_UPDATED","lines":[],"after":{}}',
+    "said twice": b'{"v":1,"seq":2,"event":"POOL_UPDATED","lines":[["L1",1,0,0]],"lines":[],"after":{}}',
+    "a text for counts": b'{"v":1,"seq":2,"event":"POOL_UPDATED","lines":["abcd"],"after":{}}',
+    "a list as a name": b'{"v":1,"seq":2,"event":["POOL_UPDATED"],"lines":[],"after":{}}',
+    "a terminal's orders": b'{"v":1,"seq":2,"event":"\\u001b[2J","lines":[],"after":{}}',
+    "a lone surrogate": b'{"v":1,"seq":2,"event":"POOL_UPDATED","lines":[["\\ud800",1,0,0]],"after":{}}',
+    "no text at all": b"\xff\xfe",
+    "nothing": b"",
+    "a list": b"[]",
+    "a split of one": b'{"v":1,"seq":2,"event":"RESIZED","lines":[],"after":{},"allocation":'
+    b'{"id":"a","state":"ACTIVE","quantity":1},"split":[["b"]]}',
+}
+
+
+@pytest.mark.invariant("INV-4")
+@pytest.mark.parametrize("body", HOSTILE.values(), ids=HOSTILE)
+def test_a_hostile_body_is_not_proved_and_says_why(body: bytes) -> None:
+    ledger = Ledger()
+    ledger.add("MOVED_IN", 5, 0, 0)
+    ledger.chain(body)
+    ledger.state("head")
+    problems = ledger.verify().problems
+    assert problems[0].sequence == 2
+    assert "cannot be read" in str(problems[0])
+    assert all(len(str(problem)) < 500 and str(problem).isprintable() for problem in problems)
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b'{"kind":"head","pool":"p","sequence":1,"hash":"00","time_us":1e999,"holdings":{}}',
+        b'{"kind":"head","pool":"p","sequence":1,"hash":"00","time_us":-1,"holdings":{}}',
+        b'{"kind":"head","pool":"p","sequence":1,"hash":"00","time_us":9007199254740991999,"holdings":{}}',
+        b'{"kind":"head","pool":"p\\u202e","sequence":1,"hash":"00","time_us":1,"holdings":{}}',
+        b'{"kind":"head","pool":"p","sequence":1,"hash":"zz","time_us":1,"holdings":{}}',
+        b'{"kind":"head","pool":"p","sequence":1,"hash":"00","time_us":1,"holdings":{"L1":{"count":Infinity}}}',
+        deep(),
+    ],
+)
+def test_a_hostile_statement_is_not_proved_though_signed(payload: bytes) -> None:
+    ledger = Ledger()
+    ledger.add("MOVED_IN", 5, 0, 0)
+    ledger.sign(payload)
+    problems = ledger.verify().problems
+    assert any("a statement cannot be read" in str(problem) for problem in problems)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "[" * 100_000,
+        '{"entry":' * 5_000,
+        "[]",
+        "null",
+        "3",
+        "Infinity",
+        '"\\ud800"',
+        '{"entry":{"sequence":1e999}}',
+        '{"entry":{"sequence":Infinity}}',
+        '{"entry":{"body":3}}',
+        '{"entry":{"body":"?"}}',
+        '{"entry":[]}',
+        '{"statement":{"keyId":"\\ud800"}}',
+        '{"statement":{"keyId":"\\u001b[2J"},"entry":{}}',
+        "{" + '"a":{' * 500,
+    ],
+    ids=range(15),
+)
+def test_a_hostile_line_proves_nothing_and_says_why(line: str) -> None:
+    try:
+        said = [str(problem) for problem in verify_export(parse_export([line]), KEYS).problems]
+    except ValueError as refused:
+        said = [str(refused)]
+        assert said[0].startswith("line 1 is not an item of a ledger")
+    assert said
+    assert all(len(text) < 500 and text.isprintable() for text in said)
 
 
 def over(event: str, *, begun: bool = True, **more: Any) -> Ledger:
