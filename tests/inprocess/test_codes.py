@@ -14,7 +14,7 @@ from google.protobuf.json_format import MessageToJson
 
 from poolkeeper.v1 import admin_pb2
 from poolkeeper_server.services.events import configure_logging
-from tests.inprocess.installation import Installation, Refused, span
+from tests.inprocess.installation import Admin, Installation, Refused, span
 
 WEST = "estates/acme/pools/west"
 DAY = 86_400
@@ -234,13 +234,26 @@ async def test_the_chance_falls_when_codes_are_spent_revoked_or_over(installatio
     assert left.yearly_probability == pytest.approx(1825 / 10**8)
 
 
+async def of_estate(installation: Installation, estate: str) -> Any:
+    """An admin whose token reaches that estate only."""
+    made = await installation.admin.tokens.CreateToken(admin_pb2.CreateTokenRequest(title="theirs", estate=estate))
+    return Admin(installation.channel, made.secret)
+
+
 @pytest.mark.behaviour("CC-7")
-async def test_codes_of_every_estate_count(installation: Installation) -> None:
+async def test_the_operator_sees_the_codes_of_every_estate_and_others_those_of_theirs(
+    installation: Installation,
+) -> None:
     await installation.studio()
     await installation.estate("other")
-    await issue(installation, "studio-7")
-    risk = (await issue(installation, "studio-7", "estates/other/pools/default")).risk
-    assert risk.live_codes == 2
+    for node in ("studio-7", "studio-8"):
+        await issue(installation, node)
+    theirs, default = await of_estate(installation, "estates/other"), "estates/other/pools/default"
+    issued = await theirs.codes.IssueCode(admin_pb2.IssueCodeRequest(parent=default, node_id="studio-7"))
+    assert issued.risk.live_codes == 1
+    listed = await theirs.codes.ListCodes(admin_pb2.ListCodesRequest(parent="estates/other"))
+    assert listed.risk == issued.risk
+    assert (await list_codes(installation, default)).risk.live_codes == 3
 
 
 @pytest.mark.behaviour("CC-6")

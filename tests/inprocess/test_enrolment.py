@@ -464,3 +464,29 @@ async def test_an_encoder_with_a_code_of_its_own_is_served(installation: Install
     await installation.studio()
     encoder = await installation.node("encoder-12")
     assert (await encoder.check_out()).allocation.node == "estates/acme/nodes/encoder-12"
+
+
+@pytest.mark.behaviour("CC-4")
+async def test_a_stranger_does_not_learn_which_nodes_there_are(installation: Installation) -> None:
+    await installation.studio()
+    await installation.node("studio-7")
+    gone = await installation.node("studio-8")
+    await installation.admin.nodes.RevokeNode(admin_pb2.RevokeNodeRequest(name=gone.name, reason="sold"))
+    heard = set()
+    loop = asyncio.get_running_loop()
+    for name in ("acme/nodes/studio-7", "acme/nodes/studio-8", "acme/nodes/studio-9", "zeta/nodes/studio-7"):
+        stranger = installation.stranger()
+        stranger.name = f"estates/{name}"
+        for _ in range(5):
+            challenge, started = await stranger.challenge(), loop.time()
+            with pytest.raises(Refused) as refused:
+                await stranger.open(challenge=challenge)
+            took = loop.time() - started
+            heard.add((refused.value.reason, refused.value.status.SerializeToString(deterministic=True)))
+            assert took >= 0.1
+            # A busy machine may be late; then it is tried again. It is never early.
+            if took < 0.2:
+                break
+        else:
+            pytest.fail(f"{name} is never answered in 0.2 s")
+    assert [reason for reason, _ in heard] == ["UNAUTHENTICATED"]

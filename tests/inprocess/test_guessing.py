@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+import secrets
 import sys
 from collections.abc import AsyncIterator
+from random import Random
 
 import pytest
 from google.rpc import error_details_pb2
@@ -470,6 +472,26 @@ async def test_one_use_of_a_bait_code_freezes_the_estate_and_raises_an_alert(ins
         assert not (await estate(installation, "estates/other")).enrolment_frozen
         await refusal(await sources.stranger(), WEST, digits)
     assert [kind for kind in await alert_kinds(installation) if kind == "HONEY_CODE"] == ["HONEY_CODE"]
+
+
+@pytest.mark.behaviour("CC-6")
+async def test_the_bait_that_lies_in_every_estate_is_codes_that_can_be_guessed(
+    installation: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Nobody knows the seeded ones, but for who has thrown the dice.
+    chance, drawn = Random(8), list[int]()
+
+    def draw(below: int) -> int:
+        drawn.append(chance.randrange(below))
+        return drawn[-1]
+
+    monkeypatch.setattr(secrets, "randbelow", draw)
+    await installation.studio()
+    assert len(drawn) >= 10
+    async with sources_of(installation) as sources:
+        await refusal(await sources.stranger(), WEST, f"{drawn[-1]:08}")
+    assert await alert_kinds(installation) == ["HONEY_CODE"]
+    assert (await estate(installation)).enrolment_frozen
 
 
 @pytest.mark.behaviour("CC-6")

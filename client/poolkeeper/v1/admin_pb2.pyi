@@ -1000,7 +1000,7 @@ class GuessRisk(google.protobuf.message.Message):
     YEARLY_PROBABILITY_FIELD_NUMBER: builtins.int
     WARNING_FIELD_NUMBER: builtins.int
     live_codes: builtins.int
-    """Codes of the installation that could be redeemed now."""
+    """Codes that could be redeemed now: of the caller's estate, or of the whole installation for its operator."""
     yearly_probability: builtins.float
     """Under the limits in force, if strangers try all year."""
     warning: builtins.str

@@ -150,7 +150,6 @@ class AdministrationService:
             code=await self.code(command.estate_id, answer.code_id),
             digits=digits[answer.draw] if answer.draw >= 0 else "",
             pin=self._pin,
-            risk=await self.risk(),
         )
 
     async def create_token(self, wish: TokenWish) -> IssuedToken:
@@ -369,10 +368,13 @@ class AdministrationService:
         found, token = await self._reader.page(Code, *conditions, size=page.size, token=page.token)
         return Page(tuple(self._code_view(code) for code in found), token)
 
-    async def risk(self) -> GuessRisk:
-        """The risk of the installation's live codes (CC-7)."""
+    async def risk(self, estate_id: str) -> GuessRisk:
+        """The risk of an estate's live codes (CC-7), or of the installation's where it is empty."""
         table = TABLES[Code]
-        live = await self._reader.count(Code, table.c.state == CodeState.ISSUED.value, table.c.expires_at > self._now())
+        conditions = [table.c.state == CodeState.ISSUED.value, table.c.expires_at > self._now()]
+        if estate_id:
+            conditions.append(table.c.estate_id == estate_id)
+        live = await self._reader.count(Code, *conditions)
         probability = yearly_probability(live)
         warning = ""
         if probability > WARN_ABOVE:

@@ -262,7 +262,6 @@ class IssuedCode:
     code: CodeView
     digits: str
     pin: str
-    risk: GuessRisk
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -364,8 +363,8 @@ class Administration(Protocol):
     async def codes(self, estate_id: str, pool_id: str, page: PageRequest) -> Page[CodeView]:
         """The codes of a pool, or of the estate where `pool_id` is empty; honey codes are left out."""
 
-    async def risk(self) -> GuessRisk:
-        """The risk of the installation's live codes."""
+    async def risk(self, estate_id: str) -> GuessRisk:
+        """The risk of an estate's live codes, or of the installation's where it is empty."""
 
     async def node(self, estate_id: str, node_id: str) -> NodeView:
         """One node."""

@@ -61,8 +61,8 @@ from poolkeeper_server.services.tokens import (
 from poolkeeper_server.storage.reader import Reader, of_node
 from poolkeeper_server.storage.schema import TABLES
 
-#: Every answer to Enrol takes a whole number of these, so that its time tells nothing (CC-4).
-ENROL_SECONDS: Final = 0.1
+#: What a stranger is answered takes a whole number of these, so that its time tells nothing (CC-4).
+STRANGER_SECONDS: Final = 0.1
 #: A session token is good for so long beyond its promise, and is replaced when half of that is left.
 TOKEN_LIFE: Final = 2 * HOUR
 #: Waiters whose place is looked up at one time.
@@ -144,13 +144,12 @@ class LeasingService:
         return self._info
 
     async def enrol(self, attempt: EnrolmentAttempt) -> Enrolment:
-        """Redeems a code. Right or wrong, the answer comes after a whole number of `ENROL_SECONDS`."""
-        loop = asyncio.get_running_loop()
-        started = loop.time()
+        """Redeems a code. Right or wrong, the answer comes after a whole number of `STRANGER_SECONDS`."""
+        started = asyncio.get_running_loop().time()
         try:
             return await self._enrol(attempt)
         finally:
-            await asyncio.sleep(ENROL_SECONDS - (loop.time() - started) % ENROL_SECONDS)
+            await _till_the_next_turn(started)
 
     async def _enrol(self, attempt: EnrolmentAttempt) -> Enrolment:
         estate_id, pool_id = _named_pool(attempt.pool)
@@ -233,7 +232,11 @@ class LeasingService:
         )
 
     async def _signing_key(self, attempt: SessionAttempt, name: str) -> bytes:
-        """The node's key, present or previous, that has signed the challenge."""
+        """The node's key, present or previous, that has signed the challenge.
+
+        Whoever has not signed with it is a stranger, and hears the same, as late, whether there is such a node or not.
+        """
+        started = asyncio.get_running_loop().time()
         node = await self._reader.get(Node, attempt.estate_id, attempt.node_id)
         signed = b"\0".join((b"poolkeeper-session-v1", name.encode(), attempt.domain.encode(), attempt.challenge))
         for key in () if node is None else (node.public_key, node.previous_key):
@@ -244,6 +247,7 @@ class LeasingService:
             except InvalidSignature:
                 continue
             return key
+        await _till_the_next_turn(started)
         raise Refusal(
             Reason.UNAUTHENTICATED,
             "The challenge was not signed by the key of this node.",
@@ -464,6 +468,12 @@ async def with_uses(reader: Reader, found: list[Allocation]) -> tuple[Allocation
 def enrolment_subject(digest: bytes, public_key: bytes) -> str:
     """What the rolling secret of an enrolment is derived from: the same code and key give the same one (CC-3)."""
     return f"enrolment/{digest.hex()}/{public_key.hex()}"
+
+
+async def _till_the_next_turn(started: float) -> None:
+    """Returns when a whole number of `STRANGER_SECONDS` have passed since then."""
+    passed = asyncio.get_running_loop().time() - started
+    await asyncio.sleep(STRANGER_SECONDS - passed % STRANGER_SECONDS)
 
 
 def _is_valid(attempt: EnrolmentAttempt) -> bool:

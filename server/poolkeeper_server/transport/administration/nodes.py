@@ -5,7 +5,7 @@ from poolkeeper_server.domain import commands
 from poolkeeper_server.domain.refusal import Reason, Refusal, invalid
 from poolkeeper_server.services.contract import NodeView
 from poolkeeper_server.transport import conversion, names
-from poolkeeper_server.transport.administration.servicer import AdminServicer, origin, within
+from poolkeeper_server.transport.administration.servicer import AdminServicer, origin, reach, within
 from poolkeeper_server.transport.fields import page_of
 from poolkeeper_server.transport.handlers import AdminCall
 from poolkeeper_server.transport.names import Child
@@ -40,7 +40,7 @@ class CodeServicer(AdminServicer):
             code=conversion.code(issued.code),
             digits=issued.digits,
             pin=issued.pin,
-            risk=conversion.risk(issued.risk),
+            risk=conversion.risk(await self._ask.risk(reach(call))),
         )
 
     async def ListCodes(self, request: pb.ListCodesRequest, call: AdminCall) -> pb.ListCodesResponse:
@@ -52,7 +52,7 @@ class CodeServicer(AdminServicer):
         return pb.ListCodesResponse(
             codes=[conversion.code(view) for view in page.items],
             next_page_token=page.next_token,
-            risk=conversion.risk(await self._ask.risk()),
+            risk=conversion.risk(await self._ask.risk(reach(call))),
         )
 
     async def RevokeCode(self, request: pb.RevokeCodeRequest, call: AdminCall) -> pb.Code:

@@ -53,6 +53,11 @@ def within(call: AdminCall, estate: str) -> str:
     return estate
 
 
+def reach(call: AdminCall) -> str:
+    """The only estate of which the caller may learn anything; empty: all of the installation."""
+    return call.identity.estate
+
+
 def operator(call: AdminCall) -> None:
     """Raises Refusal unless the caller's token reaches the whole installation."""
     if call.identity.estate:
