@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
@@ -71,16 +72,18 @@ class CheckOuts:
         """Nothing is under way."""
         self._session = session
         self._flying: dict[str, _Flight] = {}
+        #: How many callers are there still for each key.
+        self._callers: Counter[_Key] = Counter()
         self._landed = asyncio.Event()
 
     @property
     def pending(self) -> Iterable[str]:
         """The request ids that were sent and whose outcome is not known."""
-        return [request_id for request_id, flight in self._flying.items() if flight.sent]
+        return (request_id for request_id, flight in self._flying.items() if flight.sent)
 
     async def one(self, request: pb.CheckOutRequest, *, on_waiting: OnWaiting | None) -> pb.Granted:
         """A grant that is held: a waiter's is acknowledged already (CC-18)."""
-        self._flying[request.request_id] = _Flight(_key(request))
+        self._take_off(request)
         try:
             sent_at, granted = await self._grant(request, on_waiting=on_waiting)
         except (asyncio.CancelledError, Unreachable):
@@ -95,7 +98,8 @@ class CheckOuts:
 
     async def batch(self, requests: list[pb.CheckOutRequest]) -> list[pb.BatchCheckOutResult]:
         """The result of each request, in their order."""
-        self._flying |= {request.request_id: _Flight(_key(request)) for request in requests}
+        for request in requests:
+            self._take_off(request)
         ids = [request.request_id for request in requests]
         try:
             sent_at, answer = await self._session.call(
@@ -155,6 +159,7 @@ class CheckOuts:
     def _abandon(self, request: pb.CheckOutRequest) -> None:
         flight = self._flying[request.request_id]
         flight.abandoned = True
+        self._leave(flight.key)
         if flight.sent:
             self._session.in_background(self._resolve(request), name="resolve")
         else:
@@ -186,7 +191,16 @@ class CheckOuts:
         mine = _key(request)
         if not any(mine[1:]) and granted.allocation.kind != pb.ALLOCATION_KIND_INSTALLED:
             return False  # On nobody's behalf, each concurrent check-out counts by itself.
-        return any(flight.key == mine and not flight.abandoned for flight in self._flying.values())
+        return mine in self._callers
+
+    def _take_off(self, request: pb.CheckOutRequest) -> None:
+        flight = self._flying[request.request_id] = _Flight(_key(request))
+        self._callers[flight.key] += 1
+
+    def _leave(self, key: _Key) -> None:
+        self._callers[key] -= 1
+        if not self._callers[key]:
+            del self._callers[key]
 
     def _sent(self, *request_ids: str) -> None:
         for request_id in request_ids:
@@ -196,7 +210,9 @@ class CheckOuts:
     def _land(self, *request_ids: str) -> None:
         # Not a coroutine: between a grant and its being recorded nothing may be cancelled.
         for request_id in request_ids:
-            self._flying.pop(request_id, None)
+            flight = self._flying.pop(request_id, None)
+            if flight is not None and not flight.abandoned:
+                self._leave(flight.key)
         landed, self._landed = self._landed, asyncio.Event()
         landed.set()
 

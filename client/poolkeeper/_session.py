@@ -158,7 +158,7 @@ class Session:
 
     def holds(self, allocation: str) -> bool:
         """Whether the program has it."""
-        return allocation in self.keeper.names
+        return self.keeper.knows(allocation)
 
     def record(self, granted: pb.Granted, *, sent_at: float) -> None:
         """Puts a grant among what is held."""
@@ -273,7 +273,7 @@ class Session:
     async def _beat(self) -> None:
         retry = Retry(of_heartbeats(self.keeper.interval), started=_loop_time())
         while self.usable:
-            beat, about = self.keeper.beat(self.check_outs.pending), self._receipts.beat()
+            beat, about = self.keeper.beat(self.check_outs.pending), self._receipts.mark
             proofs = self._receipts.proofs()
             request = heartbeat_request(beat, epoch=self._receipts.epoch, proofs=proofs)
             try:
@@ -318,8 +318,8 @@ class Session:
         last_promise = self.keeper.deadline if isinstance(error, PoolClosed) else None
         self._on_notice(notice)
         # A closed pool is told once for all that the session holds.
-        for name in (notice.allocation,) if notice.allocation else self.keeper.names:
-            self._publish(self.keeper.noticed(name, error, final_at=last_promise, now=self._clock.now()))
+        name = notice.allocation or None
+        self._publish(self.keeper.noticed(name, error, final_at=last_promise, now=self._clock.now()))
         self._watch_now.set()
 
     async def _judge(self, error: PoolkeeperError) -> None:

@@ -390,7 +390,7 @@ class AsyncClient:
                 if not isinstance(change.error, Revoked):
                     del self._allocations[change.allocation]
             self._tasks.start(self._tell_lost(allocation, change.error), name="on-lost")
-        elif change.state is HoldState.HELD:
+        else:
             self._tasks.start(self._tell_regained(allocation), name="on-regained")
 
     def _over(self, error: LeaseLost) -> None:

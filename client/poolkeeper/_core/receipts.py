@@ -2,31 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import deque
 from dataclasses import dataclass
 
 from poolkeeper.v1 import licensing_pb2 as pb
 
 
 @dataclass(frozen=True, slots=True)
-class _Renewal:
+class _Grant:
     receipt: bytes
-    grants: tuple[bytes, ...]
+    since: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Returned:
+    grant: _Grant
+    until: int
 
 
 class Receipts:
     """The receipts of a session's grants, and of its newest renewal with the grants that it was about.
 
-    A renewal proves the whole set only, so the receipts of what was given back since are kept until the next one.
+    A renewal proves the whole set only, so the receipts of what was given back since are kept until the next one. The
+    set is not copied for each heartbeat: a mark, the number of changes so far, says what was in it.
     """
 
-    __slots__ = ("_epoch", "_installed", "_is_due", "_leased", "_renewals")
+    __slots__ = (
+        "_changes",
+        "_epoch",
+        "_inherited",
+        "_installed",
+        "_is_due",
+        "_leased",
+        "_passing",
+        "_renewal",
+        "_returned",
+    )
 
     def __init__(self) -> None:
         """Nothing is held, and no epoch is known."""
-        self._leased: dict[str, bytes] = {}
+        self._leased: dict[str, _Grant] = {}
         self._installed: dict[str, bytes] = {}
-        self._renewals: tuple[_Renewal, ...] = ()
+        self._changes = 0
+        #: The newest renewal's receipt and its mark.
+        self._renewal: tuple[bytes, int] | None = None
+        #: What was given back since, and that it was about; what it was not, but a heartbeat under way may be.
+        self._returned: deque[_Returned] = deque()
+        self._passing: deque[_Returned] = deque()
+        self._inherited: tuple[pb.Proof, ...] = ()
         self._epoch = 0
         self._is_due = False
 
@@ -34,20 +57,27 @@ class Receipts:
         """Keeps the receipt of a grant; daemons of before have none."""
         if not granted.receipt:
             return
-        leased = granted.allocation.kind != pb.ALLOCATION_KIND_INSTALLED
-        (self._leased if leased else self._installed)[granted.allocation.name] = granted.receipt
+        name = granted.allocation.name
+        if granted.allocation.kind == pb.ALLOCATION_KIND_INSTALLED:
+            self._installed[name] = granted.receipt
+        else:
+            self._take(name, granted.receipt)
         self._epoch = max(self._epoch, granted.fence.epoch)
 
     def forgotten(self, name: str) -> None:
         """The allocation is not held any more."""
-        self._leased.pop(name, None)
         self._installed.pop(name, None)
+        grant = self._leased.pop(name, None)
+        if grant is not None:
+            self._changes += 1
+            self._let_go(_Returned(grant, until=self._changes))
 
     def inherit(self, other: Receipts) -> None:
         """Takes over what an earlier session could prove; it is to be shown."""
-        self._leased |= other._leased
+        for name, grant in other._leased.items():
+            self._take(name, grant.receipt)
         self._installed |= other._installed
-        self._renewals += other._renewals
+        self._inherited += tuple(other._renewals())
         self._epoch = max(self._epoch, other._epoch)
         self._is_due = self._is_due or bool(other)
 
@@ -64,28 +94,54 @@ class Receipts:
         """The newest one heard of; 0 when there is nothing to show."""
         return self._epoch if self else 0
 
-    def beat(self) -> tuple[bytes, ...]:
-        """The grants that a heartbeat which is sent now is about."""
-        return tuple(self._leased.values())
+    @property
+    def mark(self) -> int:
+        """What a heartbeat that is sent now is about."""
+        return self._changes
 
-    def renewed(self, answer: pb.HeartbeatResponse, *, about: tuple[bytes, ...], shown: bool) -> None:
-        """A heartbeat was answered that was `about` these grants; `shown` says that it had the proofs with it."""
+    def renewed(self, answer: pb.HeartbeatResponse, *, about: int, shown: bool) -> None:
+        """A heartbeat was answered that was sent at the mark `about`; `shown` says that it had the proofs with it."""
         if shown:
             self._is_due = False
         if answer.epoch > self._epoch:
             self._is_due = bool(self) and not shown
             self._epoch = answer.epoch
         if answer.receipt:
-            self._renewals = (_Renewal(answer.receipt, about),)
+            self._renewal, self._inherited = (answer.receipt, about), ()
+            earlier = (*self._returned, *self._passing)
+            self._returned.clear()
+            self._passing.clear()
+            for returned in earlier:
+                if returned.until > about:
+                    self._let_go(returned)
+        elif not self._leased:
+            self._renewal = None
+            self._returned.clear()
+        while self._passing and self._passing[0].until <= about:
+            self._passing.popleft()
 
     def proofs(self) -> list[pb.Proof]:
         """All that proves what is held, when the daemon's state was restored since; else nothing."""
         if not self._is_due:
             return []
-        renewed = {receipt for renewal in self._renewals for receipt in renewal.grants}
-        newer = [one for one in self._all() if one not in renewed]
-        found = [pb.Proof(session_receipt=one.receipt, receipts=one.grants) for one in self._renewals]
+        found = self._renewals()
+        renewed = {receipt for renewal in found for receipt in renewal.receipts}
+        leased = (grant.receipt for grant in self._leased.values())
+        newer = [receipt for receipt in (*leased, *self._installed.values()) if receipt not in renewed]
         return [*found, pb.Proof(receipts=newer)] if newer else found
 
-    def _all(self) -> Iterable[bytes]:
-        return [*self._leased.values(), *self._installed.values()]
+    def _take(self, name: str, receipt: bytes) -> None:
+        self.forgotten(name)
+        self._changes += 1
+        self._leased[name] = _Grant(receipt, since=self._changes)
+
+    def _let_go(self, returned: _Returned) -> None:
+        is_renewed = self._renewal is not None and returned.grant.since <= self._renewal[1]
+        (self._returned if is_renewed else self._passing).append(returned)
+
+    def _renewals(self) -> list[pb.Proof]:
+        if self._renewal is None:
+            return list(self._inherited)
+        receipt, mark = self._renewal
+        grants = [*self._leased.values(), *(one.grant for one in self._returned)]
+        return [pb.Proof(session_receipt=receipt, receipts=[one.receipt for one in grants if one.since <= mark])]

@@ -1,5 +1,6 @@
 """A daemon whose database was put back as it was before: the SDK proves what its program holds, and goes on."""
 
+import dataclasses
 import shutil
 from pathlib import Path
 
@@ -144,7 +145,8 @@ async def test_a_receipt_that_is_refused_leaves_the_seat_lost_with_the_reason(da
         session = client._current  # noqa: SLF001 - what a program cannot reach, and a broken disk could.
         assert session is not None
         receipts = session._receipts._leased  # noqa: SLF001 - as above.
-        receipts[seat.name] = receipts[seat.name][:-1]
+        grant = receipts[seat.name]
+        receipts[seat.name] = dataclasses.replace(grant, receipt=grant.receipt[:-1])
         daemon.stop()
         put_back(daemon, clock)
         # The daemon asks first; what is still not proven then is gone.

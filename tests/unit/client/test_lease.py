@@ -166,9 +166,10 @@ def test_it_never_believes_longer_than_some_promise_that_was_made(
 
 def test_the_next_change_is_when_time_alone_makes_one() -> None:
     one = keeper()
-    assert one.changes_at(0) == 45
-    assert one.changes_at(45) == 115
-    assert one.changes_at(115) == math.inf
+    assert one.changes_at(0) == 115
+    assert one.changes_at(116) == 116
+    one.observed(116)
+    assert one.changes_at(116) == math.inf
     assert LeaseKeeper(sent_at=0, lease=120, interval=30).changes_at(0) == math.inf
 
 
