@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     from poolkeeper.errors import PinMismatch as PinMismatch
     from poolkeeper.errors import PoolClosed as PoolClosed
     from poolkeeper.errors import PoolkeeperError as PoolkeeperError
+    from poolkeeper.errors import PoolMismatch as PoolMismatch
     from poolkeeper.errors import PoolNotActive as PoolNotActive
     from poolkeeper.errors import ProductNotGranted as ProductNotGranted
     from poolkeeper.errors import RejectedCandidate as RejectedCandidate
@@ -125,6 +126,7 @@ _PLACES = {
     "PinMismatch": "poolkeeper.errors",
     "Place": "poolkeeper._records",
     "PoolClosed": "poolkeeper.errors",
+    "PoolMismatch": "poolkeeper.errors",
     "PoolNotActive": "poolkeeper.errors",
     "PoolkeeperError": "poolkeeper.errors",
     "ProductNotGranted": "poolkeeper.errors",
@@ -191,6 +193,7 @@ __all__ = [
     "PinMismatch",
     "Place",
     "PoolClosed",
+    "PoolMismatch",
     "PoolNotActive",
     "PoolkeeperError",
     "ProductNotGranted",

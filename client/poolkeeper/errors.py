@@ -10,6 +10,7 @@
     │   ├── OnHold                  the order is on hold
     │   ├── NotReleased             the licence is not released
     │   ├── HolderLimit             the holder has as many seats as it may have
+    │   ├── PoolMismatch            another pool holds the seat, and only its nodes may enlarge it
     │   ├── KeyRefused              the licence key was refused
     │   ├── WaitExpired             the waiting time is over
     │   └── ClockFrozen             the daemon's civil clock is not to be trusted
@@ -192,6 +193,10 @@ class HolderLimit(Denied):
     """The holder has as many seats as it may have."""
 
 
+class PoolMismatch(Denied):
+    """Another pool holds the consumer's seat, and only a node that is bound to it may enlarge it; `denial` names it."""
+
+
 class KeyRefused(Denied):
     """The licence key was refused."""
 
@@ -341,6 +346,7 @@ BY_REASON: Final[Mapping[str, type[PoolkeeperError]]] = {
     "ON_HOLD": OnHold,
     "NOT_RELEASED": NotReleased,
     "HOLDER_LIMIT": HolderLimit,
+    "POOL_MISMATCH": PoolMismatch,
     "LEASE_EXPIRED": LeaseExpired,
     "REVOKED": Revoked,
     "NODE_REVOKED": NodeRevoked,

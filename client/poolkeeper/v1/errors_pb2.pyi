@@ -97,6 +97,8 @@ class _ReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTyp
     """The resource is not in a state that permits this."""
     REASON_INTERNAL: _Reason.ValueType  # 32
     """The daemon has a fault of its own; its log has the details."""
+    REASON_POOL_MISMATCH: _Reason.ValueType  # 33
+    """More is asked for than another pool has given and than may be shared here; the denial names that pool."""
 
 class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper):
     """Why a request was refused."""
@@ -166,6 +168,8 @@ REASON_FAILED_PRECONDITION: Reason.ValueType  # 31
 """The resource is not in a state that permits this."""
 REASON_INTERNAL: Reason.ValueType  # 32
 """The daemon has a fault of its own; its log has the details."""
+REASON_POOL_MISMATCH: Reason.ValueType  # 33
+"""More is asked for than another pool has given and than may be shared here; the denial names that pool."""
 Global___Reason: typing_extensions.TypeAlias = Reason
 
 @typing.final

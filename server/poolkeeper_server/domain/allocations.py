@@ -168,43 +168,51 @@ def end_quarantine(
     return _write(state, now, ended, event, deltas, {"reason": reason} if reason else None)
 
 
-def resume(state: State, now: Moment, own: list[Allocation], need: int, spare_id: str) -> Allocation:
+def resume(
+    state: State,
+    now: Moment,
+    own: list[Allocation],
+    need: int,
+    spare_id: str,
+    *,
+    barred: frozenset[str] = frozenset(),
+) -> Allocation:
     """Takes up to `need` seats of the consumer's own quarantined allocations again (CC-22).
 
     The first of them lives on with the latest of their clocks, so that resuming never shortens a minimum allocation
     time, and with the latest end of their quarantines, for whoever may put it back. What is not needed of the last one
-    stays in quarantine under `spare_id`.
+    stays in quarantine, that of the first under `spare_id`; and so do seats of `barred` licences, which no one may
+    take up any more. Each allocation must have some of others.
     """
     first, *others = own
-    lines, clock, until = first.lines, first.allocated_at, first.quarantine_until or 0
+    clock, until = first.allocated_at, first.quarantine_until or 0
     details: dict[str, object] = {}
     merged: list[list[object]] = []
-    if first.quantity > need:
-        kept, rest = split_lines(first.lines, need)
+    lines, rest = _take_up(first.lines, need, barred)
+    quantity = seats_of(lines)
+    if rest:
         state.put(
             replace(
                 first,
                 allocation_id=spare_id,
                 lines=rest,
-                quantity=first.quantity - need,
+                quantity=first.quantity - quantity,
                 shared=False,
             )
         )
-        lines = kept
-        details["split"] = [[spare_id, first.quantity - need]]
+        details["split"] = [[spare_id, first.quantity - quantity]]
     taken: list[tuple[str, int]] = list(lines)
-    quantity = sum(seats for _, seats in lines)
     for other in others:
         if quantity == need:
             break
-        part, rest = split_lines(other.lines, min(other.quantity, need - quantity))
+        part, rest = _take_up(other.lines, need - quantity, barred)
         clock, until = max(clock, other.allocated_at), max(until, other.quarantine_until or 0)
         lines = add_lines(lines, part)
         taken += part
-        merged.append([other.allocation_id, sum(seats for _, seats in part)])
-        quantity += sum(seats for _, seats in part)
+        merged.append([other.allocation_id, seats_of(part)])
+        quantity += seats_of(part)
         if rest:
-            state.put(replace(other, lines=rest, quantity=sum(seats for _, seats in rest)))
+            state.put(replace(other, lines=rest, quantity=seats_of(rest)))
         else:
             state.put(replace(other, state=AllocationState.ENDED, quantity=0, lines=(), quarantine_until=None))
     resumed = replace(
@@ -225,6 +233,12 @@ def resume(state: State, now: Moment, own: list[Allocation], need: int, spare_id
     return _write(state, now, resumed, "RESUMED", deltas, details)
 
 
+def _take_up(lines: Pairs, need: int, barred: frozenset[str]) -> tuple[Pairs, Pairs]:
+    """Up to `need` seats of the lines that are not barred, and all the rest."""
+    taken, rest = split_lines(tuple([line for line in lines if line[0] not in barred]), need)
+    return taken, (*(line for line in lines if line[0] in barred), *rest)
+
+
 def _write(
     state: State,
     now: Moment,
@@ -237,6 +251,11 @@ def _write(
     fenced = replace(allocation, fence=written.ledger_sequence) if allocation.state in SEATED else allocation
     state.put(fenced)
     return fenced
+
+
+def seats_of(lines: Pairs) -> int:
+    """How many seats the lines have together."""
+    return sum([seats for _, seats in lines])
 
 
 def add_lines(lines: Pairs, more: Pairs) -> Pairs:

@@ -3,13 +3,27 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Final
 
 from poolkeeper_server.domain.epoch import is_quiet, quiet_end
 from poolkeeper_server.domain.frozen import frozen
-from poolkeeper_server.domain.moment import Moment
-from poolkeeper_server.domain.records import Holding, Licence, LicensedBy, Pairs, Pool, Product
+from poolkeeper_server.domain.moment import DAY, Moment
+from poolkeeper_server.domain.records import (
+    Allocation,
+    Holding,
+    Licence,
+    LicensedBy,
+    Pairs,
+    Pool,
+    Product,
+    Session,
+    Waiter,
+)
 from poolkeeper_server.domain.refusal import Denial, Reason, Refusal, RejectedCandidate, SeatCounts
 from poolkeeper_server.domain.state import State
+
+#: How long beyond a licence's last day what is held of it is kept, and may be taken up again (EV-22: stopped at T+30).
+EXPIRY_GRACE: Final = 30 * DAY
 
 _NO_END = 2**63 - 1
 _TOLD = 20
@@ -61,6 +75,14 @@ def _rejection(licence: Licence, now: Moment) -> Reason | None:
     if licence.valid_before is not None and now.civil >= licence.valid_before:
         return Reason.LICENCE_EXPIRED
     return None
+
+
+def is_renewable(licence: Licence, now: Moment) -> bool:
+    """Whether seats of the licence that somebody has may be kept by him, or taken up again from their quarantine.
+
+    Dates are judged by a clock that is not trusted as well: such a one ends new grants, and no renewal (CC-27).
+    """
+    return licence.valid_before is None or now.civil < licence.valid_before + EXPIRY_GRACE
 
 
 def choose(lines: list[Candidate], licensed_by: LicensedBy, need: int) -> Pairs | None:
@@ -143,6 +165,54 @@ def denial(
             candidates=tuple(rejected[:_TOLD]),
             rejections=tuple(sorted(by_reason.items())),
         ),
+    )
+
+
+def mismatch(state: State, now: Moment, held: Allocation, session: Session, need: int) -> Refusal:
+    """The refusal of more seats than a pool has given, to a session that draws from another one (CC-34)."""
+    where, own = f"{held.estate_id}/{held.pool_id}", f"{session.estate_id}/{session.pool_id}"
+    pool = state.get(Pool, held.estate_id, held.pool_id)
+    lines = [] if pool is None else candidates(state, now, pool, held.product_id)
+    migrate = f"`poolkeeper node migrate {held.estate_id}/{held.node_id}`"
+    if held.node_id == session.node_id:
+        way = f"An admin can move them to {own} with {migrate}."
+    else:
+        way = f"For more ask through a node of {where}; or have node {held.node_id} bound to {own}, and then {migrate}."
+    return Refusal(
+        Reason.POOL_MISMATCH,
+        f"Pool {where} has given this consumer {held.quantity} of the {need} seats needed, and gives more to its own "
+        f"nodes only; node {session.node_id} draws from {own}.",
+        hint=f"Up to {held.quantity} can be shared. {way}",
+        denial=Denial(
+            estate_id=held.estate_id,
+            pool_id=held.pool_id,
+            product_id=held.product_id,
+            needed=need,
+            counts=seat_counts(lines),
+            candidates=tuple([_of_others(line, where) for line in lines[:_TOLD]]),
+            rejections=((Reason.POOL_MISMATCH, len(lines)),) if lines else (),
+        ),
+    )
+
+
+def _of_others(line: Candidate, where: str) -> RejectedCandidate:
+    return RejectedCandidate(
+        licence_id=line.licence.licence_id,
+        reason=Reason.POOL_MISMATCH,
+        count=line.holding.count,
+        active=line.holding.active,
+        quarantined=line.holding.quarantined,
+        detail=f"Gives to nodes of {where} only.",
+    )
+
+
+def elsewhere(session: Session, asked: Allocation | Waiter) -> Refusal:
+    """The refusal of a request again by a session of the node that draws from another pool: of another domain of it."""
+    where = f"{asked.estate_id}/{asked.pool_id}"
+    return Refusal(
+        Reason.POOL_MISMATCH,
+        f"This request was made for pool {where}; this session draws from {session.estate_id}/{session.pool_id}.",
+        hint=f"Repeat it in a session of {where}, or check out under a new request id.",
     )
 
 

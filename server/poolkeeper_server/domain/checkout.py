@@ -11,7 +11,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from poolkeeper_server.domain import allocations, uses
-from poolkeeper_server.domain.candidates import Candidate, candidates, choose, denial, quarantine_ends
+from poolkeeper_server.domain.candidates import (
+    Candidate,
+    candidates,
+    choose,
+    denial,
+    elsewhere,
+    is_renewable,
+    mismatch,
+    quarantine_ends,
+)
 from poolkeeper_server.domain.commands import CheckOut, Granted, Waiting
 from poolkeeper_server.domain.counting import CountingKey, counting_keys
 from poolkeeper_server.domain.due import end_due
@@ -26,6 +35,7 @@ from poolkeeper_server.domain.records import (
     CheckInReason,
     Consumer,
     Kind,
+    Licence,
     LicensedBy,
     Pairs,
     Pool,
@@ -63,13 +73,13 @@ class _Ask:
     #: It waited, and is the next in its queue.
     in_turn: bool
 
-    def lines(self, pool: Pool | None = None) -> list[Candidate]:
+    def lines(self) -> list[Candidate]:
         """The lines that grant the product, as they are now."""
-        return candidates(self.state, self.now, pool or self.pool, self.product.product_id)
+        return candidates(self.state, self.now, self.pool, self.product.product_id)
 
-    def choose(self, licensed_by: LicensedBy, seats: int, pool: Pool | None = None) -> Pairs | None:
+    def choose(self, licensed_by: LicensedBy, seats: int) -> Pairs | None:
         """Free seats; None where they are too few."""
-        return choose(self.lines(pool), licensed_by, seats)
+        return choose(self.lines(), licensed_by, seats)
 
     def queue(self) -> Queue:
         """Who waits for the product."""
@@ -78,10 +88,9 @@ class _Ask:
             estate_id=key[0], pool_id=key[1], product_id=key[2], length=0, sequence=0
         )
 
-    def must_queue(self, pool: Pool | None = None) -> bool:
+    def must_queue(self) -> bool:
         """Whether others go first."""
-        pool = pool or self.pool
-        queue = self.state.get(Queue, pool.estate_id, pool.pool_id, self.product.product_id)
+        queue = self.state.get(Queue, self.pool.estate_id, self.pool.pool_id, self.product.product_id)
         return not self.in_turn and queue is not None and queue.length > 0
 
 
@@ -100,6 +109,8 @@ def check_out(state: State, command: CheckOut, now: Moment, ids: Iterator[str]) 
         waiter = state.many(Waiter, waiting)[0]
         if waiter.request_digest != command.digest:
             raise Refusal(Reason.REQUEST_ID_REUSED, f"Request id {command.request_id} was used for another request.")
+        if waiter.pool_id != session.pool_id:
+            raise elsewhere(session, waiter)
         if waiter.session_id != session.session_id:
             earlier = state.get(Session, waiter.estate_id, waiter.session_id)
             if earlier is not None:
@@ -165,9 +176,7 @@ def _attempt(ask: _Ask) -> Granted | None:
 
 def _end_due(ask: _Ask) -> bool:
     """Ends what is due where the check-out draws; not while others go first."""
-    held = _held(ask, _keys(ask))
-    pool = ask.pool if held is None else allocations.pool_of(ask.state, held)
-    return not ask.must_queue(pool) and end_due(ask.state, ask.now, pool, ask.ids)
+    return not ask.must_queue() and end_due(ask.state, ask.now, ask.pool, ask.ids)
 
 
 def _keys(ask: _Ask) -> dict[LicensedBy, CountingKey]:
@@ -188,7 +197,10 @@ def _pool(state: State, session: Session) -> Pool:
 
 
 def _held(ask: _Ask, keys: dict[LicensedBy, CountingKey]) -> Allocation | None:
-    """The consumer's own live allocation: of this pool, or an installed one of the estate (CC-8, CC-12)."""
+    """The consumer's own live allocation: of this pool, or an installed one of the estate (CC-8, CC-12).
+
+    The seats of another pool may be shared, and nothing is drawn from that pool for it (CC-34).
+    """
     for licensed_by, key in keys.items():
         if not key.shared:
             continue
@@ -213,11 +225,9 @@ def _share(ask: _Ask, held: Allocation) -> Granted | None:
     size = max([ask.need, *(use.quantity for use in uses.uses_of(state, held) if use.holder != holder)])
     more: Pairs | None = ()
     if size > held.quantity:
-        pool = allocations.pool_of(state, held)
-        if pool.state is PoolState.ACTIVE and not ask.must_queue(pool):
-            more = ask.choose(held.licensed_by, size - held.quantity, pool)
-        else:
-            more = None
+        if held.pool_id != ask.pool.pool_id:
+            raise mismatch(state, now, held, ask.session, size)
+        more = None if ask.must_queue() else ask.choose(held.licensed_by, size - held.quantity)
     if more is None:
         return None
     if held.state is AllocationState.PROVISIONAL and not ask.in_turn:
@@ -247,10 +257,15 @@ def _resume(ask: _Ask, licensed_by: LicensedBy, key: CountingKey) -> Granted | N
         and found.quarantine_until is not None
         and found.quarantine_until > now.civil
     ]
+    barred = _barred(ask, own)
+    usable = {
+        found.allocation_id: sum([seats for licence, seats in found.lines if licence not in barred]) for found in own
+    }
+    own = [found for found in own if usable[found.allocation_id]]
     if not own:
         return None
-    own.sort(key=lambda found: (found.quantity != ask.need, found.quarantine_until, found.allocation_id))
-    lacking = max(0, ask.need - sum(found.quantity for found in own))
+    own.sort(key=lambda found: (usable[found.allocation_id] != ask.need, found.quarantine_until, found.allocation_id))
+    lacking = max(0, ask.need - sum(usable.values()))
     more: Pairs | None = ()
     if lacking:
         if ask.must_queue():
@@ -258,7 +273,7 @@ def _resume(ask: _Ask, licensed_by: LicensedBy, key: CountingKey) -> Granted | N
         more = ask.choose(licensed_by, lacking)
         if more is None:
             return None
-    resumed = allocations.resume(state, now, own, ask.need - lacking, next(ask.ids))
+    resumed = allocations.resume(state, now, own, ask.need - lacking, next(ask.ids), barred=barred)
     if more:
         resumed = allocations.grow(state, now, resumed, more)
     resumed = replace(resumed, shared=key.shared, node_id=ask.session.node_id)
@@ -270,6 +285,17 @@ def _resume(ask: _Ask, licensed_by: LicensedBy, key: CountingKey) -> Granted | N
         resumed = replace(resumed, quarantine_until=None)
     state.put(resumed)
     return _use(ask, resumed, resumed=True)
+
+
+def _barred(ask: _Ask, own: list[Allocation]) -> frozenset[str]:
+    """The licences of these allocations of which nobody may keep or take up a seat any more."""
+    licences = {licence_id for found in own for licence_id, _ in found.lines}
+    return frozenset(
+        licence_id
+        for licence_id in licences
+        if (licence := ask.state.get(Licence, ask.pool.estate_id, licence_id)) is None
+        or not is_renewable(licence, ask.now)
+    )
 
 
 def _grant(ask: _Ask, licensed_by: LicensedBy, key: CountingKey, lines: list[Candidate]) -> Granted | None:
@@ -368,6 +394,8 @@ def _repeat(state: State, command: CheckOut, session: Session, allocation_id: st
     if allocation.state is AllocationState.REVOKED:
         raise Refusal(Reason.REVOKED, f"The allocation was taken back: {allocation.end_reason}.")
     if use.session_id != session.session_id:
+        if allocation.kind is Kind.LEASED and allocation.pool_id != session.pool_id:
+            raise elsewhere(session, allocation)
         _pool(state, session)  # a closed one promises nothing to another session
         session, use = _move_use(state, session, allocation, use)
     return _granted(state, allocation, session, use, now)
@@ -413,9 +441,8 @@ def _deny_or_wait(ask: _Ask) -> Waiting:
     state, command, queue = ask.state, ask.command, ask.queue()
     queued = 0 if ask.in_turn else queue.length
     refusal = denial(state, ask.now, ask.lines(), ask.pool, ask.product, ask.need, queued=queued)
-    elsewhere = (held := _held(ask, _keys(ask))) is not None and held.pool_id != ask.pool.pool_id
     never = ask.need > sum(line.holding.count for line in ask.lines() if line.rejected is None)
-    if ask.in_turn or not command.wait or refusal.reason is not Reason.NO_SEAT_AVAILABLE or elsewhere or never:
+    if ask.in_turn or not command.wait or refusal.reason is not Reason.NO_SEAT_AVAILABLE or never:
         raise refusal
     if ask.session.waiting >= MOST_WAITING:
         raise Refusal(

@@ -25,6 +25,7 @@ STATUS_OF = {
     Reason.ON_HOLD: grpc.StatusCode.FAILED_PRECONDITION,
     Reason.NOT_RELEASED: grpc.StatusCode.FAILED_PRECONDITION,
     Reason.HOLDER_LIMIT: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    Reason.POOL_MISMATCH: grpc.StatusCode.FAILED_PRECONDITION,
     Reason.LEASE_EXPIRED: grpc.StatusCode.FAILED_PRECONDITION,
     Reason.REVOKED: grpc.StatusCode.FAILED_PRECONDITION,
     Reason.NODE_REVOKED: grpc.StatusCode.PERMISSION_DENIED,
