@@ -533,8 +533,12 @@ def _denial(told: errors_pb2.Denial) -> Denial:
     )
 
 
-def _instant(stamp: Timestamp) -> datetime:
-    return stamp.ToDatetime(tzinfo=UTC)
+def _instant(stamp: Timestamp) -> datetime | None:
+    try:
+        return stamp.ToDatetime(tzinfo=UTC)
+    except (ValueError, OverflowError):
+        # No refusal of a daemon may become a fault of ours, whatever it says.
+        return None
 
 
 def _instant_of(text: str) -> datetime | None:

@@ -16,20 +16,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     0 done, 1 refused by the daemon, 2 wrong usage or a missing extra, 3 not reachable, 4 not permitted; `run` has
     statuses of its own, see `poolkeeper.cli.run`.
     """
+    from poolkeeper.cli import screen
+
     words = sys.argv[1:] if arguments is None else list(arguments)
     if words == ["--version"]:
         from importlib.metadata import version
 
-        sys.stdout.write(f"{version('poolkeeper')}\n")
+        screen.say(version("poolkeeper"))
         return 0
     try:
         from poolkeeper.cli.application import execute
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in _EXTRA:
             raise
-        sys.stderr.write(
-            f"poolkeeper: the command line needs the extra [cli], and the module {error.name} is missing\n"
-            "  hint: pip install 'poolkeeper[cli]'\n"
+        screen.tell(
+            f"poolkeeper: the command line needs the extra [cli], and the module {error.name} is missing",
+            "  hint: pip install 'poolkeeper[cli]'",
         )
         return 2
     return execute(words)

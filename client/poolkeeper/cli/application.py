@@ -7,6 +7,7 @@ from importlib.metadata import entry_points, version
 
 from cyclopts import App, CycloptsError, Group, Parameter
 
+from poolkeeper.cli import screen
 from poolkeeper.cli.problem import Problem, Status, usage
 
 # `run` takes the statuses from 0 to 122 for the command's own, so its failures have one of their own.
@@ -71,6 +72,7 @@ def execute(words: Sequence[str]) -> int:
     if words and words[0] in _QUIET:
         # gRPC's own lines about a lost connection would stand beside our words, and it reads this when it is loaded.
         os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    screen.speak_warnings()
     try:
         result = build(words)(list(words), exit_on_error=False, print_error=False, result_action="return_value")
         sys.stdout.flush()
@@ -84,7 +86,7 @@ def execute(words: Sequence[str]) -> int:
         if os.environ.get("POOLKEEPER_TRACEBACK"):
             raise
         problem = _problem(error, words)
-        sys.stderr.write(f"{problem.text()}\n")
+        screen.tell(*problem.lines())
         return _RUN_FAILED if words[:1] == ["run"] and problem.status in set(Status) else problem.status
     return result if isinstance(result, int) else Status.DONE
 

@@ -5,20 +5,22 @@ from datetime import UTC, datetime, timedelta
 from poolkeeper import errors
 from poolkeeper.cli import duration, name, phrase
 from poolkeeper.cli.problem import Problem, sentence
+from poolkeeper.cli.screen import plain
 
 _FOR_WANT_OF_SEATS = frozenset({"NO_SEAT_AVAILABLE", "WAIT_EXPIRED"})
 
 
 def explain(error: errors.Denied, *, status: int, now: datetime | None = None) -> Problem:
     """What to tell the person whose program got no licence."""
-    denial = error.denial
+    denial, message, hint = error.denial, sentence(plain(error.message)), sentence(plain(error.hint))
     if denial is None:
-        return Problem(sentence(error.message), why=error.reason, hint=sentence(error.hint), status=status)
+        return Problem(message, why=plain(error.reason), hint=hint, status=status)
     return Problem(
-        f"no licence for {name.short(denial.product)}: {sentence(error.message)}",
-        why="\n".join(_reasons(denial)),
+        f"no licence for {name.short(denial.product)}: {message}",
+        # Each in one line: what the daemon says must not write further ones.
+        why="\n".join(map(plain, _reasons(denial))),
         # The daemon's own hint is for whoever cannot read the figures.
-        hint=_advice(denial, now or datetime.now(UTC)) or sentence(error.hint),
+        hint=_advice(denial, now or datetime.now(UTC)) or hint,
         status=status,
     )
 

@@ -1,13 +1,12 @@
 """`poolkeeper enrol`: this machine becomes a node."""
 
 import asyncio
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from poolkeeper.cli import argument, name
+from poolkeeper.cli import argument, name, screen
 from poolkeeper.cli.output import Printer
 from poolkeeper.cli.problem import Problem, usage
 
@@ -96,11 +95,10 @@ async def _enrol(
                 ) from pending
             if not told:
                 told = True
-                sys.stderr.write(
-                    "poolkeeper: waiting for an admin to approve this node; its fingerprint is\n"
-                    f"  {grouped(pending.fingerprint)}\n"
+                screen.tell(
+                    "poolkeeper: waiting for an admin to approve this node; its fingerprint is",
+                    f"  {grouped(pending.fingerprint)}",
                 )
-                sys.stderr.flush()
         except (TooManyAttempts, Unreachable) as error:
             # Once it waits for a person, it waits through what a daemon may go through meanwhile.
             if not told:

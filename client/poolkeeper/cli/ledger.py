@@ -1,6 +1,5 @@
 """`poolkeeper ledger`: the record of every change of seats in a pool, and its proof."""
 
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
@@ -8,7 +7,7 @@ from typing import Annotated
 from cyclopts import App, Parameter
 
 from poolkeeper._core.entry import EntryBody, Unreadable, instant, read_entry
-from poolkeeper.cli import argument, export, name, phrase, verification
+from poolkeeper.cli import argument, export, name, phrase, screen, verification
 from poolkeeper.cli.connection import ALL, HERE, Connection, Paging
 from poolkeeper.cli.output import Column
 from poolkeeper.cli.problem import usage
@@ -116,7 +115,7 @@ def export_(
             export.write(keys_out, export.keys_text(export.keys(admin)))
         lines = (export.line(item) for item in export.items(admin, parent))
         if output is None:
-            sys.stdout.writelines(lines)
+            screen.write_json(lines)
             return
         with export.progress("Exporting", export.head(admin, parent)) as shown:
             _write_lines(output, shown(lines))
@@ -141,7 +140,7 @@ def keys(
     with connection.open() as admin:
         text = export.keys_text(export.keys(admin))
     if output is None:
-        sys.stdout.write(text)
+        screen.write_json((text,))
     else:
         export.write(output, text)
 

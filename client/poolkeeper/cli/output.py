@@ -15,6 +15,9 @@ from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
+
+from poolkeeper.cli import screen
 
 M = TypeVar("M", bound=Message)
 
@@ -42,7 +45,9 @@ def document(message: Message) -> dict[str, object]:
 def table(headings: Iterable[tuple[str, bool]], rows: Iterable[Sequence[str]], *, width: int = 0) -> str:
     """Rows under headings (each with whether it holds numbers) as plain text; `width` 0 folds nothing."""
     sink = StringIO()
-    console = Console(file=sink, width=width or _UNBOUNDED, color_system=None, highlight=False)
+    console = Console(
+        file=sink, width=width or _UNBOUNDED, color_system=None, highlight=False, markup=False, emoji=False
+    )
     console.print(_grid(headings, rows), soft_wrap=not width)
     return "\n".join(line.rstrip() for line in sink.getvalue().splitlines())
 
@@ -52,14 +57,13 @@ def _grid(headings: Iterable[tuple[str, bool]], rows: Iterable[Sequence[str]]) -
     for heading, number in headings:
         grid.add_column(heading, justify="right" if number else "left", overflow="fold")
     for row in rows:
-        grid.add_row(*(_cell(text) for text in row))
+        # As Text: rich looks for markup, links and the names of emoji in what is only a string.
+        grid.add_row(*(Text(screen.plain(text)) for text in row))
     return grid
 
 
-def _cell(text: str) -> str:
-    # What others named must neither act as markup nor move the cursor.
-    clean = "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
-    return clean.replace("[", r"\[")
+def _console(*, stderr: bool = False) -> Console:
+    return Console(stderr=stderr, highlight=False, markup=False, emoji=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,23 +116,22 @@ class Printer:
             wanted = [number for number in range(len(headings)) if any(row[number] for row in rows)]
             grid = _grid([headings[number] for number in wanted], [[row[number] for number in wanted] for row in rows])
             grid.show_header = header
-            Console(highlight=False).print(grid)
+            _console().print(grid)
         else:
-            text = table(headings, rows)
-            self.line(text if header else text.partition("\n")[2])
+            screen.say(*table(headings, rows).split("\n")[0 if header else 1 :])
 
     def line(self, text: str = "", *, style: str = "") -> None:
         """One line for people; its style shows on a terminal."""
         if style and sys.stdout.isatty():
-            Console(highlight=False).print(text, style=style, markup=False, soft_wrap=True)
+            _console().print(Text(screen.plain(text), style=style), soft_wrap=True)
         else:
-            sys.stdout.write(f"{text}\n")
+            screen.say(text)
 
     def json(self, found: object) -> None:
         """One JSON document."""
-        sys.stdout.write(f"{json.dumps(found, indent=2, ensure_ascii=False)}\n")
+        screen.write_json((f"{json.dumps(found, indent=2, ensure_ascii=False)}\n",))
 
 
 def warn(text: str) -> None:
     """A line on standard error, in yellow on a terminal."""
-    Console(stderr=True, highlight=False).print(text, style="yellow", markup=False, soft_wrap=True)
+    _console(stderr=True).print(Text(screen.plain(text), style="yellow"), soft_wrap=True)

@@ -10,13 +10,19 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from poolkeeper.cli import duration, name
 from poolkeeper.v1.errors_pb2 import SeatCounts
 
+# What a daemon that is not in order may say.
+_IMPOSSIBLE = "(none that is possible)"
+
 
 def instant(message: Message, field: str) -> str:
     """A Timestamp field as 2027-12-31 23:59:59Z; empty when unset."""
     if not message.HasField(field):
         return ""
     value: Timestamp = getattr(message, field)
-    return when(value.ToDatetime(UTC))
+    try:
+        return when(value.ToDatetime(UTC))
+    except (ValueError, OverflowError):
+        return _IMPOSSIBLE
 
 
 def when(value: datetime) -> str:
@@ -29,7 +35,10 @@ def span(message: Message, field: str) -> str:
     if not message.HasField(field):
         return ""
     value: Duration = getattr(message, field)
-    return duration.phrase(value.ToTimedelta())
+    try:
+        return duration.phrase(value.ToTimedelta())
+    except (ValueError, OverflowError):
+        return _IMPOSSIBLE
 
 
 def choice(message: Message, field: str) -> str:

@@ -26,15 +26,15 @@ class Problem(Exception):
         self.hint = hint
         self.status = int(status)
 
-    def text(self) -> str:
-        """The lines for standard error, without the final line break."""
+    def lines(self) -> list[str]:
+        """The lines for standard error."""
         lines = [f"poolkeeper: {self.what}"]
         for label, words in (("why", self.why), ("hint", self.hint)):
-            first, *others = words.splitlines() or [""]
+            first, *others = words.split("\n")
             if first:
                 lines.append(f"  {label}: {first}")
                 lines.extend(f"  {' ' * len(label)}  {line}" for line in others)
-        return "\n".join(lines)
+        return lines
 
 
 def usage(what: str, *, hint: str = "") -> Problem:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import NoReturn
 
 from poolkeeper.cli.problem import Problem
+from poolkeeper.cli.screen import plain
 
 _PR_SET_PDEATHSIG = 1
 _NOT_EXECUTABLE = 126
@@ -154,5 +155,5 @@ def _become(command: Sequence[str], listening: int, parent: int, libc: ctypes.CD
 
 
 def _fail(words: str, status: int) -> NoReturn:
-    os.write(sys.stderr.fileno(), f"poolkeeper run: {words}\n".encode(errors="replace"))
+    os.write(sys.stderr.fileno(), f"poolkeeper run: {plain(words)}\n".encode(errors="replace"))
     os._exit(status)

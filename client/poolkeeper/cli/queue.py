@@ -5,12 +5,10 @@ from datetime import UTC, datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from poolkeeper.cli import phrase
+from poolkeeper.cli import phrase, screen
 
 if TYPE_CHECKING:
     from poolkeeper import Place
-
-_ERASE = "\r\x1b[2K"
 
 
 class Queue:
@@ -31,8 +29,7 @@ class Queue:
     ) -> None:
         """Leaves a clean line."""
         if self._told and self._live:
-            sys.stderr.write(_ERASE)
-            sys.stderr.flush()
+            screen.show_live("")
 
     def moved(self, place: "Place") -> None:
         """The daemon told the place."""
@@ -40,8 +37,10 @@ class Queue:
         if text == self._told:
             return
         self._told = text
-        sys.stderr.write(f"{_ERASE}{text}" if self._live else f"{text}\n")
-        sys.stderr.flush()
+        if self._live:
+            screen.show_live(text)
+        else:
+            screen.tell(text)
 
 
 def describe(product: str, place: "Place", *, now: datetime) -> str:

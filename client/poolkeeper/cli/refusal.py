@@ -4,6 +4,7 @@ import grpc
 
 from poolkeeper import errors
 from poolkeeper.cli.problem import Problem, Status, sentence
+from poolkeeper.cli.screen import plain
 
 _CREDENTIAL_HINT = (
     "the token must be one of this installation that is neither revoked nor expired;\n"
@@ -27,7 +28,10 @@ _OUTCOMES: tuple[tuple[type[errors.PoolkeeperError], Status, str], ...] = (
 
 
 def problem(error: errors.PoolkeeperError, address: str = "") -> Problem:
-    """What to tell the person at the terminal about an error of the SDK or the daemon."""
+    """What to tell the person at the terminal about an error of the SDK or the daemon.
+
+    Its words may be a hostile daemon's, who could write a line of ours with a line break.
+    """
     if isinstance(error, errors.Unreachable) and not error.reason:
         # Somebody answers there; gRPC has no other way to say so.
         if "CERTIFICATE_VERIFY_FAILED" in error.message:
@@ -39,12 +43,15 @@ def problem(error: errors.PoolkeeperError, address: str = "") -> Problem:
             )
         return Problem(
             f"no daemon answers{f' at {address}' if address else ''}",
-            why=error.message,
-            hint=sentence(error.hint) or "is it running (`poolkeeper serve`), and do address and --ca belong to it?",
+            why=plain(error.message),
+            hint=sentence(plain(error.hint))
+            or "is it running (`poolkeeper serve`), and do address and --ca belong to it?",
             status=Status.UNREACHABLE,
         )
     status, hint = _outcome(error)
-    return Problem(sentence(error.message), why=_reason(error), hint=sentence(error.hint) or hint, status=status)
+    return Problem(
+        sentence(plain(error.message)), why=_reason(error), hint=sentence(plain(error.hint)) or hint, status=status
+    )
 
 
 def _outcome(error: errors.PoolkeeperError) -> tuple[Status, str]:
@@ -63,4 +70,4 @@ def from_rpc(error: grpc.RpcError, address: str) -> Problem:
 
 
 def _reason(error: errors.PoolkeeperError) -> str:
-    return f"the daemon refused it: {error.reason}" if error.reason else ""
+    return f"the daemon refused it: {plain(error.reason)}" if error.reason else ""

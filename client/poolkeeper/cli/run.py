@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from poolkeeper.cli import amount, duration
+from poolkeeper.cli import amount, duration, screen
 from poolkeeper.cli.job import ENDING, Inbox, Job, Lost, News, OnLost
 from poolkeeper.cli.problem import Problem, sentence, usage
 from poolkeeper.cli.program import Program
@@ -221,5 +221,4 @@ def _promised_for(allocation: "AsyncAllocation") -> float:
 
 
 def _say(text: str) -> None:
-    sys.stderr.write(f"poolkeeper: {text}\n")
-    sys.stderr.flush()
+    screen.tell(f"poolkeeper: {text}")

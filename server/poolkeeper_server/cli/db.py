@@ -334,6 +334,4 @@ def _json(told: dict[str, Any], keys: "Keys", proof: "Proof") -> int:
 def _line(text: str = "") -> None:
     from poolkeeper.cli.output import Printer
 
-    # What others named must not move the cursor.
-    clean = "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
-    Printer(as_json=False).line(clean)
+    Printer(as_json=False).line(text)

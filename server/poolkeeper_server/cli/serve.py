@@ -1,11 +1,13 @@
 """`poolkeeper serve`: runs the daemon."""
 
 import gc
-import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
 from cyclopts import Parameter
+
+from poolkeeper.cli import screen
+from poolkeeper.cli.problem import Problem
 
 WRONG_USAGE = 2
 """The exit status for settings, or a machine, with which the daemon cannot run."""
@@ -71,8 +73,6 @@ def serve(
         daemon.run(settings)
     except ConfigurationError as error:
         # The same two lines as every other command writes.
-        sys.stderr.write(f"poolkeeper: {error.message}\n")
-        if error.hint:
-            sys.stderr.write(f"  hint: {error.hint}\n")
+        screen.tell(*Problem(error.message, hint=error.hint).lines())
         return WRONG_USAGE
     return 0

@@ -5,6 +5,7 @@ Only the daemon's start calls configure_logging; importing this module changes n
 
 import contextlib
 import io
+import json
 import logging
 import sys
 from contextvars import ContextVar
@@ -88,7 +89,8 @@ def configure_logging(level: str, *, stream: TextIO | None = None) -> None:
     renderers: list[Processor]
     # Where something failed is told, and never with what: the variables of a frame hold codes, tokens and secrets.
     if stream.isatty():
-        renderers = [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
+        console = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+        renderers = [structlog.processors.format_exc_info, _plain, console]
     else:
         told = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
         renderers = [structlog.processors.ExceptionRenderer(told), structlog.processors.JSONRenderer(_json)]
@@ -139,6 +141,27 @@ def _add_call(logger: WrappedLogger, method_name: str, event: EventDict) -> Even
     return event
 
 
+def _plain(logger: WrappedLogger, method_name: str, event: EventDict) -> EventDict:
+    """What strangers and neighbours said, in one line and with nothing in it that a terminal obeys."""
+    del logger, method_name
+    for key, value in event.items():
+        if key == "exception":
+            event[key] = "\n".join(map(_printable, str(value).split("\n")))
+        elif not isinstance(value, int | float | None):
+            event[key] = _printable(str(value))
+    return event
+
+
+def _printable(text: str) -> str:
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
+
+
 def _json(event: EventDict, **options: object) -> str:
     del options
-    return orjson.dumps(event, default=str).decode()
+    text = orjson.dumps(event, default=str).decode()
+    if text.isprintable():
+        return text
+    # JSON leaves much unescaped that moves the cursor of whoever looks at the file.
+    return "".join(char if char.isprintable() else json.dumps(char)[1:-1] for char in text)

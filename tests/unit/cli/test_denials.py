@@ -41,7 +41,8 @@ def told(
 
 
 def test_a_denial_tells_rule_seats_candidates_and_time() -> None:
-    text = denial.explain(told(next_free_time=NOW + timedelta(minutes=12)), status=123, now=NOW).text()
+    problem = denial.explain(told(next_free_time=NOW + timedelta(minutes=12)), status=123, now=NOW)
+    text = "\n".join(problem.lines())
     assert "no licence for encoder-1x1" in text
     assert "NO_SEAT_AVAILABLE in acme/west: 1 seat was needed, 0 of 10 free (9 allocated, 1 in quarantine" in text
     assert "acme/L000001: NO_SEAT_AVAILABLE, 9 of 10 in use, 1 in quarantine; all seats are in use" in text
@@ -67,7 +68,7 @@ def test_the_place_at_the_end_of_the_waiting_is_told() -> None:
 
 def test_a_denial_without_details_is_told_by_its_message() -> None:
     plain = errors.OnHold("The order is on hold.", reason="ON_HOLD")
-    assert denial.explain(plain, status=123).text() == "poolkeeper: the order is on hold\n  why: ON_HOLD"
+    assert denial.explain(plain, status=123).lines() == ["poolkeeper: the order is on hold", "  why: ON_HOLD"]
 
 
 def test_a_place_comes_with_its_estimate() -> None:

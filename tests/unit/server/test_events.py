@@ -78,6 +78,25 @@ def test_a_fault_is_told_without_the_variables_around_it(kind: type[io.StringIO]
     assert "hushhush" not in told
 
 
+@pytest.mark.invariant("SCREEN")
+@pytest.mark.parametrize("kind", [io.StringIO, Terminal])
+def test_what_strangers_said_moves_no_cursor_and_writes_no_line_of_its_own(kind: type[io.StringIO]) -> None:
+    hostile = "x\x1b[2J\x9b1m\x7f\u202e\u2028\nfake"
+    stream = kind()
+    configure_logging("info", stream=stream)
+    get_logger().info(Event.CALL_REFUSED, message=hostile, names=[hostile], count=3)
+    logging.getLogger("uvicorn").warning("look %s", hostile)
+    try:
+        dict[str, int]()[hostile]
+    except LookupError:
+        get_logger().exception(Event.CALL_FAILED, message=hostile)
+    told = re.sub(r"\x1b\[[0-9;]*m", "", stream.getvalue())
+    assert all(line.isprintable() for line in told.split("\n"))
+    assert not any(line.startswith("fake") for line in told.split("\n"))
+    if kind is io.StringIO:
+        assert [line.get("message") for line in lines(stream)] == [hostile, None, hostile]
+
+
 def test_other_libraries_warnings_come_out_the_same_way() -> None:
     stream = io.StringIO()
     configure_logging("info", stream=stream)
