@@ -10,9 +10,7 @@ from typing import Any
 
 import grpc
 import pytest
-from google.protobuf.descriptor import FieldDescriptor, MethodDescriptor
-from google.protobuf.message import Message
-from google.protobuf.message_factory import GetMessageClass
+from google.protobuf.descriptor import MethodDescriptor
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
@@ -190,112 +188,6 @@ async def test_random_bytes_are_no_fault_of_any_method(node: NodeClient, office:
             token = node.token if service == "LicensingService" else operator
             for _ in range(12):
                 await refused(office, path, chance.randbytes(chance.randrange(1, 60)), token)
-
-
-HOSTILE: dict[int, tuple[Any, ...]] = {
-    FieldDescriptor.TYPE_STRING: (
-        "",
-        "x" * 251,
-        "x" * 5000,
-        "\0",
-        "estates/../..",
-        "estates/acme/pools/no",
-        "%",
-        "é\u202e",
-    ),
-    FieldDescriptor.TYPE_BYTES: (b"", b"\0" * 31, b"\xff" * 10_000),
-    FieldDescriptor.TYPE_INT32: (-1, -(2**31), 2**31 - 1),
-    FieldDescriptor.TYPE_INT64: (0, -1, -(2**63), 2**63 - 1),
-    FieldDescriptor.TYPE_UINT32: (2**32 - 1,),
-    FieldDescriptor.TYPE_UINT64: (2**64 - 1,),
-    FieldDescriptor.TYPE_FIXED64: (2**64 - 1,),
-    FieldDescriptor.TYPE_BOOL: (True,),
-    FieldDescriptor.TYPE_ENUM: (0, 99, -1),
-}
-SPANS = ((-1, 0), (2**62, 0), (-(2**62), 0), (0, 2**31 - 1), (315_576_000_000, 0))
-#: Values that are right, by the names of fields: so that each field is looked at, and not only the first.
-RIGHT: dict[str, Any] = {
-    "parent": POOL,
-    "name": POOL,
-    "source": "estates/acme/pools/default",
-    "target": POOL,
-    "estate_id": "other",
-    "product_id": "other",
-    "pool_id": "other",
-    "node_id": "other",
-    "title": "Other",
-    "consumer": "camera",
-    "reason": "test",
-    "count": 1,
-    "licensed_by": admin_pb2.LICENSED_BY_CONCURRENT_USER,
-    "product": PRODUCT,
-    "node": "estates/acme/nodes/studio-7",
-    "allocation": f"{POOL}/allocations/none",
-}
-
-
-def righted(message: Any) -> Any:
-    """The message with its fields as they should be, where it is known how."""
-    for field in message.DESCRIPTOR.fields:
-        if field.name in RIGHT and not field.is_repeated and field.message_type is None:
-            value = RIGHT[field.name]
-            if isinstance(value, str) is (field.type == FieldDescriptor.TYPE_STRING):
-                setattr(message, field.name, value)
-    return message
-
-
-def spoilt(kind: Any, depth: int = 0) -> Iterator[Message]:
-    """A message of that kind again and again, each time with one field that is hostile."""
-
-    def make() -> Any:
-        return righted(kind())
-
-    for field in kind.DESCRIPTOR.fields:
-        if field.message_type is not None:
-            if field.is_repeated or depth > 1:
-                continue
-            if field.message_type.full_name in {"google.protobuf.Duration", "google.protobuf.Timestamp"}:
-                for seconds, nanos in SPANS:
-                    message = make()
-                    getattr(message, field.name).seconds, getattr(message, field.name).nanos = seconds, nanos
-                    yield message
-                continue
-            for part in spoilt(GetMessageClass(field.message_type), depth + 1):
-                message = make()
-                getattr(message, field.name).CopyFrom(part)
-                yield message
-        for value in () if field.message_type is not None else HOSTILE[field.type]:
-            message = make()
-            if field.is_repeated:
-                getattr(message, field.name).extend([value] * 3)
-            else:
-                setattr(message, field.name, value)
-            yield message
-
-
-async def test_no_field_of_any_admin_method_can_be_so_wrong_that_the_daemon_is_at_fault(
-    node: NodeClient, office: Office
-) -> None:
-    operator = office.daemon.token
-    sent = 0
-    for service in ADMIN_SERVICES:
-        for path, method in methods(service):
-            for message in spoilt(GetMessageClass(method.input_type)):
-                await refused(office, path, message.SerializeToString(), operator)
-                sent += 1
-    assert sent > 800
-    assert (await office.pool()).counts.total == 3
-    proof = await office.daemon.command("ledger", "verify", "acme/west")
-    assert proof.status == 0, proof.out
-    assert node.token
-
-
-async def test_no_field_of_a_session_s_methods_can_be_so_wrong_that_the_daemon_is_at_fault(
-    node: NodeClient, office: Office
-) -> None:
-    for path, method in methods("LicensingService"):
-        for message in spoilt(GetMessageClass(method.input_type)):
-            await refused(office, path, message.SerializeToString(), node.token)
 
 
 async def test_malformed_codes_are_answered_like_wrong_ones(office: Office) -> None:

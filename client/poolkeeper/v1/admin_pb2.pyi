@@ -4,7 +4,8 @@ isort:skip_file
 The admin API: everything that the command line and the console do. Calls carry "authorization: Bearer TOKEN" with
 the operator's token or one made by TokenService. Names: estates/acme, products/encoder-1x1,
 estates/acme/licences/L000001, estates/acme/pools/west, estates/acme/nodes/studio-7, and so on below an estate.
-Listings are paged: page_size at most 1,000, 0 gives 100; page_token from the last answer. Every mutation takes a
+Listings are paged: page_size at most 1,000, 0 gives 100; page_token from the last answer. A page may have fewer items,
+so that it fits into one message: only an empty next_page_token says that it is the last. Every mutation takes a
 request_id; the same one again has no second effect. Updates take an update_mask, and an etag that, when given,
 must be the resource's present one.
 """
@@ -330,7 +331,7 @@ class Product(google.protobuf.message.Message):
     title: builtins.str
     @property
     def units(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.int]:
-        """What one seat covers, for example cameras: 4, outputs: 1; empty for products without units."""
+        """What one seat covers, for example cameras: 4, outputs: 1; at most 64 units, empty for products without."""
 
     @property
     def create_time(self) -> google.protobuf.timestamp_pb2.Timestamp: ...

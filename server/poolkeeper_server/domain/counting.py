@@ -6,11 +6,15 @@ registered, so that nobody meets another on a free-text name.
 
 from __future__ import annotations
 
+from hashlib import sha256
 from typing import NamedTuple, Protocol
 
 from poolkeeper_server.domain.records import Consumer, Counting, LicensedBy
 
 _SEPARATOR = "\x1f"
+#: Characters of a key, of four bytes at most. PostgreSQL keeps 2,704 bytes in a row of an index, in which estate,
+#: product, pool and kind stand beside the key.
+_LONGEST_KEY = 500
 
 
 class Subject(Protocol):
@@ -74,4 +78,8 @@ def _named(registered: str, given: str, own: str) -> tuple[str, str]:
 
 
 def _key(*parts: str) -> CountingKey:
-    return CountingKey(_SEPARATOR.join(parts), True)  # noqa: FBT003 - as above
+    key = _SEPARATOR.join(parts)
+    if len(key) > _LONGEST_KEY:
+        # No kind of key is called so, so that none that can be read is the same.
+        key = f"digest{_SEPARATOR}{sha256(key.encode()).hexdigest()}"
+    return CountingKey(key, True)  # noqa: FBT003 - as above

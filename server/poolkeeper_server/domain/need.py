@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from poolkeeper_server.domain.records import Pairs, Product
-from poolkeeper_server.domain.refusal import invalid
+from poolkeeper_server.domain.refusal import invalid, some
 
 #: The most seats that one request may ask for.
 MOST = 1_000_000
@@ -25,7 +25,7 @@ def seats_needed(product: Product, quantity: int, demand: Pairs) -> int:
     need = 1
     for unit, amount in demand:
         if unit not in units:
-            known = ", ".join(sorted(units)) or "none"
+            known = some(units) or "none"
             raise invalid(
                 "demand", f"Product {product.product_id} has no unit {unit!r}.", hint=f"Its units are: {known}."
             )

@@ -40,7 +40,7 @@ from poolkeeper_server.domain.records import (
     SessionState,
     replace,
 )
-from poolkeeper_server.domain.refusal import Reason, Refusal, invalid, not_found
+from poolkeeper_server.domain.refusal import Reason, Refusal, invalid, not_found, some
 from poolkeeper_server.domain.state import State
 from poolkeeper_server.domain.uses import tell
 
@@ -49,6 +49,9 @@ DEFAULT_POOL = "default"
 DRIFT = 200
 SHORTEST_LEASE, LONGEST_LEASE = 6 * SECOND, 5 * DAY
 SHORTEST_HEARTBEAT = 2 * SECOND
+#: How many lines a pool may have, and how many products they may name in all: every check-out looks at the lines, and
+#: a pool is told in one message.
+MOST_LINES, MOST_PRODUCTS = 2_000, 10_000
 
 
 def repeated(state: State, command: Request) -> Done | None:
@@ -168,7 +171,24 @@ def add_licence(state: State, command: AddLicence, now: Moment) -> Done:
         (Delta(licence_id=licence.licence_id, count=command.count),),
         details={"order": command.order_number},
     )
+    _check_lines(state, estate.estate_id, DEFAULT_POOL)
     return done(state, command, licence.licence_id, now)
+
+
+def _check_lines(state: State, estate_id: str, pool_id: str) -> None:
+    """Refuses what has given a pool more lines than it may have."""
+    lines = products = 0
+    for holding in state.many(Holding, state.holdings[(estate_id, pool_id)]):
+        licence = state.get(Licence, estate_id, holding.licence_id)
+        if licence is not None and holding.count:
+            lines, products = lines + 1, products + len(licence.products)
+    if lines > MOST_LINES or products > MOST_PRODUCTS:
+        raise Refusal(
+            Reason.FAILED_PRECONDITION,
+            f"Pool {estate_id}/{pool_id} would have {lines:,} lines for {products:,} products; it may have "
+            f"{MOST_LINES:,} for {MOST_PRODUCTS:,}.",
+            hint="Move lines into another pool with `poolkeeper pool move` or `poolkeeper pool create --move`.",
+        )
 
 
 def create_pool(state: State, command: CreatePool, now: Moment, ids: Iterator[str]) -> Done:
@@ -332,6 +352,7 @@ def _move(state: State, now: Moment, estate_id: str, source_id: str, target_id: 
     # What is unused here may be held by somebody of whom nothing is known; it must not be given there either.
     target = replace(target, quiet_until_lease=max(target.quiet_until_lease, source.quiet_until_lease))
     move_seats(state, now, target, "MOVED_IN", into, details={"peer": source_id})
+    _check_lines(state, estate_id, target_id)
 
 
 def _line(state: State, pool: Pool, line: str) -> Holding:
@@ -349,9 +370,9 @@ def _line(state: State, pool: Pool, line: str) -> Holding:
     if len(found) == 1:
         return found[0]
     if found:
-        lines = ", ".join(sorted(holding.licence_id for holding in found))
+        lines = some(holding.licence_id for holding in found)
         raise invalid("line", f"Order {line} has several lines in pool {pool.pool_id}.", hint=f"Name one: {lines}.")
-    have = ", ".join(sorted(holding.licence_id for holding in holdings if holding.count)) or "no line at all"
+    have = some(holding.licence_id for holding in holdings if holding.count) or "no line at all"
     raise not_found(f"line {line} in pool {pool.estate_id}/{pool.pool_id}", hint=f"It has {have}.")
 
 

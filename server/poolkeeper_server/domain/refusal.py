@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
+
+#: How many names stand in a sentence.
+_NAMED = 10
 
 
 class Reason(StrEnum):
@@ -126,6 +130,13 @@ class Refusal(Exception):
 
     def __repr__(self) -> str:
         return f"Refusal({self.reason.value}: {self.message})"
+
+
+def some(names: Iterable[str]) -> str:
+    """Names for a sentence: the first ten of them in order, and how many more there are."""
+    found = sorted(names)
+    more = len(found) - _NAMED
+    return ", ".join(found[:_NAMED]) + (f" and {more:,} more" if more > 0 else "")
 
 
 def invalid(field: str, message: str, *, hint: str = "") -> Refusal:

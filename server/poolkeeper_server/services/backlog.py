@@ -15,9 +15,12 @@ from poolkeeper_server.domain.commands import (
     CheckIn,
     CloseSession,
     Command,
+    Enrol,
     Expire,
     Heartbeat,
+    OpenSession,
     RaiseAlert,
+    Request,
     ServeQueues,
 )
 from poolkeeper_server.domain.moment import SECOND
@@ -25,12 +28,31 @@ from poolkeeper_server.domain.refusal import Reason, Refusal
 
 T = TypeVar("T")
 
+#: Who asks for something: an estate, and a node, an admin or an address.
+Sender = tuple[str, str] | None
+
 #: Commands that end or keep something, for which room is held back when the queue is full (CC-31).
 RESERVED = (Heartbeat, CheckIn, CloseSession, Acknowledge, CancelWait)
 #: What the daemon asks of itself; there is always room for it.
 OWN = (Expire, ServeQueues, RaiseAlert, AddCheckpoint)
 #: Of these, what goes first. Giving up a wait must not overtake the check-out that it is about.
 FIRST = (Heartbeat, CheckIn, CloseSession, Acknowledge, Expire)
+
+
+def sender_of(command: Command) -> Sender:
+    """The estate of whoever asks, and who it is in it; strangers are of none. The daemon's own has no sender."""
+    if isinstance(command, Request):
+        return (command.estate_id, command.caller)
+    if isinstance(command, Heartbeat | Acknowledge | CloseSession):
+        return (command.estate_id, command.session_id)
+    if isinstance(command, CancelWait | OpenSession):
+        return (command.estate_id, command.node_id)
+    return ("", command.source) if isinstance(command, Enrol) else None
+
+
+def overloaded() -> Refusal:
+    """What is told while there is no room."""
+    return Refusal(Reason.OVERLOADED, "Too many requests wait already.", retry_after=SECOND // 2)
 
 
 class Backlog(Generic[T]):
@@ -48,7 +70,7 @@ class Backlog(Generic[T]):
         """Raises Refusal, OVERLOADED, when there is no room for a command of this kind."""
         room = self._bound if isinstance(command, RESERVED) else self._bound - self._bound // 4
         if len(self) >= room and not isinstance(command, OWN):
-            raise Refusal(Reason.OVERLOADED, "Too many requests wait already.", retry_after=SECOND // 2)
+            raise overloaded()
 
     def add(self, command: Command, waiting: T) -> None:
         """Lets it in."""

@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import time as stopwatch
 from asyncio import Future
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -18,7 +19,7 @@ from poolkeeper_server.domain.commands import Answer, CheckOut, Command, ServeQu
 from poolkeeper_server.domain.moment import SECOND
 from poolkeeper_server.domain.refusal import Reason, Refusal
 from poolkeeper_server.services import metrics
-from poolkeeper_server.services.backlog import OWN, Backlog
+from poolkeeper_server.services.backlog import OWN, Backlog, Sender, overloaded, sender_of
 from poolkeeper_server.services.events import Event, get_logger
 from poolkeeper_server.services.ids import new_ids
 from poolkeeper_server.storage.failpoint import failpoint
@@ -31,6 +32,11 @@ LARGEST_BATCH = 1024
 #: those that have company. This is no timer: a turn in which nothing happens takes some microseconds.
 _TURNS_ALONE = 2
 _TURNS_TOGETHER = 16
+
+#: For how many seconds the commands of a sender of whom one was a fault are carried out by themselves; of how many
+#: senders this is remembered, and how many of their commands may wait.
+_APART_SECONDS = 60.0
+_MOST_APART = 1024
 
 _log = get_logger()
 
@@ -57,6 +63,9 @@ class Committer:
         self._draining = False
         self._closed = False
         self._last = 0  # how large the batch before was
+        #: Until when what these ask is carried out by itself, and what waits for that.
+        self._suspects: dict[Sender, float] = {}
+        self._apart: deque[_Waiting] = deque()
 
     def submit(self, command: Command, *, within: float | None = None) -> Future[Answer]:
         """The future answer of a command.
@@ -87,6 +96,11 @@ class Committer:
             await self._arrived()
             if len(self._backlog):
                 await self._commit(self._gather)
+            if self._apart:
+                # One after each batch: nobody else waits for more of them.
+                await self._commit(partial(list, [self._apart.popleft()]))
+            elif len(self._backlog):
+                continue
             elif self._closed:
                 return
             else:
@@ -114,6 +128,8 @@ class Committer:
     def _gather(self) -> list[_Waiting]:
         batch: list[_Waiting] = []
         now = asyncio.get_running_loop().time()
+        if self._suspects:
+            self._suspects = {sender: until for sender, until in self._suspects.items() if now < until}
         while len(batch) < LARGEST_BATCH and (waiting := self._backlog.pop()) is not None:
             if isinstance(waiting.command, CheckOut) and not waiting.begun:
                 if waiting.future.cancelled():
@@ -122,9 +138,18 @@ class Committer:
                     waiting.future.cancel()
                     continue
             waiting.begun = True
-            batch.append(waiting)
+            if self._suspects and sender_of(waiting.command) in self._suspects:
+                self._set_apart(waiting)
+            else:
+                batch.append(waiting)
         metrics.QUEUE_DEPTH.set(len(self._backlog))
         return batch
+
+    def _set_apart(self, waiting: _Waiting) -> None:
+        if len(self._apart) < _MOST_APART:
+            self._apart.append(waiting)
+        else:
+            _answer(waiting.future, overloaded())
 
     async def _commit(self, gather: Callable[[], list[_Waiting]]) -> None:
         started = stopwatch.perf_counter()
@@ -153,7 +178,7 @@ class Committer:
                 _answer(waiting.future, refusal)
             return
         except Exception as error:  # noqa: BLE001 - one command's fault must not stop the committer
-            await self._one_by_one(gather() if taken is None else taken, error)
+            await self._in_parts(gather() if taken is None else taken, error)
             return
         batch = taken or []
         metrics.BATCH_SIZE.observe(len(batch))
@@ -163,13 +188,21 @@ class Committer:
             _answer(waiting.future, answer)
         self._after(committed)
 
-    async def _one_by_one(self, batch: list[_Waiting], error: Exception) -> None:
-        """Runs a failed batch again command by command, so that the one that is poison fails alone."""
+    async def _in_parts(self, batch: Sequence[_Waiting], error: Exception) -> None:
+        """Carries out a failed batch again by halves, so that the one command that is poison fails alone.
+
+        Its sender is remembered: what else it asks spoils no batch for others meanwhile.
+        """
+        metrics.REPEATED_BATCHES.inc()
         if len(batch) > 1:
-            for waiting in batch:
-                await self._commit(partial(list, [waiting]))
+            middle = len(batch) // 2
+            for half in (batch[:middle], batch[middle:]):
+                await self._commit(partial(list, half))
             return
         for waiting in batch:
+            sender = sender_of(waiting.command)
+            if sender is not None and len(self._suspects) < _MOST_APART:
+                self._suspects[sender] = asyncio.get_running_loop().time() + _APART_SECONDS
             _log.error(Event.CALL_FAILED, command=type(waiting.command).__name__, exc_info=error)
             if not waiting.future.done():
                 waiting.future.set_exception(error)

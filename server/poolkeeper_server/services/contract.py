@@ -87,9 +87,15 @@ class ServerInfo:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EnrolmentAttempt:
-    """A code and a key as a stranger presents them: nothing of it is checked; `pool` is the name as it came."""
+    """A code and a key as a stranger presents them: nothing of it is checked.
+
+    `pool` is the name as it came and was signed; estate and pool are empty where it is no name of a pool, which then
+    counts against its source only.
+    """
 
     source: str
+    estate_id: str
+    pool_id: str
     pool: str
     code: str
     public_key: bytes

@@ -152,7 +152,7 @@ class LeasingService:
             await _till_the_next_turn(started)
 
     async def _enrol(self, attempt: EnrolmentAttempt) -> Enrolment:
-        estate_id, pool_id = _named_pool(attempt.pool)
+        estate_id, pool_id = attempt.estate_id, attempt.pool_id
         digest = self._mint.code_digest(attempt.code)
         secret = self._mint.rolling_secret(enrolment_subject(digest, attempt.public_key))
         answer = await self._committer.submit(
@@ -488,14 +488,6 @@ def _is_valid(attempt: EnrolmentAttempt) -> bool:
     except (InvalidSignature, ValueError):
         return False
     return True
-
-
-def _named_pool(name: str) -> tuple[str, str]:
-    """Estate and pool of a name; two empty texts for what is no name, which then counts against its source only."""
-    parts = name.split("/")
-    if len(parts) == 4 and parts[0] == "estates" and parts[2] == "pools":  # noqa: PLR2004 - estates/E/pools/P
-        return parts[1], parts[3]
-    return "", ""
 
 
 def _source(address: str) -> str:

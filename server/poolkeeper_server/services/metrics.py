@@ -56,6 +56,11 @@ COMMIT_SECONDS = Histogram(
     buckets=_SECONDS,
     registry=REGISTRY,
 )
+REPEATED_BATCHES = Counter(
+    "poolkeeper_repeated_batches",
+    "Transactions that were carried out again in parts since one of their commands was a fault of the daemon.",
+    registry=REGISTRY,
+)
 SEATS = Gauge(
     "poolkeeper_seats",
     "Seats of a pool by state (total, active, quarantined, available).",

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import AsyncIterator, Collection, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
+import orjson
 from sqlalchemy import Column, ColumnElement, Select, Text, case, exc, func, select, tuple_, union
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from poolkeeper_server.domain import records as r
 from poolkeeper_server.domain.refusal import Reason, Refusal, invalid
-from poolkeeper_server.storage.schema import MARKS, ROWS, SIGHTINGS, TABLES
+from poolkeeper_server.storage.schema import MARKS, ROWS, SIGHTINGS, TABLES, to_json
 
 R = TypeVar("R")
 
 #: The most names that one statement asks for.
 _MOST_NAMES: Final = 1000
+
+#: A page token has a key, whose longest part is a name of 250 characters.
+_LONGEST_TOKEN: Final = 4096
 
 #: What is wrong with a statement or its values, and will be wrong the next time too.
 _FAULTS = (exc.ProgrammingError, exc.DataError, exc.IntegrityError, exc.NotSupportedError)
@@ -106,7 +109,7 @@ class Reader:
         if len(found) <= size:
             return found, ""
         last = found[size - 1]
-        return found[:size], json.dumps([getattr(last, name) for name in names], separators=(",", ":"))
+        return found[:size], to_json([getattr(last, name) for name in names])
 
     async def count(self, kind: type, *conditions: ColumnElement[bool]) -> int:
         """How many records meet the conditions."""
@@ -213,7 +216,8 @@ def of_node(estate_id: str, node_id: str) -> ColumnElement[bool]:
 
 def _read_token(token: str, columns: Sequence[Column[Any]]) -> list[Any]:
     try:
-        place = json.loads(token)
+        # It takes no lone surrogates, and gives up on what is nested too deep.
+        place = orjson.loads(token) if len(token) <= _LONGEST_TOKEN else None
     except ValueError:
         place = None
     if not isinstance(place, list) or len(place) != len(columns) or not all(map(_fits, place, columns)):

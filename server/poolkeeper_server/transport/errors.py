@@ -1,6 +1,8 @@
 """The one table from a refusal to what is said on the wire."""
 
 import datetime as dt
+import string
+from urllib.parse import quote
 
 import grpc
 from google.protobuf.any_pb2 import Any
@@ -56,31 +58,43 @@ STATUS_OF = {
 # Whose quota a RESOURCE_EXHAUSTED is about.
 _QUOTAS = {Reason.NO_SEAT_AVAILABLE, Reason.HOLDER_LIMIT, Reason.WAIT_EXPIRED}
 _SOON = 1_000_000
-# Trailers travel in base64 beside the message, and many clients take no more than 8 KiB of them together.
-MOST_DETAILS = 4_500
+# Trailers travel in base64, beside the message in percent encoding, and many clients take no more than 8 KiB of all of
+# them together.
+MOST_DETAILS = 4_200
+_LONGEST_MESSAGE = 2_000
+# A text stands in several details, and leaves room for what is exact.
+_TEXTS = 5
+_MORE = b" ..."
+# What gRPC leaves as it is in a message (PROTOCOL-HTTP2.md, Status-Message).
+_PLAIN = " " + string.punctuation.replace("%", "")
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 
 def status_of(refusal: Refusal, *, most: int = MOST_DETAILS) -> status_pb2.Status:
     """The refusal with its details, for a unary call's trailers or a stream's message.
 
-    A denial leaves candidates out, the worst first, until the whole has about `most` bytes.
+    It has about `most` bytes at most, whatever is in it: long texts are cut, and a denial leaves candidates out, the
+    worst first.
     """
     code = STATUS_OF[refusal.reason]
-    status = status_pb2.Status(code=code.value[0], message=refusal.message)
-    metadata = {"hint": refusal.hint} if refusal.hint else {}
+    message = _cut(refusal.message, most // _TEXTS)
+    while len(quote(message, safe=_PLAIN)) > _LONGEST_MESSAGE:
+        message = _cut(message, len(message.encode()) * 3 // 4)
+    status = status_pb2.Status(code=code.value[0], message=message)
+    metadata = {"hint": _cut(refusal.hint, most // _TEXTS)} if refusal.hint else {}
     if refusal.at is not None:
         instant = dt.datetime.fromtimestamp(refusal.at // 1_000_000, tz=dt.UTC)
         metadata["time"] = instant.isoformat().replace("+00:00", "Z")
     _add(status, error_details_pb2.ErrorInfo(reason=refusal.reason.value, domain=DOMAIN, metadata=metadata))
     if refusal.reason is Reason.INVALID_FIELD:
-        violation = error_details_pb2.BadRequest.FieldViolation(field=refusal.field, description=refusal.message)
+        field = _cut(refusal.field, most // _TEXTS)
+        violation = error_details_pb2.BadRequest.FieldViolation(field=field, description=message)
         _add(status, error_details_pb2.BadRequest(field_violations=[violation]))
     elif code is grpc.StatusCode.FAILED_PRECONDITION:
-        _add(status, _precondition(refusal))
+        _add(status, _precondition(refusal, message))
     elif refusal.reason in _QUOTAS:
         subject = names.pool_name(refusal.denial.estate_id, refusal.denial.pool_id) if refusal.denial else ""
-        quota = error_details_pb2.QuotaFailure.Violation(subject=subject, description=refusal.message)
+        quota = error_details_pb2.QuotaFailure.Violation(subject=subject, description=message)
         _add(status, error_details_pb2.QuotaFailure(violations=[quota]))
     retry_after = refusal.retry_after
     if retry_after is None and code is grpc.StatusCode.UNAVAILABLE:
@@ -110,14 +124,22 @@ def _add(status: status_pb2.Status, detail: Message) -> None:
     status.details.append(packed)
 
 
-def _precondition(refusal: Refusal) -> error_details_pb2.PreconditionFailure:
+def _cut(text: str, most: int) -> str:
+    """The text, or as much of it as fits, so that it says that there was more."""
+    if len(text) * 4 <= most:
+        return text
+    raw = text.encode()
+    return text if len(raw) <= most else raw[: most - len(_MORE)].decode(errors="ignore") + _MORE.decode()
+
+
+def _precondition(refusal: Refusal, message: str) -> error_details_pb2.PreconditionFailure:
     denial = refusal.denial
     return error_details_pb2.PreconditionFailure(
         violations=[
             error_details_pb2.PreconditionFailure.Violation(
                 type=refusal.reason.value,
                 subject=names.pool_name(denial.estate_id, denial.pool_id) if denial else "",
-                description=refusal.message,
+                description=message,
             )
         ]
     )

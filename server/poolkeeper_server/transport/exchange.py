@@ -14,8 +14,9 @@ from poolkeeper_server.services.contract import Leasing
 from poolkeeper_server.services.tokens import SessionIdentity
 from poolkeeper_server.transport import conversion, names
 from poolkeeper_server.transport.errors import reason_number
-from poolkeeper_server.transport.fields import count_of, digest_of, units_of
+from poolkeeper_server.transport.fields import count_of, digest_of, page_of, units_of
 from poolkeeper_server.transport.handlers import refused
+from poolkeeper_server.transport.texts import text
 from poolkeeper_server.transport.times import read_duration, set_instant, set_span, timestamp
 
 T = TypeVar("T")
@@ -42,7 +43,7 @@ class Exchange:
         """Takes seats. Raises Refusal, as all of these do, for a field that is not permitted."""
         who = self._identity
         size = request.WhichOneof("size")
-        consumer = names.text(request.consumer, "consumer")
+        consumer = text(request.consumer, "consumer")
         return commands.CheckOut(
             estate_id=who.estate,
             caller=who.node,
@@ -52,9 +53,9 @@ class Exchange:
             product_id=names.read_product(request.product, "product"),
             consumer=consumer,
             pseudonym=self._leasing.pseudonym(who.estate, who.node, consumer) if consumer else "",
-            installation=names.text(request.installation, "installation"),
-            user=names.text(request.user, "user"),
-            host=names.text(request.host, "host"),
+            installation=text(request.installation, "installation"),
+            user=text(request.user, "user"),
+            host=text(request.host, "host"),
             quantity=count_of(request.quantity, "quantity", most=_MOST_SEATS) if size == "quantity" else 0,
             demand=units_of(request.demand.units, "demand", least=0) if size == "demand" else (),
             wait=_wait(request, may_wait=may_wait) if request.HasField("wait") else 0,
@@ -97,8 +98,8 @@ class Exchange:
                 raise invalid("known", "known has too many names.", hint=f"It may have {_MOST_KNOWN:,}.")
             known = commands.Known(
                 as_of=told.as_of,
-                allocations=frozenset(told.allocations),
-                pending=frozenset(told.pending_request_ids),
+                allocations=names.read_own_allocations(told.allocations, self._identity.estate, "known.allocations"),
+                pending=frozenset(names.request_id(one, required=True) for one in told.pending_request_ids),
                 receipts=self._receipts(told.proofs),
             )
         return commands.Heartbeat(
@@ -152,6 +153,14 @@ class Exchange:
     def close_session(self) -> commands.CloseSession:
         """Ends the session."""
         return commands.CloseSession(estate_id=self._identity.estate, session_id=self._identity.session)
+
+    async def allocations(self, request: pb.ListAllocationsRequest) -> pb.ListAllocationsResponse:
+        """The allocations of the node."""
+        asked = page_of(request.page_size, request.page_token)
+        page = await self._leasing.node_allocations(self._identity, asked)
+        return pb.ListAllocationsResponse(
+            allocations=[conversion.allocation_view(view) for view in page.items], next_page_token=page.next_token
+        )
 
     def cancel_wait(self, request_id: str) -> commands.CancelWait:
         """Leaves the queue."""

@@ -10,14 +10,15 @@ from google.protobuf.message import Message
 from poolkeeper_server.domain.records import Pairs
 from poolkeeper_server.domain.refusal import invalid
 from poolkeeper_server.services.contract import PageRequest
-from poolkeeper_server.transport.names import text
+from poolkeeper_server.transport.texts import text
 
 _DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 _DAY = 86_400_000_000
 _EPOCH = dt.date(1970, 1, 1).toordinal()
 _DEFAULT_PAGE = 100
 _LARGEST_PAGE = 1_000
-_MOST_UNITS = 1_000_000_000
+_LARGEST_UNIT = 1_000_000_000
+_MOST_UNITS = 64
 
 
 def digest_of(request: Message) -> bytes:
@@ -42,11 +43,14 @@ def count_of(value: int, field: str, *, most: int, least: int = 1) -> int:
 
 
 def units_of(units: Mapping[str, int], field: str, *, least: int = 1) -> Pairs:
-    """Units by name, sorted; each at least `least`."""
+    """Units by name, sorted; each at least `least`, and not so many that a list of products were too long to read."""
+    if len(units) > _MOST_UNITS:
+        raise invalid(field, f"{field} has {len(units):,} units.", hint=f"It may have {_MOST_UNITS} at most.")
+    found = {}
     for name, value in units.items():
-        text(name, field, required=True)
-        count_of(value, f"{field}[{name}]", least=least, most=_MOST_UNITS)
-    return tuple(sorted(units.items()))
+        unit = text(name, field, required=True)
+        found[unit] = count_of(value, f"{field}[{unit}]", least=least, most=_LARGEST_UNIT)
+    return tuple(sorted(found.items()))
 
 
 def first_moment(date: str, field: str) -> int | None:

@@ -25,6 +25,7 @@ from poolkeeper_server.services import metrics
 from poolkeeper_server.services.events import CallFacts, Event, current_call, get_logger
 from poolkeeper_server.services.tokens import AdminIdentity, InvalidToken, SessionIdentity
 from poolkeeper_server.transport.errors import DETAILS_KEY, MOST_DETAILS, code_of, internal, status_of
+from poolkeeper_server.transport.pages import readable
 
 I_co = TypeVar("I_co", covariant=True)
 Q = TypeVar("Q", bound=Message)
@@ -176,7 +177,9 @@ class _Method:
     ) -> None:
         self._name = method.name
         self._parse: Callable[[bytes], Message] = GetMessageClass(method.input_type).FromString
-        self._implementation = implementation
+        self._implementation: Callable[[Any, Call[Any]], Any] = (
+            _in_pages(implementation) if _is_paged(method) else implementation
+        )
         self._gate = gate
         self._authenticate: Callable[[Context], Awaitable[Call[Any]]] = {
             Access.NONE: self._anybody,
@@ -287,6 +290,18 @@ class _Method:
         # A caller that asked to wait is not served slowly.
         if seconds > _SLOW_SECONDS and not (self._may_wait and request is not None and request.HasField("wait")):
             _log.info(Event.CALL_SLOW, seconds=round(seconds, 3))
+
+
+def _is_paged(method: MethodDescriptor) -> bool:
+    return "page_size" in method.input_type.fields_by_name and not method.server_streaming
+
+
+def _in_pages(listing: Callable[[Any, Call[Any]], Awaitable[Any]]) -> Callable[[Any, Call[Any]], Awaitable[Any]]:
+    async def serve(request: Message, call: Call[Any]) -> Message:
+        found: Message = await readable(request, lambda asked: listing(asked, call))
+        return found
+
+    return serve
 
 
 def refused(method: str, refusal: Refusal, *, most: int = MOST_DETAILS) -> status_pb2.Status:

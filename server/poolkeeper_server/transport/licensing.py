@@ -6,9 +6,9 @@ from collections.abc import Mapping
 
 from poolkeeper.v1 import licensing_pb2 as pb
 from poolkeeper_server.domain import commands
-from poolkeeper_server.domain.refusal import Refusal
+from poolkeeper_server.domain.refusal import Refusal, invalid
 from poolkeeper_server.services.contract import EnrolmentAttempt, Leasing, Push, Served, SessionAttempt
-from poolkeeper_server.transport import conversion, names
+from poolkeeper_server.transport import names
 from poolkeeper_server.transport.exchange import (
     Exchange,
     fill_acknowledge,
@@ -17,9 +17,9 @@ from poolkeeper_server.transport.exchange import (
     renewed,
     submitted,
 )
-from poolkeeper_server.transport.fields import page_of
 from poolkeeper_server.transport.handlers import Access, Binding, MessageStream, NodeCall, OpenCall
 from poolkeeper_server.transport.stream import Conversation
+from poolkeeper_server.transport.texts import text
 from poolkeeper_server.transport.times import duration
 
 _ACCESS: Mapping[str, Access] = {
@@ -65,9 +65,12 @@ class LicensingServicer:
 
     async def Enrol(self, request: pb.EnrolRequest, call: OpenCall) -> pb.EnrolResponse:
         """Redeems a code. What is malformed counts as a failed attempt, so nothing is refused before it counts."""
+        named = names.find_pool(request.pool)
         enrolled = await self._leasing.enrol(
             EnrolmentAttempt(
                 source=call.source,
+                estate_id=named.estate,
+                pool_id=named.pool,
                 pool=request.pool,
                 code=request.code,
                 public_key=request.public_key,
@@ -95,7 +98,7 @@ class LicensingServicer:
             SessionAttempt(
                 estate_id=node.estate,
                 node_id=node.id,
-                domain=names.text(request.domain, "domain"),
+                domain=_signed(request.domain),
                 challenge=request.challenge,
                 signature=request.signature,
                 rolling_secret=request.rolling_secret,
@@ -168,10 +171,7 @@ class LicensingServicer:
 
     async def ListAllocations(self, request: pb.ListAllocationsRequest, call: NodeCall) -> pb.ListAllocationsResponse:
         """The allocations of the calling node."""
-        page = await self._leasing.node_allocations(call.identity, page_of(request.page_size, request.page_token))
-        return pb.ListAllocationsResponse(
-            allocations=[conversion.allocation_view(view) for view in page.items], next_page_token=page.next_token
-        )
+        return await Exchange(self._leasing, call.identity).allocations(request)
 
     async def Connect(self, stream: MessageStream[pb.ConnectRequest, pb.ConnectResponse], call: NodeCall) -> None:
         """All of the above on one stream."""
@@ -201,3 +201,10 @@ class LicensingServicer:
             raise
         finally:
             unfollow()
+
+
+def _signed(domain: str) -> str:
+    """A domain, which stands in what was signed, and so cannot be put into its canonical form here."""
+    if text(domain, "domain") != domain:
+        raise invalid("domain", "domain is not in Unicode's form NFC.", hint="Take it as the enrolment gave it.")
+    return domain

@@ -1,17 +1,17 @@
 """Resource names: how ids are written on the wire, and how names are taken apart again."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from urllib.parse import quote, unquote
 
 from poolkeeper_server.domain.refusal import Refusal, invalid
+from poolkeeper_server.transport.texts import canonical, shown
 
 _ID = re.compile(r"[a-z][a-z0-9-]{0,62}")
 _NODE = re.compile(r"[a-z0-9.-]{1,63}")
 _MADE = re.compile(r"[A-Za-z0-9]{1,64}")
 _REQUEST_ID = re.compile(r"[!-~]{1,64}")
-_LONGEST_TEXT = 250
 
 _ID_RULE = "lower-case letters, digits and hyphens, starting with a letter, at most 63"
 _NODE_RULE = "lower-case letters, digits, dots and hyphens, at most 63"
@@ -143,6 +143,24 @@ def read_allocation(name: str, field: str) -> Child:
     return Child(estate, allocation, pool)
 
 
+def find_pool(name: str) -> Parent:
+    """The pool that a stranger named; two empty ids for what is no name of a pool."""
+    parts = name.split("/", 4)
+    if len(parts) == 4 and (parts[0], parts[2]) == ("estates", "pools") and all(map(_estate_id, parts[1::2])):  # noqa: PLR2004 - estates/E/pools/P
+        return Parent(parts[1], parts[3])
+    return Parent("")
+
+
+def read_own_allocations(given: Iterable[str], estate: str, field: str) -> frozenset[str]:
+    """Names of allocations of an estate."""
+    of_estate = re.compile(rf"estates/{re.escape(estate)}/pools/{_ID.pattern}/allocations/{_MADE.pattern}").fullmatch
+    found = frozenset(given)
+    for name in found:
+        if of_estate(name) is None:
+            raise _no_name(name, field, f"estates/{estate}/pools/west/allocations/01j0")
+    return found
+
+
 def read_code(name: str, field: str) -> Child:
     """An authentication code, by its name."""
     estate, pool, code = _parts(
@@ -173,14 +191,14 @@ def read_token(name: str, field: str) -> str:
 def new_id(text: str, field: str) -> str:
     """An id for a new estate, product or pool."""
     if not _ID.fullmatch(text):
-        raise invalid(field, f"{field} {_shown(text)} is no id.", hint=f"An id has {_ID_RULE}.")
+        raise invalid(field, f"{field} {shown(text)} is no id.", hint=f"An id has {_ID_RULE}.")
     return text
 
 
 def new_node_id(text: str, field: str) -> str:
     """A friendly name for a node."""
     if not _NODE.fullmatch(text):
-        raise invalid(field, f"{field} {_shown(text)} is no node name.", hint=f"A node name has {_NODE_RULE}.")
+        raise invalid(field, f"{field} {shown(text)} is no node name.", hint=f"A node name has {_NODE_RULE}.")
     return text
 
 
@@ -189,18 +207,6 @@ def request_id(text: str, *, required: bool = False) -> str:
     if (required or text) and not _REQUEST_ID.fullmatch(text):
         raise invalid("request_id", "The request id is malformed.", hint="It has 1 to 64 visible ASCII characters.")
     return text
-
-
-def text(value: str, field: str, *, required: bool = False) -> str:
-    """A text for people or of theirs: at most 250 characters, none of which is a control character."""
-    if not (value or required):
-        return value
-    if len(value) > _LONGEST_TEXT or (required and not value.strip()):
-        least = 1 if required else 0
-        raise invalid(field, f"{field} has {len(value)} characters.", hint=f"It may have {least} to {_LONGEST_TEXT}.")
-    if not value.isprintable():
-        raise invalid(field, f"{field} holds a control character.", hint="Leave line breaks and the like out.")
-    return value
 
 
 def _parts(name: str, field: str, example: str, *wanted: tuple[str, Callable[[str], str | None]]) -> list[str]:
@@ -217,12 +223,7 @@ def _parts(name: str, field: str, example: str, *wanted: tuple[str, Callable[[st
 
 
 def _no_name(name: str, field: str, example: str) -> Refusal:
-    return invalid(field, f"{field} {_shown(name)} is not a name of the kind wanted.", hint=f"Write it as {example}.")
-
-
-def _shown(given: str) -> str:
-    """What was given, in quotes and short: a refusal travels in trailers, of which clients take 8 KiB at most."""
-    return repr(given if len(given) <= _LONGEST_TEXT else f"{given[:_LONGEST_TEXT]}…")
+    return invalid(field, f"{field} {shown(name)} is not a name of the kind wanted.", hint=f"Write it as {example}.")
 
 
 def _estate_id(given: str) -> str | None:
@@ -242,4 +243,4 @@ def _consumer_id(given: str) -> str | None:
         consumer = unquote(given, errors="strict")
     except UnicodeDecodeError:
         return None
-    return consumer if 0 < len(consumer) <= _LONGEST_TEXT and consumer.isprintable() else None
+    return canonical(consumer) or None

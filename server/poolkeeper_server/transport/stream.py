@@ -20,7 +20,6 @@ from poolkeeper_server.domain.refusal import Reason, Refusal, invalid
 from poolkeeper_server.services import metrics
 from poolkeeper_server.services.contract import Drained, Leasing, Noticed, Paced, Push, Served
 from poolkeeper_server.services.tokens import SessionIdentity
-from poolkeeper_server.transport import conversion
 from poolkeeper_server.transport.exchange import (
     Exchange,
     fill_acknowledge,
@@ -30,8 +29,8 @@ from poolkeeper_server.transport.exchange import (
     renewed,
     submitted,
 )
-from poolkeeper_server.transport.fields import page_of
 from poolkeeper_server.transport.handlers import CallerGone, MessageStream, failed, refused
+from poolkeeper_server.transport.pages import readable
 from poolkeeper_server.transport.times import duration
 
 R = TypeVar("R")
@@ -134,6 +133,8 @@ class Conversation:
                 self._ask[kind](request)
             except Refusal as refusal:
                 self._refuse(request.id, _METHODS[kind], refusal)
+            except Exception:  # noqa: BLE001 # A fault of one message is not one of the stream, as in _answered.
+                self._fail(request.id, failed(_METHODS[kind]))
             while len(self._under_way) + len(self._outbox) >= MOST_UNDER_WAY:
                 self._room.clear()
                 await self._room.wait()
@@ -333,17 +334,15 @@ class Conversation:
         self._tasks.create_task(self._listed(request), name="listing on a stream")
 
     async def _listed(self, request: pb.ConnectRequest) -> None:
-        asked = request.list_allocations
         try:
-            page = await self._leasing.node_allocations(self._identity, page_of(asked.page_size, asked.page_token))
+            listed = await readable(request.list_allocations, self._exchange.allocations)
         except Refusal as refusal:
             self._refuse(request.id, "ListAllocations", refusal)
-            return
-        self._under_way.discard(request.id)
-        listed = pb.ListAllocationsResponse(
-            allocations=[conversion.allocation_view(view) for view in page.items], next_page_token=page.next_token
-        )
-        self._send(pb.ConnectResponse(id=request.id, list_allocations=listed))
+        except Exception:  # noqa: BLE001 # As in _answered.
+            self._fail(request.id, failed("ListAllocations"))
+        else:
+            self._under_way.discard(request.id)
+            self._send(pb.ConnectResponse(id=request.id, list_allocations=listed))
 
     def _told(self, push: Push) -> None:
         match push:

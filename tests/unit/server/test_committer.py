@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import pytest
 
@@ -202,6 +204,24 @@ async def test_one_poison_command_fails_alone() -> None:
             *(committer.submit(one) for one in (check_out(1), poison, check_out(2))), return_exceptions=True
         )
     assert [type(one) for one in answers] == [Done, ValueError, Done]
+
+
+@pytest.mark.parametrize("size", [2, 3, 100])
+async def test_a_poison_command_makes_others_pay_once_and_little(size: int) -> None:
+    store = ScriptedStore()
+    poison = [replace(check_out(number), caller="spoiler") for number in range(3)]
+    store.failure = lambda batch: ValueError("a fault") if any(one in batch for one in poison) else None
+    async with running(store, bound=4 * size) as committer:
+        for number, bad in enumerate(poison):
+            before = len(store.batches)
+            good = [committer.submit(check_out(place)) for place in range(size - 1)]
+            answers = await asyncio.gather(committer.submit(bad), *good, return_exceptions=True)
+            assert [type(one) for one in answers] == [ValueError, *[Done] * (size - 1)]
+            # Then its sender is known, and goes by itself.
+            allowed = 2 if number else 1 + 2 * math.ceil(math.log2(size))
+            assert len(store.batches) - before <= allowed
+        # Whoever is by himself is served all the same.
+        assert isinstance(await committer.submit(replace(check_out(), caller="spoiler", request_id="fine")), Done)
 
 
 @pytest.mark.parametrize("unknown", [False, True])

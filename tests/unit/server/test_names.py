@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from poolkeeper_server.domain.refusal import Reason, Refusal
-from poolkeeper_server.transport import fields, names
+from poolkeeper_server.transport import fields, names, texts
 from poolkeeper_server.transport.names import Child, Parent
 from poolkeeper_server.transport.times import duration, read_duration, timestamp
 
@@ -68,7 +68,7 @@ def test_a_consumer_of_no_text_is_refused(name: str) -> None:
 @pytest.mark.parametrize("text", ["a\nb", "a\0b", "a\x1fb", "x" * 251, "\u202e"])
 def test_texts_are_short_and_hold_no_control_character(text: str) -> None:
     with pytest.raises(Refusal):
-        names.text(text, "user")
+        texts.text(text, "user")
 
 
 def test_a_request_id_is_short_visible_and_where_needed_there() -> None:

@@ -8,6 +8,7 @@ from poolkeeper_server.transport import conversion, names
 from poolkeeper_server.transport.administration.servicer import AdminServicer, operator, origin, within
 from poolkeeper_server.transport.fields import count_of, end_of, first_moment, page_of, units_of
 from poolkeeper_server.transport.handlers import AdminCall
+from poolkeeper_server.transport.texts import text
 
 _MOST_SEATS = 1_000_000_000
 _MOST_PRODUCTS = 100
@@ -27,7 +28,7 @@ class EstateServicer(AdminServicer):
         done = await self._ask.apply(
             commands.CreateEstate(
                 **origin(call, request, request.request_id, estate=estate),
-                title=names.text(request.title, "title", required=True),
+                title=text(request.title, "title", required=True),
                 settings=commands.PoolSettings(),
                 honey=(),
             )
@@ -65,7 +66,7 @@ class ProductServicer(AdminServicer):
             commands.CreateProduct(
                 **origin(call, request, request.request_id),
                 product_id=names.new_id(request.product_id, "product_id"),
-                title=names.text(request.title, "title", required=True),
+                title=text(request.title, "title", required=True),
                 units=units_of(request.units, "units"),
             )
         )
@@ -108,7 +109,7 @@ class LicenceServicer(AdminServicer):
                 products=tuple(products),
                 count=count_of(request.count, "count", most=_MOST_SEATS),
                 licensed_by=licensed_by,
-                order_number=names.text(request.order_number, "order_number"),
+                order_number=text(request.order_number, "order_number"),
                 valid_from=first,
                 valid_before=end,
             )

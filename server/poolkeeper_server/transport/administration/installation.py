@@ -11,6 +11,7 @@ from poolkeeper_server.transport.administration.servicer import AdminServicer, c
 from poolkeeper_server.transport.fields import page_of
 from poolkeeper_server.transport.handlers import AdminCall
 from poolkeeper_server.transport.names import Child
+from poolkeeper_server.transport.texts import text
 from poolkeeper_server.transport.times import read_duration
 
 _STATES = {licensing_pb2.AllocationState.Value(f"ALLOCATION_STATE_{state}"): state for state in AllocationState}
@@ -54,7 +55,7 @@ class AllocationServicer(AdminServicer):
             commands.ReleaseAllocation(
                 **origin(call, request, request.request_id, estate=allocation.estate),
                 allocation_id=allocation.id,
-                reason=names.text(request.reason, "reason", required=True),
+                reason=text(request.reason, "reason", required=True),
                 no_quarantine=request.no_quarantine,
                 force=request.force,
             )
@@ -98,7 +99,7 @@ class TokenServicer(AdminServicer):
         issued = await self._ask.create_token(
             TokenWish(
                 **origin(call, request, request.request_id),
-                title=names.text(request.title, "title", required=True),
+                title=text(request.title, "title", required=True),
                 scope=names.read_estate(request.estate, "estate") if request.estate else "",
                 lifetime=lifetime,
             )

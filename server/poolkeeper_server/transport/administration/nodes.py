@@ -9,6 +9,7 @@ from poolkeeper_server.transport.administration.servicer import AdminServicer, o
 from poolkeeper_server.transport.fields import page_of
 from poolkeeper_server.transport.handlers import AdminCall
 from poolkeeper_server.transport.names import Child
+from poolkeeper_server.transport.texts import text
 from poolkeeper_server.transport.times import read_duration
 
 _MINUTE = 60_000_000
@@ -29,7 +30,7 @@ class CodeServicer(AdminServicer):
                 **origin(call, request, request.request_id, estate=within(call, pool.estate)),
                 pool_id=pool.pool,
                 node_id=names.new_node_id(request.node_id, "node_id"),
-                domain=names.text(request.domain, "domain"),
+                domain=text(request.domain, "domain"),
                 replace=request.replace,
                 lifetime=lifetime,
                 code_id="",
@@ -95,7 +96,7 @@ class NodeServicer(AdminServicer):
             commands.ApproveNode(
                 **origin(call, request, request.request_id, estate=node.estate),
                 node_id=node.id,
-                fingerprint=names.text(request.fingerprint, "fingerprint"),
+                fingerprint=text(request.fingerprint, "fingerprint"),
                 secret=b"",
             )
         )
@@ -122,7 +123,7 @@ class NodeServicer(AdminServicer):
             commands.RevokeNode(
                 **origin(call, request, request.request_id, estate=node.estate),
                 node_id=node.id,
-                reason=names.text(request.reason, "reason"),
+                reason=text(request.reason, "reason"),
                 force=request.force,
             )
         )
@@ -147,15 +148,15 @@ class ConsumerServicer(AdminServicer):
     async def CreateConsumer(self, request: pb.CreateConsumerRequest, call: AdminCall) -> pb.Consumer:
         """Registers a consumer."""
         estate = within(call, names.read_estate(request.parent, "parent"))
-        consumer = names.text(request.consumer, "consumer", required=True)
+        consumer = text(request.consumer, "consumer", required=True)
         if "/" in consumer:
             raise invalid("consumer", "consumer holds a slash.", hint="It becomes part of a name; leave slashes out.")
         await self._ask.apply(
             commands.AddConsumer(
                 **origin(call, request, request.request_id, estate=estate),
                 consumer=consumer,
-                user=names.text(request.user, "user"),
-                host=names.text(request.host, "host"),
+                user=text(request.user, "user"),
+                host=text(request.host, "host"),
             )
         )
         return conversion.consumer(await self._ask.consumer(estate, consumer))

@@ -14,10 +14,12 @@ from poolkeeper_server.transport.administration.servicer import AdminServicer, o
 from poolkeeper_server.transport.fields import count_of, page_of
 from poolkeeper_server.transport.handlers import AdminCall
 from poolkeeper_server.transport.names import Parent
+from poolkeeper_server.transport.texts import text
 from poolkeeper_server.transport.times import read_duration
 
 _MOST_SEATS = 1_000_000_000
 _MOST_MOVES = 1_000
+_LONGEST_ETAG = 18
 _COUNTINGS = {pb.Counting.Value(f"COUNTING_{counting}"): counting for counting in Counting}
 _REASONS = {licensing_pb2.CheckInReason.Value(f"CHECK_IN_REASON_{reason}"): reason for reason in CheckInReason}
 _SETTINGS = (
@@ -156,7 +158,7 @@ def _pool_of(call: AdminCall, name: str, field: str) -> Parent:
 def _moves(moves: Iterable[pb.SeatMove]) -> tuple[commands.Move, ...]:
     return tuple(
         commands.Move(
-            line=names.text(move.line, "moves.line", required=True),
+            line=text(move.line, "moves.line", required=True),
             count=count_of(move.count, "moves.count", most=_MOST_SEATS),
         )
         for move in moves
@@ -174,7 +176,7 @@ def _settings(pool: pb.Pool, paths: list[str]) -> commands.PoolSettings:
         return read_duration(value, f"pool.{path}") if path in paths else None
 
     return commands.PoolSettings(
-        title=names.text(pool.title, "pool.title", required=True) if "title" in paths else None,
+        title=text(pool.title, "pool.title", required=True) if "title" in paths else None,
         minimum_allocation=span("minimum_allocation", pool.minimum_allocation),
         lease_duration=span("lease_duration", pool.lease_duration),
         heartbeat_interval=span("heartbeat_interval", pool.heartbeat_interval),
@@ -202,6 +204,6 @@ def _skipped(pool: pb.Pool) -> tuple[str, ...]:
 
 
 def _version(etag: str) -> int | None:
-    if etag and not (etag.isascii() and etag.isdigit()):
+    if etag and not (len(etag) <= _LONGEST_ETAG and etag.isascii() and etag.isdigit()):
         raise Refusal(Reason.ETAG_MISMATCH, "The etag is not one that was given out.", hint="Read the pool again.")
     return int(etag) if etag else None
