@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import os
 import random
+import socket
 from collections.abc import Sequence
 from typing import Any, Self
 
@@ -29,6 +30,7 @@ from poolkeeper.v1 import licensing_pb2_grpc as rpc
 
 CHALLENGE_LIFE = 50.0
 _LOCK_POLL = 0.02
+_LONGEST_HOST = 250
 
 
 async def enrol_node(
@@ -142,6 +144,7 @@ async def open_session(
                         signature=key.sign(session_text(record.node, domain, challenge)),
                         domain=domain,
                         rolling_secret=record.rolling_secret,
+                        host=_host(),
                     )
                     # A repeated opening is the same session, whose promise began with the first.
                     sent_at = clock.now()
@@ -236,6 +239,11 @@ class _Held:
 
     async def __aexit__(self, *_: object) -> None:
         self._lock.__exit__(None, None, None)
+
+
+def _host() -> str:
+    """What this machine is called, as far as a daemon takes it."""
+    return "".join(char for char in socket.gethostname() if char.isprintable())[:_LONGEST_HOST]
 
 
 def _loop_time() -> float:

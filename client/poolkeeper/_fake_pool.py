@@ -73,6 +73,7 @@ class Session:
     node: str
     expires_at: float
     open: bool = True
+    used: bool = False
     notices: dict[str, pb.AllocationNotice] = field(default_factory=dict)
     push: Callable[[pb.ConnectResponse], None] | None = None
 
@@ -130,6 +131,7 @@ class FakePool:
         self.nodes: dict[str, bytes] = {}
         self.ended_nodes: dict[str, str] = {}
         self.secrets: dict[str, list[bytes]] = {}
+        self.newest: dict[str, str] = {}
         self.sessions: dict[str, Session] = {}
         self.seats: dict[str, Seats] = {}
         self.outcomes: dict[tuple[str, str], tuple[bytes, str | Refusal]] = {}
@@ -151,6 +153,7 @@ class FakePool:
         self.nodes[node] = public_key
         self.ended_nodes.pop(node, None)
         self.secrets[node] = [os.urandom(16)]
+        self.newest.pop(node, None)
 
     def taken(self, product: str, state: int | None = None) -> int:
         """Seats of a product that are not free."""
@@ -189,11 +192,15 @@ class FakePool:
         name = f"{request.node}/sessions/{hashlib.sha256(request.challenge).hexdigest()[:16]}"
         secrets = self.secrets[request.node]
         if name not in self.sessions:
-            # The current one, or the one before as long as the newer was never used (CC-32).
-            if request.rolling_secret not in secrets[-2:]:
-                raise Refusal("NODE_COPIED", "The node's identity is in use on two machines.")
+            # The current one, or the one before while the session that got the newer has made no call (CC-32).
+            newest = self.sessions.get(self.newest.get(request.node, ""))
+            lost = newest is None or not newest.used
+            if request.rolling_secret != secrets[-1] and not (lost and request.rolling_secret in secrets):
+                self.ended_nodes[request.node] = "NODE_COPIED"
+                self.require_node(request.node)
             secrets[:] = [request.rolling_secret, os.urandom(16)]
             self.sessions[name] = Session(name, request.node, self.now + self.lease)
+            self.newest[request.node] = name
         return pb.OpenSessionResponse(
             session=name,
             session_token=name,
@@ -208,6 +215,7 @@ class FakePool:
         session = self.sessions.get(token)
         if session is None:
             raise Refusal("UNAUTHENTICATED", "The session token is not known.")
+        session.used = True
         if not leaving:
             self.require_node(session.node)
         if not session.open:

@@ -409,7 +409,7 @@ _HINTS: Final[Mapping[str, str]] = {
     "ENROLMENT_PENDING": "Tell an admin this key's fingerprint, then enrol again with the same code.",
     "NODE_REVOKED": "Ask an admin for a new code and enrol again.",
     "NODE_REBOUND": "Enrol this machine again with a new code if it should go on.",
-    "NODE_COPIED": "An admin can approve the machine that goes on; the other must enrol with a new code.",
+    "NODE_COPIED": "An admin can pick the machine that goes on (node show, node approve); others need a new code.",
     "CLOCK_FROZEN": "An operator can run: poolkeeper clock accept.",
 }
 

@@ -182,7 +182,9 @@ class NodeClient:
         self.name, self.pool, self.rolling_secret = found.node, found.pool, found.rolling_secret
         return found
 
-    async def open(self, *, domain: str = "", challenge: bytes | None = None) -> licensing_pb2.OpenSessionResponse:
+    async def open(
+        self, *, domain: str = "", challenge: bytes | None = None, host: str = ""
+    ) -> licensing_pb2.OpenSessionResponse:
         """Opens a session and keeps its token."""
         if challenge is None:
             challenge = await self.challenge()
@@ -195,6 +197,7 @@ class NodeClient:
                     signature=self.key.sign(signed),
                     domain=domain,
                     rolling_secret=self.rolling_secret,
+                    host=host,
                 )
             )
         )

@@ -37,6 +37,14 @@ DETAILS: tuple[Column[pb.Node], ...] = (
     Column("Enrolled", lambda node: phrase.instant(node, "enrol_time")),
     Column("Fingerprint", lambda node: node.fingerprint),
 )
+SESSIONS: tuple[Column[pb.NodeSession], ...] = (
+    Column("Session", lambda session: session.name.rpartition("/")[2]),
+    Column("Host", lambda session: session.host),
+    Column("Source", lambda session: session.source),
+    Column("Opened", lambda session: phrase.instant(session, "open_time")),
+    Column("Last renewed", lambda session: phrase.instant(session, "renew_time")),
+    Column("Open", lambda session: phrase.yes(session.open)),
+)
 
 
 @app.command(name="list")
@@ -73,7 +81,17 @@ def show(node: argument.Node, /, *, connection: Connection = HERE) -> None:
     """Show one node."""
     with connection.open() as admin:
         found = admin.call(NodeServiceStub(admin.channel).GetNode, pb.GetNodeRequest(name=name.node(node)))
-    connection.printer.one(found, DETAILS)
+    printer = connection.printer
+    printer.one(found, DETAILS)
+    if found.sessions and not printer.as_json:
+        printer.line()
+        printer.many(tuple(found.sessions), SESSIONS, field="sessions", empty="")
+    if found.state == pb.NODE_STATE_COPIED and not printer.as_json:
+        short = name.short(found.name)
+        printer.line()
+        printer.line("It was found on two machines. Pick the session of the one that goes on, and no other one will:")
+        printer.line(f"  poolkeeper node approve {short} --session ID")
+        printer.line("or enrol it anew with a code of `poolkeeper code issue --replace`.")
 
 
 @app.command
@@ -81,18 +99,21 @@ def approve(
     node: argument.Node,
     /,
     *,
-    fingerprint: Annotated[
-        str, Parameter(help="The fingerprint that the waiting machine shows; needed unless it was copied.")
+    fingerprint: Annotated[str, Parameter(help="Of a node that waits: the fingerprint that the machine shows.")] = "",
+    session: Annotated[
+        str, Parameter(help="Of a node that was copied: the session, as `node show` lists it, whose machine goes on.")
     ] = "",
     connection: Connection = HERE,
 ) -> None:
-    """Enrol a node that waits, or let a copied one go on."""
+    """Enrol a node that waits, or let one machine of a copied one go on."""
+    full = name.node(node)
     with connection.open() as admin:
         approved = admin.call(
             NodeServiceStub(admin.channel).ApproveNode,
             pb.ApproveNodeRequest(
-                name=name.node(node),
+                name=full,
                 fingerprint=_bare(fingerprint),
+                session=f"{full}/sessions/{session.rpartition('/')[2]}" if session else "",
                 request_id=new_request_id(),
             ),
         )

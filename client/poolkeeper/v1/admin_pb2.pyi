@@ -1185,6 +1185,7 @@ class Node(google.protobuf.message.Message):
     LAST_SEEN_TIME_FIELD_NUMBER: builtins.int
     SEATS_FIELD_NUMBER: builtins.int
     PENDING_POOL_FIELD_NUMBER: builtins.int
+    SESSIONS_FIELD_NUMBER: builtins.int
     name: builtins.str
     state: Global___NodeState.ValueType
     fingerprint: builtins.str
@@ -1201,6 +1202,12 @@ class Node(google.protobuf.message.Message):
     def last_seen_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
         """Updated by every request of the node (EV-11)."""
 
+    @property
+    def sessions(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___NodeSession]:
+        """By which machines can be told apart, newest first: what is open, was when the node was stopped, and the newest from
+        each source and host. Only GetNode tells them.
+        """
+
     def __init__(
         self,
         *,
@@ -1212,11 +1219,50 @@ class Node(google.protobuf.message.Message):
         last_seen_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
         seats: builtins.int = ...,
         pending_pool: builtins.str = ...,
+        sessions: collections.abc.Iterable[Global___NodeSession] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["enrol_time", b"enrol_time", "last_seen_time", b"last_seen_time"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["bindings", b"bindings", "enrol_time", b"enrol_time", "fingerprint", b"fingerprint", "last_seen_time", b"last_seen_time", "name", b"name", "pending_pool", b"pending_pool", "seats", b"seats", "state", b"state"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["bindings", b"bindings", "enrol_time", b"enrol_time", "fingerprint", b"fingerprint", "last_seen_time", b"last_seen_time", "name", b"name", "pending_pool", b"pending_pool", "seats", b"seats", "sessions", b"sessions", "state", b"state"]) -> None: ...
 
 Global___Node: typing_extensions.TypeAlias = Node
+
+@typing.final
+class NodeSession(google.protobuf.message.Message):
+    """Where and when a node has opened a session."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: builtins.int
+    SOURCE_FIELD_NUMBER: builtins.int
+    HOST_FIELD_NUMBER: builtins.int
+    OPEN_TIME_FIELD_NUMBER: builtins.int
+    RENEW_TIME_FIELD_NUMBER: builtins.int
+    OPEN_FIELD_NUMBER: builtins.int
+    name: builtins.str
+    """For example estates/acme/nodes/studio-7/sessions/01j…."""
+    source: builtins.str
+    """The network address from which it was opened."""
+    host: builtins.str
+    """What the machine says it is called; empty when it does not say."""
+    open: builtins.bool
+    @property
+    def open_time(self) -> google.protobuf.timestamp_pb2.Timestamp: ...
+    @property
+    def renew_time(self) -> google.protobuf.timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        name: builtins.str = ...,
+        source: builtins.str = ...,
+        host: builtins.str = ...,
+        open_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        renew_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        open: builtins.bool = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["open_time", b"open_time", "renew_time", b"renew_time"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["host", b"host", "name", b"name", "open", b"open", "open_time", b"open_time", "renew_time", b"renew_time", "source", b"source"]) -> None: ...
+
+Global___NodeSession: typing_extensions.TypeAlias = NodeSession
 
 @typing.final
 class GetNodeRequest(google.protobuf.message.Message):
@@ -1285,20 +1331,22 @@ class ApproveNodeRequest(google.protobuf.message.Message):
     NAME_FIELD_NUMBER: builtins.int
     FINGERPRINT_FIELD_NUMBER: builtins.int
     REQUEST_ID_FIELD_NUMBER: builtins.int
+    SESSION_FIELD_NUMBER: builtins.int
     name: builtins.str
     fingerprint: builtins.str
-    """Must be the fingerprint of the key that waits, read out by whoever stands before the machine. For a copied node
-    it may be empty.
-    """
+    """Must be the fingerprint of the key that waits, read out by whoever stands before the machine."""
     request_id: builtins.str
+    session: builtins.str
+    """Of a copied node: the session whose machine goes on. All others stay out, and need a code."""
     def __init__(
         self,
         *,
         name: builtins.str = ...,
         fingerprint: builtins.str = ...,
         request_id: builtins.str = ...,
+        session: builtins.str = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["fingerprint", b"fingerprint", "name", b"name", "request_id", b"request_id"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["fingerprint", b"fingerprint", "name", b"name", "request_id", b"request_id", "session", b"session"]) -> None: ...
 
 Global___ApproveNodeRequest: typing_extensions.TypeAlias = ApproveNodeRequest
 

@@ -1112,7 +1112,7 @@ class NodeServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ApproveNode(self, request, context):
-        """Enrols a node that waits, or lets a copied identity go on with the machine that holds the newest secret (CC-32).
+        """Enrols a node that waits, or lets one of the machines with a copied identity go on, and no other one (CC-32).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -1042,7 +1042,7 @@ class NodeServiceStub(typing.Generic[_NodeServiceGetNodeType, _NodeServiceListNo
     ListNodes: _NodeServiceListNodesType
 
     ApproveNode: _NodeServiceApproveNodeType
-    """Enrols a node that waits, or lets a copied identity go on with the machine that holds the newest secret (CC-32)."""
+    """Enrols a node that waits, or lets one of the machines with a copied identity go on, and no other one (CC-32)."""
 
     RejectNode: _NodeServiceRejectNodeType
     """Turns a waiting enrolment down."""
@@ -1103,7 +1103,7 @@ class NodeServiceServicer(metaclass=abc.ABCMeta):
         request: poolkeeper.v1.admin_pb2.ApproveNodeRequest,
         context: _ServicerContext,
     ) -> typing.Union[poolkeeper.v1.admin_pb2.Node, collections.abc.Awaitable[poolkeeper.v1.admin_pb2.Node]]:
-        """Enrols a node that waits, or lets a copied identity go on with the machine that holds the newest secret (CC-32)."""
+        """Enrols a node that waits, or lets one of the machines with a copied identity go on, and no other one (CC-32)."""
 
     @abc.abstractmethod
     def RejectNode(

@@ -259,6 +259,7 @@ class OpenSessionRequest(google.protobuf.message.Message):
     SIGNATURE_FIELD_NUMBER: builtins.int
     DOMAIN_FIELD_NUMBER: builtins.int
     ROLLING_SECRET_FIELD_NUMBER: builtins.int
+    HOST_FIELD_NUMBER: builtins.int
     node: builtins.str
     challenge: builtins.bytes
     signature: builtins.bytes
@@ -266,7 +267,13 @@ class OpenSessionRequest(google.protobuf.message.Message):
     domain: builtins.str
     """A domain whose binding is wanted; the node's own binding serves where the domain has none (EV-8)."""
     rolling_secret: builtins.bytes
-    """The newest rolling secret that this identity was given, by Enrol or OpenSession."""
+    """The newest rolling secret that this identity was given, by Enrol or OpenSession. The one before is accepted while
+    the session that got the newest has made no call, since its answer may have been lost; that session is then over.
+    Anything else shows that the identity is in use on two machines, and stops both (NODE_COPIED). So programs that
+    share an identity hold a lock from reading the secret until the next one is stored.
+    """
+    host: builtins.str
+    """What the machine is called, for an admin who must tell two machines apart; at most 250 characters, may be empty."""
     def __init__(
         self,
         *,
@@ -275,8 +282,9 @@ class OpenSessionRequest(google.protobuf.message.Message):
         signature: builtins.bytes = ...,
         domain: builtins.str = ...,
         rolling_secret: builtins.bytes = ...,
+        host: builtins.str = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["challenge", b"challenge", "domain", b"domain", "node", b"node", "rolling_secret", b"rolling_secret", "signature", b"signature"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["challenge", b"challenge", "domain", b"domain", "host", b"host", "node", b"node", "rolling_secret", b"rolling_secret", "signature", b"signature"]) -> None: ...
 
 Global___OpenSessionRequest: typing_extensions.TypeAlias = OpenSessionRequest
 

@@ -48,10 +48,10 @@ class Request(Command):
 
 @frozen
 class OpenSession(Command):
-    """Opens a session whose challenge was signed by `public_key`; answers `SessionOpened`.
+    """Opens a session whose challenge was signed by `public_key`; answers `SessionOpened` or a refusal that is kept.
 
-    `secret_epoch` is the epoch in which this installation gave the secret to this node, as the secret itself proves; 0
-    where it proves nothing.
+    `secret_epoch` and `secret_generation` say when this installation gave the secret to this node, as the secret
+    itself proves; 0 where it proves nothing. `source` and `host` are where the machine is, as seen and as it says.
     """
 
     estate_id: str
@@ -62,6 +62,9 @@ class OpenSession(Command):
     secret: bytes
     next_secret: bytes
     secret_epoch: int = 0
+    secret_generation: int = 0
+    source: str = ""
+    host: str = ""
 
 
 @frozen
@@ -202,6 +205,14 @@ class Acknowledge(Command):
     session_id: str
     allocation_id: str
     fence: int
+
+
+@frozen
+class UseSession(Command):
+    """Takes note that a session has made a call that asks for nothing to be decided."""
+
+    estate_id: str
+    session_id: str
 
 
 @frozen
@@ -418,11 +429,12 @@ class Enrolled:
 
 @frozen
 class ApproveNode(Request):
-    """Enrols a node that waits, or lets a copied identity go on."""
+    """Enrols a node that waits, or lets one machine of a copied identity go on: the one that has `session_id`."""
 
     node_id: str
     fingerprint: str
     secret: bytes
+    session_id: str = ""
 
 
 @frozen

@@ -11,18 +11,30 @@ from poolkeeper_server.domain import (
     due,
     enrolment,
     nodes,
+    opening,
     purchasing,
     sessions,
     waiting,
 )
 from poolkeeper_server.domain.commands import Answer, Command
 from poolkeeper_server.domain.moment import Moment
-from poolkeeper_server.domain.records import Key, replace
+from poolkeeper_server.domain.records import Key, Session, replace
 from poolkeeper_server.domain.refusal import Refusal
 from poolkeeper_server.domain.state import State
 
+#: The calls that a session makes.
+_OF_SESSIONS = (
+    commands.CheckOut,
+    commands.CheckIn,
+    commands.CancelWait,
+    commands.Heartbeat,
+    commands.Acknowledge,
+    commands.CloseSession,
+    commands.UseSession,
+)
+
 _WITH_IDS: dict[type, Callable[[State, Any, Moment, Iterator[str]], Answer]] = {
-    commands.OpenSession: sessions.open_session,
+    commands.OpenSession: opening.open_session,
     commands.CheckOut: checkout.check_out,
     commands.CheckIn: sessions.check_in,
     commands.CancelWait: waiting.cancel_wait,
@@ -38,6 +50,7 @@ _WITH_IDS: dict[type, Callable[[State, Any, Moment, Iterator[str]], Answer]] = {
 }
 
 _WITHOUT_IDS: dict[type, Callable[[State, Any, Moment], Answer]] = {
+    commands.UseSession: sessions.use_session,
     commands.UnfreezeEstate: purchasing.unfreeze_estate,
     commands.CreateProduct: purchasing.create_product,
     commands.AddLicence: purchasing.add_licence,
@@ -80,7 +93,16 @@ def decide(state: State, command: Command, now: Moment, ids: Iterator[str]) -> A
         return _WITHOUT_IDS[kind](state, command, now)
     except Refusal as refusal:
         state.rollback(mark)
+        _take_note(state, command)
         return refusal
+
+
+def _take_note(state: State, command: Command) -> None:
+    """A call was made, also where it was refused."""
+    if isinstance(command, _OF_SESSIONS):
+        session = state.get(Session, command.estate_id, command.session_id)
+        if session is not None:
+            sessions.heard(state, session)
 
 
 def decide_all(

@@ -197,10 +197,13 @@ def enrol(state: State, command: Enrol, now: Moment, ids: Iterator[str]) -> Enro
 
 
 def _expect(state: State, code: Code, secret: bytes) -> None:
-    """Takes the secret that the repeated answer gives as the node's earlier one: presenting it shows no copy."""
+    """Takes the secret that the repeated answer gives as the node's earlier one: presenting it shows no copy.
+
+    Not on a node that was found on two machines, where both may have the code.
+    """
     node = state.get(Node, code.estate_id, code.node_id)
-    if node is not None and node.secret != secret:
-        state.put(replace(node, previous_secret=secret))
+    if node is not None and node.secret != secret and node.copied_at is None:
+        state.put(replace(node, previous_secret=secret, secret_session=""))
 
 
 def _is_repetition(state: State, code: Code, command: Enrol) -> bool:
@@ -215,11 +218,14 @@ def _is_repetition(state: State, code: Code, command: Enrol) -> bool:
 
 
 def fits(state: State, code: Code, public_key: bytes) -> bool:
-    """Whether the key may redeem the code: a domain on an enrolled node is redeemed with that node's key."""
+    """Whether the key may redeem the code: a domain on an enrolled node is redeemed with that node's key.
+
+    The key of a copied node is worth nothing: its name is to be bound anew.
+    """
     node = state.get(Node, code.estate_id, code.node_id)
     if node is None or node.state is NodeState.REVOKED or code.replace:
         return True
-    if state.get(Binding, code.estate_id, code.node_id, code.domain) is not None:
+    if node.state is NodeState.COPIED or state.get(Binding, code.estate_id, code.node_id, code.domain) is not None:
         return False
     return node.public_key == public_key
 
@@ -267,7 +273,7 @@ def redeem(state: State, code: Code, public_key: bytes, secret: bytes, now: Mome
     bound = state.get(Binding, code.estate_id, code.node_id, code.domain)
     adds_domain = old is not None and old.public_key == public_key and bound is None
     if old is not None and adds_domain and old.state is NodeState.ENROLLED:
-        node = replace(old, previous_secret=old.secret, secret=secret, secret_epoch=now.epoch)
+        node = replace(old, previous_secret=old.secret, secret=secret, secret_epoch=now.epoch, secret_session="")
     else:
         node = Node(
             estate_id=code.estate_id,
@@ -279,7 +285,6 @@ def redeem(state: State, code: Code, public_key: bytes, secret: bytes, now: Mome
             enrolled_at=now.civil,
             secret=secret,
             previous_secret=b"",
-            copied_secret=b"",
             end_reason="",
             secret_epoch=now.epoch,
         )

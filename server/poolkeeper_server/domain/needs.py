@@ -123,12 +123,19 @@ def _cancel_wait(needs: Needs, command: c.CancelWait) -> None:
 
 def _open_session(needs: Needs, command: c.OpenSession) -> None:
     needs.add(r.Session, command.estate_id, command.session_id)
-    needs.add(r.Node, command.estate_id, command.node_id)
-    needs.bindings_of.add((command.estate_id, command.node_id))
+    node = (command.estate_id, command.node_id)
+    if node in needs.records.get(r.Node, ()):
+        needs.node_sessions.add(node)  # the one before in this batch rolls its secret
+    needs.add(r.Node, *node)
+    needs.bindings_of.add(node)
 
 
 def _expire(needs: Needs, command: c.Expire) -> None:
     needs.due = command.limit
+
+
+def _use_session(needs: Needs, command: c.UseSession) -> None:
+    needs.add(r.Session, command.estate_id, command.session_id)
 
 
 def _serve_queues(needs: Needs, command: c.ServeQueues) -> None:
@@ -196,6 +203,8 @@ def _enrol(needs: Needs, command: c.Enrol) -> None:
 
 
 def _judge_node(needs: Needs, command: c.ApproveNode | c.RejectNode) -> None:
+    if isinstance(command, c.ApproveNode) and command.session_id:
+        needs.add(r.Session, command.estate_id, command.session_id)
     needs.add(r.Node, command.estate_id, command.node_id)
     needs.add(r.PendingEnrolment, command.estate_id, command.node_id)
     needs.bindings_of.add((command.estate_id, command.node_id))
@@ -233,6 +242,7 @@ _NAMED: dict[type, Callable[[Needs, Any], None]] = {
     c.Acknowledge: _one_allocation,
     c.CloseSession: _close_session,
     c.CancelWait: _cancel_wait,
+    c.UseSession: _use_session,
     c.OpenSession: _open_session,
     c.Expire: _expire,
     c.ServeQueues: _serve_queues,
@@ -314,6 +324,11 @@ def _of_heartbeat(needs: Needs, state: State, command: c.Heartbeat) -> None:
 def _of_opening(needs: Needs, state: State, command: c.OpenSession) -> None:
     for binding in state.many(r.Binding, state.bindings[(command.estate_id, command.node_id)]):
         needs.add(r.Pool, binding.estate_id, binding.pool_id)
+    node = state.get(r.Node, command.estate_id, command.node_id)
+    if node is not None and command.secret != node.secret:
+        # It may show a copy, which stops all of them.
+        needs.node_sessions.add((node.estate_id, node.node_id))
+        needs.add(r.Session, node.estate_id, node.secret_session)
 
 
 def _of_code(needs: Needs, state: State, command: c.Enrol) -> None:

@@ -21,6 +21,7 @@ from poolkeeper_server.domain.enrolment import end_credentials, fits, redeem
 from poolkeeper_server.domain.ledger import Delta, move_seats
 from poolkeeper_server.domain.moment import DAY, Moment
 from poolkeeper_server.domain.notices import revocation
+from poolkeeper_server.domain.opening import pick
 from poolkeeper_server.domain.purchasing import done, pool_named, repeated
 from poolkeeper_server.domain.records import (
     SEATED,
@@ -46,10 +47,16 @@ from poolkeeper_server.domain.state import State
 
 
 def approve_node(state: State, command: ApproveNode, now: Moment) -> Done:
-    """Enrols the node whose key waits, or lets a copied identity go on with its newest secret (CC-5, CC-32)."""
+    """Enrols the node whose key waits, or lets one machine of a copied identity go on (CC-5, CC-32)."""
     before = repeated(state, command)
     if before is not None:
         return before
+    if command.session_id:
+        copied = state.get(Node, command.estate_id, command.node_id)
+        if copied is None:
+            raise not_found(f"node {command.estate_id}/{command.node_id}")
+        pick(state, copied, state.get(Session, command.estate_id, command.session_id), now)
+        return done(state, command, command.node_id, now)
     waiting = state.get(PendingEnrolment, command.estate_id, command.node_id)
     node = state.get(Node, command.estate_id, command.node_id)
     if waiting is not None:
@@ -76,10 +83,15 @@ def approve_node(state: State, command: ApproveNode, now: Moment) -> Done:
         return done(state, command, command.node_id, now)
     if node is None:
         raise not_found(f"node {command.node_id} that waits for approval")
-    if node.state is not NodeState.COPIED:
-        raise Refusal(Reason.FAILED_PRECONDITION, f"Node {node.node_id} does not wait for approval.")
-    state.put(replace(node, state=NodeState.ENROLLED))
-    return done(state, command, node.node_id, now)
+    if node.state is NodeState.COPIED:
+        name = f"{node.estate_id}/{node.node_id}"
+        raise Refusal(
+            Reason.FAILED_PRECONDITION,
+            f"Node {name} was found on two machines; say which of them goes on.",
+            hint=f"`poolkeeper node show {name}` lists its sessions by source, host and time: "
+            f"`poolkeeper node approve {name} --session ID`. Or issue a code with `poolkeeper code issue --replace`.",
+        )
+    raise Refusal(Reason.FAILED_PRECONDITION, f"Node {node.node_id} does not wait for approval.")
 
 
 def reject_node(state: State, command: RejectNode, now: Moment) -> Done:

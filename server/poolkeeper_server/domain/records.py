@@ -217,8 +217,8 @@ class Node:
     """An enrolled server or encoder.
 
     `generation` rises whenever its credentials end, so that older tokens are known. `secret` and `previous_secret` are
-    hashes of the rolling secret, which was given in `secret_epoch`; `copied_secret` is the one that a rejected copy
-    showed (CC-32).
+    hashes of the rolling secret, which was given in `secret_epoch` to the session `secret_session`; to none where an
+    enrolment gave it. `copied_at` is set from when it was found on two machines until it is enrolled anew (CC-32).
     """
 
     estate_id: str
@@ -230,9 +230,10 @@ class Node:
     enrolled_at: int
     secret: bytes
     previous_secret: bytes
-    copied_secret: bytes
     end_reason: str
     secret_epoch: int = 1
+    secret_session: str = ""
+    copied_at: int | None = None
 
 
 @frozen
@@ -305,7 +306,8 @@ class Session:
 
     `promised_lease` is the end of what the client was told, `expires_lease` a margin later; neither ever falls.
     `digest` and `count` sum up its leased uses as the client does; `version` counts its grants; `dirty` says that a
-    heartbeat must look at the allocations; `waiting` counts its waiters.
+    heartbeat must look at the allocations; `waiting` counts its waiters. `source` and `host` say where it was opened
+    from, `secret` is the hash of the rolling secret that it was given; `used` says that it has made a call (CC-32).
     """
 
     estate_id: str
@@ -325,6 +327,10 @@ class Session:
     waiting: int
     ended_at: int | None
     end_reason: str
+    source: str = ""
+    host: str = ""
+    secret: bytes = b""
+    used: bool = False
 
 
 @frozen

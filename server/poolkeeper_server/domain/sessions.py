@@ -1,4 +1,4 @@
-"""Sessions: the promise that keeps leased seats, and its end (CC-10, CC-15, CC-16)."""
+"""Sessions: the promise that keeps leased seats, and its end (CC-10, CC-15, CC-16); `opening` is their beginning."""
 
 from __future__ import annotations
 
@@ -13,9 +13,8 @@ from poolkeeper_server.domain.commands import (
     Heartbeat,
     Known,
     Notice,
-    OpenSession,
     Renewed,
-    SessionOpened,
+    UseSession,
 )
 from poolkeeper_server.domain.moment import Moment
 from poolkeeper_server.domain.notices import closing, revocation
@@ -23,14 +22,9 @@ from poolkeeper_server.domain.outcomes import remember, remembered
 from poolkeeper_server.domain.readoption import readopt
 from poolkeeper_server.domain.records import (
     SEATED,
-    Alert,
-    AlertKind,
     Allocation,
     AllocationState,
-    Binding,
     Kind,
-    Node,
-    NodeState,
     Pool,
     PoolState,
     Queue,
@@ -43,6 +37,18 @@ from poolkeeper_server.domain.records import (
 from poolkeeper_server.domain.refusal import Reason, Refusal, not_found
 from poolkeeper_server.domain.state import State
 
+#: Why a session has ended whose answer was lost: the node has opened another one with the same secret.
+UNCLAIMED = "UNCLAIMED"
+_ANEW = "Open a new session."
+#: What the sessions of a node are told whose right has ended, and what can be done.
+_ENDS: dict[str, tuple[str, str]] = {
+    Reason.NODE_REVOKED: ("An admin has revoked this node.", "It needs a new code to be enrolled again."),
+    Reason.NODE_REBOUND: ("This node was enrolled anew; its earlier sessions are over.", _ANEW),
+    Reason.NODE_COPIED: (
+        "This node's identity was found on two machines; the sessions of both are over.",
+        "An admin picks the machine that goes on with `poolkeeper node approve NODE --session ID`, or issues a code.",
+    ),
+}
 #: How many allocations of a client's list one heartbeat explains; a client with more asks again.
 MOST_EXPLAINED = 1000
 
@@ -75,7 +81,7 @@ def pool_of_session(state: State, session: Session) -> Pool:
 
 
 def open_session_of(state: State, estate_id: str, session_id: str) -> Session:
-    """The session, when it may still be used.
+    """The session, when it may still be used, for a call that it makes.
 
     Raises:
         Refusal: with the reason why it ended, or why its node may not go on.
@@ -83,9 +89,17 @@ def open_session_of(state: State, estate_id: str, session_id: str) -> Session:
     session = state.get(Session, estate_id, session_id)
     if session is None:
         raise gone_refusal()
-    if session.state is SessionState.OPEN:
-        return session
-    raise ended_refusal(session)
+    if session.state is not SessionState.OPEN:
+        raise ended_refusal(session)
+    return session if session.used else heard(state, session)
+
+
+def heard(state: State, session: Session) -> Session:
+    """The session, which has made a call: its client has kept the rolling secret that it was given (CC-32)."""
+    if not session.used:
+        session = replace(session, used=True)
+        state.put(session)
+    return session
 
 
 def gone_refusal() -> Refusal:
@@ -96,127 +110,16 @@ def gone_refusal() -> Refusal:
 def ended_refusal(session: Session) -> Refusal:
     """Why a session that is not open is refused."""
     reason = Reason.LEASE_EXPIRED
-    if session.end_reason in (Reason.NODE_REVOKED, Reason.NODE_REBOUND):
+    if session.end_reason in _ENDS:
         reason = Reason(session.end_reason)
     texts = {
-        Reason.NODE_REVOKED: "An admin has revoked this node.",
-        Reason.NODE_REBOUND: "This node was enrolled anew; its earlier sessions are over.",
-        Reason.LEASE_EXPIRED: "The session is closed."
-        if session.end_reason == "CLOSED"
-        else "The session ended because no heartbeat came in time.",
+        "CLOSED": "The session is closed.",
+        UNCLAIMED: "The session was opened anew before it made a call.",
     }
-    return Refusal(reason, texts[reason], hint="Open a new session.", at=session.ended_at)
-
-
-def open_session(state: State, command: OpenSession, now: Moment, ids: Iterator[str]) -> SessionOpened | Refusal:
-    """Opens a session, or finds the one that this challenge has opened before.
-
-    A rolling secret that is neither the current nor the previous one, nor was given after a state that was restored,
-    shows a copied identity: the node is marked, an alert is raised, and the refusal is an answer that keeps both
-    (CC-32).
-    """
-    node = state.get(Node, command.estate_id, command.node_id)
-    if node is None:
-        raise not_found(f"node {command.estate_id}/{command.node_id}")
-    known = state.get(Session, command.estate_id, command.session_id)
-    if known is not None and known.node_id == node.node_id:
-        session = open_session_of(state, command.estate_id, command.session_id)
-        return _opened(state, session, node)
-    if node.state is NodeState.REVOKED:
-        raise Refusal(
-            Reason.NODE_REVOKED,
-            f"Node {node.node_id} was revoked: {node.end_reason}.",
-            hint="It needs a new code to be enrolled again.",
-        )
-    if node.public_key != command.public_key:
-        raise Refusal(
-            Reason.NODE_REBOUND,
-            f"Node {node.node_id} was enrolled anew with another key.",
-            hint="This identity is worth nothing any more; enrol with a new code.",
-        )
-    copied = _copied(state, command, node, now, ids)
-    if copied is not None:
-        return copied
-    binding = state.get(Binding, node.estate_id, node.node_id, command.domain) or state.get(
-        Binding, node.estate_id, node.node_id, ""
+    message, hint = _ENDS.get(
+        reason, (texts.get(session.end_reason, "The session ended because no heartbeat came in time."), _ANEW)
     )
-    pool = None if binding is None else state.get(Pool, node.estate_id, binding.pool_id)
-    if pool is None:
-        what = f"domain {command.domain}" if command.domain else "itself"
-        raise Refusal(
-            Reason.NOT_ELIGIBLE,
-            f"Node {node.node_id} is bound to no pool for {what}.",
-            hint="An admin can issue a code for it.",
-        )
-    # One that is not known here was given after the state that was restored: it is the one before the next.
-    previous = node.previous_secret if command.secret == node.previous_secret else command.secret
-    state.put(replace(node, previous_secret=previous, secret=command.next_secret, secret_epoch=now.epoch))
-    session = Session(
-        estate_id=node.estate_id,
-        session_id=command.session_id,
-        node_id=node.node_id,
-        domain=command.domain,
-        pool_id=pool.pool_id,
-        state=SessionState.OPEN,
-        promised_lease=now.lease + pool.lease_duration,
-        expires_lease=now.lease + pool.lease_duration + pool.margin,
-        opened_at=now.civil,
-        renewed_at=now.civil,
-        count=0,
-        digest=0,
-        version=1,
-        dirty=False,
-        waiting=0,
-        ended_at=None,
-        end_reason="",
-    )
-    state.put(session)
-    return _opened(state, session, node)
-
-
-def _opened(state: State, session: Session, node: Node) -> SessionOpened:
-    pool = pool_of_session(state, session)
-    return SessionOpened(
-        session=session,
-        generation=node.generation,
-        lease_duration=pool.lease_duration,
-        heartbeat_interval=pool.heartbeat_interval,
-    )
-
-
-def _copied(state: State, command: OpenSession, node: Node, now: Moment, ids: Iterator[str]) -> Refusal | None:
-    refusal = Refusal(
-        Reason.NODE_COPIED,
-        f"The identity of node {node.node_id} is in use on two machines.",
-        hint="Enrol both anew, or have an admin run `poolkeeper node approve` for the one that goes on.",
-    )
-    if command.secret and command.secret == node.copied_secret:
-        return refusal
-    if node.state is NodeState.COPIED:
-        return refusal
-    if command.secret in (node.secret, node.previous_secret) or _given_since(command, node, now):
-        return None
-    state.put(replace(node, state=NodeState.COPIED, copied_secret=command.secret))
-    state.put(
-        Alert(
-            alert_id=next(ids),
-            kind=AlertKind.NODE_COPIED,
-            at=now.civil,
-            subject=f"estates/{node.estate_id}/nodes/{node.node_id}",
-            message=f"The identity of node {node.node_id} was used on two machines; no new session is opened for it.",
-        )
-    )
-    return refusal
-
-
-def _given_since(command: OpenSession, node: Node, now: Moment) -> bool:
-    """Whether the node was given this secret after the state that was restored, which then cannot know it.
-
-    The first opening in a new epoch may show one that is newer than the newest known. From then on the node has one of
-    this epoch, and any other shows a copy again. A copy that opens before the original is let in for once, and shows
-    at the next opening of either.
-    """
-    return node.secret_epoch <= command.secret_epoch < now.epoch and node.secret_epoch < now.epoch
+    return Refusal(reason, message, hint=hint, at=session.ended_at)
 
 
 def heartbeat(state: State, command: Heartbeat, now: Moment, ids: Iterator[str]) -> Renewed:
@@ -329,6 +232,7 @@ def check_in(state: State, command: CheckIn, now: Moment, ids: Iterator[str]) ->
     allocation = state.get(Allocation, command.estate_id, command.allocation_id)
     if session is None or allocation is None:
         raise not_found(f"allocation {command.allocation_id} of this node")
+    session = heard(state, session)
     use = state.get(Use, command.estate_id, command.allocation_id, uses.holder_of(allocation, session))
     if use is not None and use.node_id == session.node_id and outcome is None:
         allocation = uses.end_use(
@@ -354,6 +258,8 @@ def acknowledge(state: State, command: Acknowledge, now: Moment, ids: Iterator[s
     allocation = state.get(Allocation, command.estate_id, command.allocation_id)
     session = state.get(Session, command.estate_id, command.session_id)
     use = None
+    if session is not None:
+        session = heard(state, session)
     if allocation is not None and session is not None:
         use = state.get(Use, command.estate_id, command.allocation_id, uses.holder_of(allocation, session))
     if allocation is None or session is None or use is None:
@@ -378,11 +284,18 @@ def acknowledge(state: State, command: Acknowledge, now: Moment, ids: Iterator[s
     return allocation
 
 
+def use_session(state: State, command: UseSession, now: Moment) -> None:
+    """Takes note that a session has made a call."""
+    del now
+    open_session_of(state, command.estate_id, command.session_id)
+
+
 def close_session(state: State, command: CloseSession, now: Moment, ids: Iterator[str]) -> Session:
     """Ends a session at its own wish; what is closed stays closed."""
     session = state.get(Session, command.estate_id, command.session_id)
     if session is None:
         raise not_found("session")
+    session = heard(state, session)
     if session.state is SessionState.ENDED:
         return session
     return end_session(state, now, session, session.end_reason or "CLOSED", ids)

@@ -22,7 +22,7 @@ from poolkeeper_server.domain.records import (
     Waiter,
 )
 from poolkeeper_server.domain.refusal import Reason, Refusal
-from poolkeeper_server.domain.sessions import ended_refusal, leave_queue
+from poolkeeper_server.domain.sessions import ended_refusal, heard, leave_queue
 from poolkeeper_server.domain.state import State
 
 
@@ -103,6 +103,9 @@ def _command(waiter: Waiter) -> CheckOut:
 
 def cancel_wait(state: State, command: CancelWait, now: Moment, ids: Iterator[str]) -> None:
     """Leaves the queue; a grant that crossed the cancellation is taken back."""
+    session = state.get(Session, command.estate_id, command.session_id)
+    if session is not None:
+        heard(state, session)
     for waiter in state.many(Waiter, state.request_waiters[(command.estate_id, command.node_id, command.request_id)]):
         leave_queue(state, waiter)
     outcome = state.get(Outcome, command.estate_id, command.request_id, command.node_id)

@@ -33,9 +33,11 @@ from poolkeeper_server.domain.records import (
     Pool,
     Product,
     Queue,
+    Session,
+    SessionState,
     Token,
 )
-from poolkeeper_server.domain.refusal import Refusal, not_found
+from poolkeeper_server.domain.refusal import Reason, Refusal, not_found
 from poolkeeper_server.services.clock import Clock
 from poolkeeper_server.services.committer import Committer
 from poolkeeper_server.services.contract import (
@@ -69,6 +71,10 @@ HONEY_CODES = 100
 _DRAWS = 8
 _CODES = 10**8
 _LEDGER_PAGE = 1000
+#: Sessions of a node that are looked at, how many of them are shown, and how many from one source and host.
+_SESSIONS_READ = 1000
+_SESSIONS_SHOWN = 50
+_SESSIONS_ALIKE = 3
 
 _log = get_logger()
 
@@ -397,7 +403,25 @@ class AdministrationService:
             raise not_found(
                 f"node {estate_id}/{node_id}", hint=f"`poolkeeper node list {estate_id}` shows what there is."
             )
-        return views[0]
+        return replace(views[0], sessions=await self._sessions(found[0])) if found else views[0]
+
+    async def _sessions(self, node: Node) -> tuple[Session, ...]:
+        """The sessions of a node's present enrolment by which an admin tells two machines apart (CC-32).
+
+        Those that are open, or were when it was stopped, and the newest few from each source and host.
+        """
+        newest = await self._reader.newest_sessions(node.estate_id, node.node_id, _SESSIONS_READ)
+        from_where: Counter[tuple[str, str]] = Counter()
+        chosen = []
+        for session in newest:
+            if session.opened_at < node.enrolled_at:
+                break
+            from_where[(session.source, session.host)] += 1
+            alike = from_where[(session.source, session.host)]
+            stopped = session.end_reason == Reason.NODE_COPIED
+            if alike <= _SESSIONS_ALIKE or stopped or session.state is not SessionState.ENDED:
+                chosen.append(session)
+        return tuple(chosen[:_SESSIONS_SHOWN])
 
     async def nodes(self, estate_id: str, pool_id: str, page: PageRequest, *, pending: bool) -> Page[NodeView]:
         """The nodes of an estate, or those bound to a pool; or only those that wait for approval."""

@@ -28,6 +28,7 @@ from poolkeeper_server.domain.records import (
     Licence,
     Pool,
     Product,
+    Session,
     Token,
     Use,
 )
@@ -115,7 +116,7 @@ class Enrolment:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionAttempt:
-    """A signed challenge and the newest rolling secret of a node."""
+    """A signed challenge and the newest rolling secret of a node; `source` and `host` as seen and as it says."""
 
     estate_id: str
     node_id: str
@@ -123,6 +124,8 @@ class SessionAttempt:
     challenge: bytes
     signature: bytes
     rolling_secret: bytes
+    source: str
+    host: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -275,6 +278,7 @@ class NodeView:
     """A node, or an enrolment that waits (then `pending_pool` is set); instants are civil.
 
     `state` is ENROLLED, PENDING, REVOKED, COPIED or REJECTED; `public_key` the one that waits, where one does.
+    `sessions` are those by which machines can be told apart, newest first; listings leave them out.
     """
 
     estate_id: str
@@ -286,6 +290,7 @@ class NodeView:
     seen_at: int | None
     seats: int
     pending_pool: str
+    sessions: tuple[Session, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -23,6 +23,7 @@ from poolkeeper_server.domain.records import (
     Kind,
     Licence,
     Node,
+    NodeState,
     Outcome,
     Session,
     SessionState,
@@ -194,9 +195,12 @@ class LeasingService:
             self._mint.verify_challenge(attempt.challenge, name, self._clock.glance().lease)
         except InvalidToken as error:
             raise Refusal(Reason.UNAUTHENTICATED, str(error), hint="Ask for a new challenge.") from error
-        public_key = await self._signing_key(attempt, name)
+        node, public_key = await self._signer_of(attempt, name)
         session = session_id(attempt.challenge)
-        following = self._mint.session_secret(session, node=name, epoch=self._clock.glance().epoch)
+        following = self._mint.session_secret(
+            session, node=name, epoch=self._clock.glance().epoch, generation=node.generation
+        )
+        epoch, generation = self._mint.secret_given(attempt.rolling_secret, node=name)
         answer = await self._committer.submit(
             c.OpenSession(
                 estate_id=attempt.estate_id,
@@ -206,10 +210,15 @@ class LeasingService:
                 public_key=public_key,
                 secret=sha256(attempt.rolling_secret).digest(),
                 next_secret=sha256(following).digest(),
-                secret_epoch=self._mint.secret_epoch(attempt.rolling_secret, node=name),
+                secret_epoch=epoch,
+                secret_generation=generation,
+                source=attempt.source,
+                host=attempt.host,
             )
         )
         if isinstance(answer, Refusal):
+            if answer.reason is Reason.NODE_COPIED and node.state is NodeState.ENROLLED:
+                await self._credentials.changed(attempt.estate_id, attempt.node_id)
             raise answer
         if not isinstance(answer, c.SessionOpened):
             raise TypeError(f"OpenSession was answered with {answer!r}")
@@ -231,8 +240,8 @@ class LeasingService:
             rolling_secret=following,
         )
 
-    async def _signing_key(self, attempt: SessionAttempt, name: str) -> bytes:
-        """The node's key, present or previous, that has signed the challenge.
+    async def _signer_of(self, attempt: SessionAttempt, name: str) -> tuple[Node, bytes]:
+        """The node, and the key of it, present or previous, that has signed the challenge.
 
         Whoever has not signed with it is a stranger, and hears the same, as late, whether there is such a node or not.
         """
@@ -240,13 +249,13 @@ class LeasingService:
         node = await self._reader.get(Node, attempt.estate_id, attempt.node_id)
         signed = b"\0".join((b"poolkeeper-session-v1", name.encode(), attempt.domain.encode(), attempt.challenge))
         for key in () if node is None else (node.public_key, node.previous_key):
-            if len(key) != _KEY_BYTES:
+            if node is None or len(key) != _KEY_BYTES:
                 continue
             try:
                 Ed25519PublicKey.from_public_bytes(key).verify(attempt.signature, signed)
             except InvalidSignature:
                 continue
-            return key
+            return node, key
         await _till_the_next_turn(started)
         raise Refusal(
             Reason.UNAUTHENTICATED,
@@ -436,6 +445,8 @@ class LeasingService:
         if session is None or session.state is not SessionState.OPEN:
             # Another daemon may have revoked the node a moment ago, and its word may be still on the way (CC-9).
             raise gone_refusal() if session is None else ended_refusal(session)
+        if not session.used:
+            await self._committer.submit(c.UseSession(estate_id=identity.estate, session_id=identity.session))
         return await allocation_page(self._reader, page, estate_id=identity.estate, node_id=identity.node)
 
 

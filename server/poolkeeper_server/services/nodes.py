@@ -51,6 +51,12 @@ class Credentials:
                 f"Node {node.node_id} was revoked: {node.end_reason or 'no reason given'}.",
                 hint="It needs a new code to be enrolled again.",
             )
+        elif node.copied_at is not None:
+            refusal = Refusal(
+                Reason.NODE_COPIED,
+                f"The identity of node {node.node_id} was found on two machines; the sessions of both are over.",
+                hint="Open a new session once an admin has picked this machine, or enrol it with a new code.",
+            )
         else:
             refusal = Refusal(
                 Reason.NODE_REBOUND,

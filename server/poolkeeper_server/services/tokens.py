@@ -24,8 +24,8 @@ _TAG_BYTES = 16
 _NONCE_BYTES = 16
 _TIMES = struct.Struct(">QQ")
 _EXPIRY = struct.Struct(">Q")
-_EPOCH = struct.Struct(">L")
-# A rolling secret of a session: the epoch, what is derived from the session, and the tag over both.
+_GIVEN = struct.Struct(">LL")
+# A rolling secret of a session: epoch and generation, what is derived from the session, and the tag over all three.
 _SECRET_BYTES = 32
 # The tag, the two numbers, and the texts, separated by NUL, which no id may hold.
 _TEXT_START = _TAG_BYTES + _TIMES.size
@@ -128,22 +128,26 @@ class TokenMint:
         """
         return _mac(self._rolling_keys[0], subject.encode())
 
-    def session_secret(self, session: str, *, node: str, epoch: int) -> bytes:
+    def session_secret(self, session: str, *, node: str, epoch: int, generation: int) -> bytes:
         """The 32 bytes that a session gives its node to present at the next open; derived as those of an enrolment.
 
-        It shows by itself that it was given, to whom and in which epoch: a database that was restored does not know
-        those that were given since (`secret_epoch`).
+        It shows by itself that it was given, to whom, in which epoch and to which of its credentials: a database that
+        was restored does not know those that were given since (`secret_given`).
         """
-        drawn = self.rolling_secret(f"session/{session}")[: _SECRET_BYTES - _TAG_BYTES - _EPOCH.size]
-        shown = _EPOCH.pack(epoch) + drawn
+        drawn = self.rolling_secret(f"session/{session}")[: _SECRET_BYTES - _TAG_BYTES - _GIVEN.size]
+        shown = _GIVEN.pack(epoch, generation) + drawn
         return shown + _mac(self._rolling_keys[0], shown + node.encode())[:_TAG_BYTES]
 
-    def secret_epoch(self, secret: bytes, *, node: str) -> int:
-        """The epoch in which a session gave that secret to the node of that full name; 0 when none of ours did."""
+    def secret_given(self, secret: bytes, *, node: str) -> tuple[int, int]:
+        """In which epoch, to which generation of its credentials, a session gave that secret to the node of that name.
+
+        0 and 0 when none of ours did.
+        """
         shown, tag = secret[:-_TAG_BYTES], secret[-_TAG_BYTES:]
         if len(secret) != _SECRET_BYTES or not _matches(self._rolling_keys, shown + node.encode(), tag):
-            return 0
-        return int(_EPOCH.unpack_from(shown)[0])
+            return 0, 0
+        epoch, generation = _GIVEN.unpack_from(shown)
+        return epoch, generation
 
     def seal(self, payload: bytes) -> bytes:
         """A receipt: the payload, which may be read, and what proves that it was made here."""

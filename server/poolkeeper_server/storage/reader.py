@@ -179,6 +179,12 @@ class Reader:
         async with self._connection() as connection:
             return {row[0]: int(row[1]) for row in await connection.execute(query)}
 
+    async def newest_sessions(self, estate_id: str, node_id: str, most: int) -> list[r.Session]:
+        """The sessions of a node that were opened last, newest first."""
+        table = TABLES[r.Session]
+        query = select(table).where(table.c.estate_id == estate_id, table.c.node_id == node_id)
+        return await self._records(r.Session, query.order_by(table.c.opened_at.desc()).limit(most))
+
     async def mark(self) -> tuple[int, int]:
         """Epoch and lease time of the newest commit."""
         async with self._connection() as connection:

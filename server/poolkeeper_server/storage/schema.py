@@ -14,7 +14,7 @@ from operator import attrgetter
 from typing import Any, Final, get_args, get_origin, get_type_hints
 
 import orjson
-from sqlalchemy import BigInteger, Boolean, Column, Index, LargeBinary, MetaData, Table, Text, text
+from sqlalchemy import BigInteger, Boolean, Column, Index, LargeBinary, MetaData, Table, Text, false, text
 from sqlalchemy.dialects.postgresql import TEXT
 
 from poolkeeper_server.domain import records as r
@@ -69,12 +69,17 @@ def _column_type(hint: object) -> tuple[Any, bool]:
     return TEXT_TYPE, False
 
 
-#: What rows had before the column was there (version 0002).
-_ADDED: Final = {
+#: What rows had before the column was there.
+_ADDED: Final[dict[tuple[type, str], Any]] = {
     (r.Pool, "quiet_until_lease"): "0",
     (r.Pool, "restored_epoch"): "0",
     (r.Pool, "restored_sequence"): "0",
     (r.Node, "secret_epoch"): "1",
+    (r.Node, "secret_session"): "",
+    (r.Session, "source"): "",
+    (r.Session, "host"): "",
+    (r.Session, "secret"): text("''"),
+    (r.Session, "used"): false(),
 }
 
 
@@ -141,6 +146,8 @@ _index("bindings_by_pool", r.Binding, "estate_id", "pool_id", "node_id")
 _index("sessions_due", r.Session, "expires_lease", where="state <> 'ENDED'")
 _index("sessions_by_pool", r.Session, "estate_id", "pool_id", "expires_lease", where="state <> 'ENDED'")
 _index("sessions_by_node", r.Session, "estate_id", "node_id", where="state <> 'ENDED'")
+# Those that have ended too, for an admin who must tell two machines with one identity apart.
+_index("sessions_of_node", r.Session, "estate_id", "node_id", "opened_at")
 _index("sessions_ended", r.Session, "ended_at", where="state = 'ENDED'")
 _index(
     "allocations_by_key",
@@ -206,7 +213,17 @@ _index("tokens_by_digest", r.Token, "digest")
 KEPT_NO_LONGER: Final = (
     ("uses", "allocations", "estate_id, allocation_id", "state = 'ENDED' AND ended_at < {before}"),
     ("allocations", "allocations", "estate_id, allocation_id", "state = 'ENDED' AND ended_at < {before}"),
-    ("sessions", "sessions", "estate_id, session_id", "state = 'ENDED' AND ended_at < {before}"),
+    (
+        "sessions",
+        "sessions",
+        "estate_id, session_id",
+        # That nothing was heard of the newest session of a node says that its secret may never have arrived.
+        (
+            "state = 'ENDED' AND ended_at < {before} "
+            "AND (used OR NOT EXISTS (SELECT 1 FROM nodes AS n WHERE n.estate_id = sessions.estate_id "
+            "AND n.node_id = sessions.node_id AND n.secret_session = sessions.session_id))"
+        ),
+    ),
     ("outcomes", "outcomes", "estate_id, request_id, caller", "at < {before}"),
     ("codes", "codes", "estate_id, code_id", "expires_at < {before} AND state NOT IN ('HONEY', 'PENDING')"),
     ("limits", "limits", "scope, subject", "last_at < {before}"),

@@ -18,6 +18,7 @@ from poolkeeper_server.domain.records import (
     Licence,
     LicensedBy,
     Product,
+    SessionState,
     Token,
     Use,
 )
@@ -196,6 +197,17 @@ def node(view: NodeView) -> admin_pb2.Node:
         last_seen_time=_instant(view.seen_at),
         seats=view.seats,
         pending_pool=names.pool_name(view.estate_id, view.pending_pool) if view.pending_pool else "",
+        sessions=[
+            admin_pb2.NodeSession(
+                name=names.session_name(session.estate_id, session.node_id, session.session_id),
+                source=session.source,
+                host=session.host,
+                open_time=timestamp(session.opened_at),
+                renew_time=timestamp(session.renewed_at),
+                open=session.state is SessionState.OPEN,
+            )
+            for session in view.sessions
+        ],
     )
 
 

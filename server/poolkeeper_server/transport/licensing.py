@@ -92,7 +92,6 @@ class LicensingServicer:
 
     async def OpenSession(self, request: pb.OpenSessionRequest, call: OpenCall) -> pb.OpenSessionResponse:
         """Opens the session that belongs to a signed challenge."""
-        del call
         node = names.read_node(request.node, "node")
         opened = await self._leasing.open_session(
             SessionAttempt(
@@ -102,6 +101,8 @@ class LicensingServicer:
                 challenge=request.challenge,
                 signature=request.signature,
                 rolling_secret=request.rolling_secret,
+                source=call.source,
+                host=text(request.host, "host"),
             )
         )
         who = opened.identity

@@ -130,6 +130,19 @@ def read_node(name: str, field: str) -> Child:
     return Child(estate, node)
 
 
+def read_session(name: str, field: str) -> tuple[Child, str]:
+    """The node of a session, and the session's own id."""
+    estate, node, session = _parts(
+        name,
+        field,
+        "estates/acme/nodes/studio-7/sessions/01j0",
+        ("estates", _estate_id),
+        ("nodes", _node_id),
+        ("sessions", _made_id),
+    )
+    return Child(estate, node), session
+
+
 def read_allocation(name: str, field: str) -> Child:
     """An allocation."""
     estate, pool, allocation = _parts(

@@ -82,7 +82,6 @@ class Store:
             enrolled_at=0,
             secret=_SECRET,
             previous_secret=b"",
-            copied_secret=b"",
             end_reason="",
         )
         self.tables.store(r.Node, [node])

@@ -2,6 +2,7 @@
 
 import asyncio
 import shutil
+import socket
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -392,16 +393,21 @@ async def test_a_copied_identity_is_refused_until_an_admin_picks_one(
 ) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(node, copy)
-    for _ in range(2):
-        async with AsyncClient(identity=node) as client:
-            await client.check_out(SEAT)
+    async with AsyncClient(identity=node) as client:
+        seat = await client.check_out(SEAT)
+        with pytest.raises(poolkeeper.NodeCopied):
+            await AsyncClient(identity=copy).check_out(SEAT)
+        await eventually(lambda: state_of(seat) is HoldState.LOST)
     for directory in (copy, node):
         with pytest.raises(poolkeeper.NodeCopied) as caught:
             await AsyncClient(identity=directory).check_out(SEAT)
         assert "approve" in caught.value.hint
     alerts = daemon.ask("alerts", "ListAlerts", admin_pb2.ListAlertsRequest()).alerts
     assert any("studio-1" in alert.message for alert in alerts)
-    daemon.ask("nodes", "ApproveNode", admin_pb2.ApproveNodeRequest(name="estates/acme/nodes/studio-1"))
+    name = "estates/acme/nodes/studio-1"
+    (session,) = daemon.ask("nodes", "GetNode", admin_pb2.GetNodeRequest(name=name)).sessions
+    assert (session.host, session.source) == (socket.gethostname(), "127.0.0.1")
+    daemon.ask("nodes", "ApproveNode", admin_pb2.ApproveNodeRequest(name=name, session=session.name))
     async with AsyncClient(identity=node) as client:
         await client.check_out(SEAT)
     with pytest.raises(poolkeeper.NodeCopied):

@@ -128,8 +128,9 @@ async def test_a_copied_identity_is_refused(fake: FakeServer, tmp_path: Path) ->
     copy.mkdir()
     for file in original.iterdir():
         (copy / file.name).write_bytes(file.read_bytes())
-    for _ in range(2):
-        async with AsyncClient(identity=original):
-            pass
+    async with AsyncClient(identity=original) as client:
+        await client.check_out("enc")
     with pytest.raises(poolkeeper.NodeCopied):
         await AsyncClient(identity=copy).check_out("enc")
+    with pytest.raises(poolkeeper.NodeCopied):
+        await AsyncClient(identity=original).check_out("enc")

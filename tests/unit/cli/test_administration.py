@@ -183,6 +183,31 @@ def test_nodes_that_wait_are_listed_with_their_fingerprints(poolkeeper: Command,
     assert daemon.requests[1].fingerprint == "ab" * 32
 
 
+def test_a_copied_node_is_shown_with_its_sessions_and_one_is_picked(poolkeeper: Command, daemon: CannedDaemon) -> None:
+    node = pb.Node(
+        name="estates/acme/nodes/enc1",
+        state=pb.NODE_STATE_COPIED,
+        sessions=[
+            pb.NodeSession(
+                name="estates/acme/nodes/enc1/sessions/s2",
+                source="192.0.2.8",
+                host="laptop",
+                open_time=Timestamp(seconds=1_800_000_000),
+                open=True,
+            )
+        ],
+    )
+    daemon.answers["GetNode"] = daemon.answers["ApproveNode"] = node
+    done = poolkeeper("node", "show", "acme/enc1")
+    for shown in ("s2", "192.0.2.8", "laptop", "2027-01-15 08:00:00Z"):
+        assert shown in done.out
+    assert "poolkeeper node approve acme/enc1 --session ID" in done.out
+    for given in ("s2", "estates/acme/nodes/enc1/sessions/s2"):
+        poolkeeper("node", "approve", "acme/enc1", "--session", given)
+        assert daemon.requests[-1].session == "estates/acme/nodes/enc1/sessions/s2"
+    assert "poolkeeper node approve" not in poolkeeper("node", "show", "acme/enc1", "--json").out
+
+
 def test_an_allocation_is_released_with_a_reason(poolkeeper: Command, daemon: CannedDaemon) -> None:
     daemon.answers["ReleaseAllocation"] = licensing_pb2.Allocation(
         name="estates/acme/pools/west/allocations/01J",

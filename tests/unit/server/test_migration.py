@@ -48,13 +48,14 @@ NODE = r.Node(
     enrolled_at=1,
     secret=b"secret",
     previous_secret=b"",
-    copied_secret=b"",
     end_reason="",
 )
 OUTCOME = r.Outcome(
     estate_id="acme", request_id="r1", caller="studio-7", digest=b"digest", subject="a1", at=1_780_272_000_000_000
 )
-ADDED = {"quiet_until_lease", "restored_epoch", "restored_sequence", "secret_epoch"}
+ADDED = {"quiet_until_lease", "restored_epoch", "restored_sequence", "secret_epoch", "secret_session", "copied_at"}
+#: What records had once, by kind.
+GONE: dict[type, dict[str, bytes]] = {r.Node: {"copied_secret": b""}}
 MARK = (
     "INSERT INTO marks (id, epoch, lease, civil, reference, boot_id, boot_time, frozen, secrets_check) "
     "VALUES (1, 1, 20, 1780272000000000, 30, 'boot', 40, '', 'check')"
@@ -70,6 +71,7 @@ def to_0001(bound: Any) -> None:
     for record in (POOL, NODE, OUTCOME):
         row = ROWS[type(record)]
         told = {name: value for name, value in zip(row.columns, row.write(record), strict=True) if name not in ADDED}
+        told |= GONE.get(type(record), {})
         names = ", ".join(told)
         values = ", ".join(f":{name}" for name in told)
         bound.execute(text(f"INSERT INTO {NAMES[type(record)]} ({names}) VALUES ({values})"), told)  # noqa: S608 - names of our own schema

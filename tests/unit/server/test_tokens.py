@@ -88,15 +88,15 @@ def test_the_same_challenge_opens_the_same_session(mint: TokenMint) -> None:
 
 
 def test_a_session_s_secret_shows_by_itself_whose_it_is(mint: TokenMint) -> None:
-    secret = mint.session_secret("s1", node=NODE, epoch=2**32 - 1)
+    secret = mint.session_secret("s1", node=NODE, epoch=2**32 - 1, generation=7)
     assert len(secret) == 32
-    assert secret == mint.session_secret("s1", node=NODE, epoch=2**32 - 1)
-    assert secret != mint.session_secret("s2", node=NODE, epoch=2**32 - 1)
-    assert mint.secret_epoch(secret, node=NODE) == 2**32 - 1
+    assert secret == mint.session_secret("s1", node=NODE, epoch=2**32 - 1, generation=7)
+    assert secret != mint.session_secret("s2", node=NODE, epoch=2**32 - 1, generation=7)
+    assert mint.secret_given(secret, node=NODE) == (2**32 - 1, 7)
     wrong = (b"", bytes(32), secret[:-1], secret + b"0", b"0" + secret[1:], mint.rolling_secret("an enrolment"))
-    assert [mint.secret_epoch(one, node=NODE) for one in wrong] == [0] * len(wrong)
-    assert mint.secret_epoch(secret, node=NODE + "0") == 0
-    assert TokenMint(Secrets.make()).secret_epoch(secret, node=NODE) == 0
+    assert [mint.secret_given(one, node=NODE) for one in wrong] == [(0, 0)] * len(wrong)
+    assert mint.secret_given(secret, node=NODE + "0") == (0, 0)
+    assert TokenMint(Secrets.make()).secret_given(secret, node=NODE) == (0, 0)
 
 
 def test_digests_depend_on_the_installation(held: Secrets, mint: TokenMint) -> None:

@@ -90,14 +90,18 @@ class NodeServicer(AdminServicer):
         )
 
     async def ApproveNode(self, request: pb.ApproveNodeRequest, call: AdminCall) -> pb.Node:
-        """Enrols a node that waits, or lets a copied identity go on."""
+        """Enrols a node that waits, or lets one machine of a copied identity go on."""
         node = _node_of(call, request.name)
+        owner, session = names.read_session(request.session, "session") if request.session else (node, "")
+        if owner != node:
+            raise invalid("session", "This session is not one of the node's.", hint="The node shows its own ones.")
         await self._ask.apply(
             commands.ApproveNode(
                 **origin(call, request, request.request_id, estate=node.estate),
                 node_id=node.id,
                 fingerprint=text(request.fingerprint, "fingerprint"),
                 secret=b"",
+                session_id=session,
             )
         )
         return await self._node(node)
