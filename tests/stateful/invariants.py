@@ -108,8 +108,11 @@ class Invariants:
         bought: Counter[Key] = Counter()
         for holding in self.all(Holding):
             key = (holding.estate_id, holding.pool_id, holding.licence_id)
-            counts = SeatCounts(total=holding.count, active=seats.pop((*key, "active"), 0))
-            counts += SeatCounts(quarantined=seats.pop((*key, "quarantined"), 0))
+            counts = SeatCounts(
+                total=holding.count,
+                active=seats.pop((*key, "active"), 0),
+                quarantined=seats.pop((*key, "quarantined"), 0),
+            )
             assert (holding.active, holding.quarantined) == (counts.active, counts.quarantined), f"2: {holding}"
             assert counts.total == counts.active + counts.quarantined + counts.available, f"2: {holding}"
             bought[holding.estate_id, holding.licence_id] += holding.count

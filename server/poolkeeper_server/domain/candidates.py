@@ -100,10 +100,11 @@ def choose(lines: list[Candidate], licensed_by: LicensedBy, need: int) -> Pairs 
 
 def seat_counts(lines: list[Candidate]) -> SeatCounts:
     """The seats of all these lines."""
-    total = SeatCounts()
+    total = active = quarantined = 0
     for line in lines:
-        total += SeatCounts(total=line.holding.count, active=line.holding.active, quarantined=line.holding.quarantined)
-    return total
+        holding = line.holding
+        total, active, quarantined = total + holding.count, active + holding.active, quarantined + holding.quarantined
+    return SeatCounts(total=total, active=active, quarantined=quarantined)
 
 
 def quarantine_ends(state: State, pool: Pool, lines: list[Candidate]) -> list[int]:
@@ -120,8 +121,7 @@ def denial(
     state: State, now: Moment, lines: list[Candidate], pool: Pool, product: Product, need: int, *, queued: int = 0
 ) -> Refusal:
     """The refusal of a check-out that these lines cannot cover, with everything that explains it (CC-17)."""
-    rejected = [_explain(line, need) for line in lines]
-    by_reason = Counter(candidate.reason for candidate in rejected)
+    by_reason = Counter([line.rejected or Reason.NO_SEAT_AVAILABLE for line in lines])
     reason = Reason.NO_SEAT_AVAILABLE
     if lines and all(line.rejected is not None for line in lines):
         reason = by_reason.most_common(1)[0][0]
@@ -162,7 +162,7 @@ def denial(
             needed=need,
             counts=counts,
             next_free_at=ends[0] if ends else None,
-            candidates=tuple(rejected[:_TOLD]),
+            candidates=tuple([_explain(line, need) for line in lines[:_TOLD]]),
             rejections=tuple(sorted(by_reason.items())),
         ),
     )

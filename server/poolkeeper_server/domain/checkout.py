@@ -72,10 +72,13 @@ class _Ask:
     ids: Iterator[str]
     #: It waited, and is the next in its queue.
     in_turn: bool
+    found: list[Candidate] | None = None
 
     def lines(self) -> list[Candidate]:
-        """The lines that grant the product, as they are now."""
-        return candidates(self.state, self.now, self.pool, self.product.product_id)
+        """The lines that grant the product, as they were when the attempt to serve it began: it changes them last."""
+        if self.found is None:
+            self.found = candidates(self.state, self.now, self.pool, self.product.product_id)
+        return self.found
 
     def choose(self, licensed_by: LicensedBy, seats: int) -> Pairs | None:
         """Free seats; None where they are too few."""
@@ -155,6 +158,7 @@ def take(
 
 def _attempt(ask: _Ask) -> Granted | None:
     """Serves the check-out from what there is; None, with nothing changed, when it cannot be covered."""
+    ask.found = None
     keys = _keys(ask)
     held = _held(ask, keys)
     if held is not None:
@@ -440,8 +444,9 @@ def _move_use(state: State, session: Session, allocation: Allocation, use: Use) 
 def _deny_or_wait(ask: _Ask) -> Waiting:
     state, command, queue = ask.state, ask.command, ask.queue()
     queued = 0 if ask.in_turn else queue.length
-    refusal = denial(state, ask.now, ask.lines(), ask.pool, ask.product, ask.need, queued=queued)
-    never = ask.need > sum(line.holding.count for line in ask.lines() if line.rejected is None)
+    lines = ask.lines()
+    refusal = denial(state, ask.now, lines, ask.pool, ask.product, ask.need, queued=queued)
+    never = ask.need > sum([line.holding.count for line in lines if line.rejected is None])
     if ask.in_turn or not command.wait or refusal.reason is not Reason.NO_SEAT_AVAILABLE or never:
         raise refusal
     if ask.session.waiting >= MOST_WAITING:

@@ -116,6 +116,8 @@ def decide_all(
     more: dict[Key, None] = {}
     for command in batch:
         answers.append(decide(state, command, now, ids))
+        if state.unsettled:
+            due.settle(state, now, ids)
         if state.freed:
             more |= waiting.serve_queues(state, now, ids)
     return answers, tuple(more)

@@ -35,9 +35,12 @@ LEASE_EXPIRED = "LEASE_EXPIRED"
 def end_due(state: State, now: Moment, pool: Pool, ids: Iterator[str]) -> bool:
     """Ends the loaded quarantines, sessions and deadlines of a pool that are due; True when there was one.
 
-    A used-up pool does this for itself, so that a seat is free exactly when it is due (MI-19).
+    A used-up pool does this for itself, so that a seat is free exactly when it is due (MI-19). Once in a batch: all of
+    it is at one instant, and nothing that its commands do is due at that instant already.
     """
     key = (pool.estate_id, pool.pool_id)
+    if key in state.settled:
+        return False
     found = False
     for quarantined in state.many(Allocation, state.quarantined_in[key]):
         if _quarantine_is_over(state, quarantined, now):
@@ -47,11 +50,26 @@ def end_due(state: State, now: Moment, pool: Pool, ids: Iterator[str]) -> bool:
         if _session_is_due(session, now):
             end_session(state, now, session, _end_reason(session), ids)
             found = True
-    for allocation in state.all(Allocation):
-        present = state.get(Allocation, allocation.estate_id, allocation.allocation_id)
-        if present is not None and (present.estate_id, present.pool_id) == key and end_at_deadline(state, now, present):
+    for deadline in state.deadlines_in[key]:
+        allocation = state.get(Allocation, *deadline)
+        if allocation is not None and end_at_deadline(state, now, allocation):
             found = True
+    if found:
+        state.unsettled[key] = None
+    else:
+        state.settled.add(key)
     return found
+
+
+def settle(state: State, now: Moment, ids: Iterator[str]) -> None:
+    """Ends for good what commands have found due; those that were refused all the same have taken it back."""
+    while state.unsettled:
+        key = next(iter(state.unsettled))
+        pool = state.get(Pool, *key)
+        if pool is not None:
+            end_due(state, now, pool, ids)
+        state.settled.add(key)
+        del state.unsettled[key]
 
 
 def expire(state: State, command: Expire, now: Moment, ids: Iterator[str]) -> Expired:

@@ -61,13 +61,6 @@ class SeatCounts:
         """Seats that the next check-out may take; never below zero, also where a line is over its count."""
         return max(0, self.total - self.active - self.quarantined)
 
-    def __add__(self, other: SeatCounts) -> SeatCounts:
-        return SeatCounts(
-            total=self.total + other.total,
-            active=self.active + other.active,
-            quarantined=self.quarantined + other.quarantined,
-        )
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RejectedCandidate:

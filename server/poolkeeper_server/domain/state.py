@@ -43,6 +43,10 @@ def _quarantined_pool(record: Allocation) -> Key | None:
     return (record.estate_id, record.pool_id) if record.state is AllocationState.QUARANTINED else None
 
 
+def _deadline_pool(record: Allocation) -> Key | None:
+    return None if record.deadline_lease is None else (record.estate_id, record.pool_id)
+
+
 def _session_pool(record: Session) -> Key | None:
     return None if record.state is SessionState.ENDED else (record.estate_id, record.pool_id)
 
@@ -127,6 +131,7 @@ class State:
     live = _Indexed(Allocation, _live_key)
     quarantined = _Indexed(Allocation, _quarantined_key)
     quarantined_in = _Indexed(Allocation, _quarantined_pool)
+    deadlines_in = _Indexed(Allocation, _deadline_pool)
     waiters = _Indexed(Waiter, lambda record: (record.estate_id, record.pool_id, record.product_id))
     session_waiters = _Indexed(Waiter, lambda record: (record.estate_id, record.session_id))
     request_waiters = _Indexed(Waiter, lambda record: (record.estate_id, record.node_id, record.request_id))
@@ -151,6 +156,10 @@ class State:
         self.whole_sessions: set[Key] = set()
         #: Up to which sequence the head of a queue is loaded without gaps; None: all of it.
         self.loaded_to: dict[Key, int | None] = {}
+        #: Pools of which nothing that was loaded is due at this instant any more, and those in which something was that
+        #: is not ended for good yet.
+        self.settled: set[Key] = set()
+        self.unsettled: dict[Key, None] = {}
         #: Whether more is due than was loaded.
         self.more_due = False
         #: Faults of single records that were left as they are.
