@@ -60,7 +60,7 @@ class Caller(Protocol):
 
 @dataclass(slots=True)
 class _Flight:
-    key: _Key
+    key: tuple[_Key, bool]
     sent: bool = False
     abandoned: bool = False
 
@@ -72,14 +72,23 @@ class CheckOuts:
         """Nothing is under way."""
         self._session = session
         self._flying: dict[str, _Flight] = {}
-        #: How many callers are there still for each key.
-        self._callers: Counter[_Key] = Counter()
+        #: How many callers are there still for each key, those that wait in line by themselves.
+        self._callers: Counter[tuple[_Key, bool]] = Counter()
         self._landed = asyncio.Event()
 
     @property
     def pending(self) -> Iterable[str]:
         """The request ids that were sent and whose outcome is not known."""
         return (request_id for request_id, flight in self._flying.items() if flight.sent)
+
+    async def none_comes(self, request: pb.CheckOutRequest, granted: pb.Granted) -> None:
+        """Returns when no other caller is about to get the very same allocation, by a check-out that is under way.
+
+        One who waits in line is not waited for.
+        """
+        key = _key(request)
+        while _may_be_shared(key, granted) and (key, False) in self._callers:
+            await self._landed.wait()
 
     async def one(self, request: pb.CheckOutRequest, *, on_waiting: OnWaiting | None) -> pb.Granted:
         """A grant that is held: a waiter's is acknowledged already (CC-18)."""
@@ -159,9 +168,10 @@ class CheckOuts:
     def _abandon(self, request: pb.CheckOutRequest) -> None:
         flight = self._flying[request.request_id]
         flight.abandoned = True
-        self._leave(flight.key)
+        self._leave(flight)
         if flight.sent:
             self._session.in_background(self._resolve(request), name="resolve")
+            self._look_again()
         else:
             self._land(request.request_id)
 
@@ -188,19 +198,17 @@ class CheckOuts:
 
     def _shared_with_another(self, request: pb.CheckOutRequest, granted: pb.Granted) -> bool:
         """Whether a caller that is still there may be about to get the very same allocation."""
-        mine = _key(request)
-        if not any(mine[1:]) and granted.allocation.kind != pb.ALLOCATION_KIND_INSTALLED:
-            return False  # On nobody's behalf, each concurrent check-out counts by itself.
-        return mine in self._callers
+        key = _key(request)
+        return _may_be_shared(key, granted) and ((key, False) in self._callers or (key, True) in self._callers)
 
     def _take_off(self, request: pb.CheckOutRequest) -> None:
-        flight = self._flying[request.request_id] = _Flight(_key(request))
+        flight = self._flying[request.request_id] = _Flight((_key(request), request.HasField("wait")))
         self._callers[flight.key] += 1
 
-    def _leave(self, key: _Key) -> None:
-        self._callers[key] -= 1
-        if not self._callers[key]:
-            del self._callers[key]
+    def _leave(self, flight: _Flight) -> None:
+        self._callers[flight.key] -= 1
+        if not self._callers[flight.key]:
+            del self._callers[flight.key]
 
     def _sent(self, *request_ids: str) -> None:
         for request_id in request_ids:
@@ -212,7 +220,10 @@ class CheckOuts:
         for request_id in request_ids:
             flight = self._flying.pop(request_id, None)
             if flight is not None and not flight.abandoned:
-                self._leave(flight.key)
+                self._leave(flight)
+        self._look_again()
+
+    def _look_again(self) -> None:
         landed, self._landed = self._landed, asyncio.Event()
         landed.set()
 
@@ -225,3 +236,8 @@ def _key(request: pb.CheckOutRequest) -> _Key:
         request.user,
         request.host,
     )
+
+
+def _may_be_shared(key: _Key, granted: pb.Granted) -> bool:
+    # On nobody's behalf, each concurrent check-out counts by itself.
+    return any(key[1:]) or granted.allocation.kind == pb.ALLOCATION_KIND_INSTALLED

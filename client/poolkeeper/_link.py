@@ -140,6 +140,8 @@ class StreamLink:
             self._pending.pop(number, None)
             if not pending.answer.cancel():
                 pending.answer.exception()  # Looked at, also when its caller has gone meanwhile.
+            # An error refers to this frame: it would keep itself, and through its callers their client, alive.
+            del pending
             self._end_if_done()
 
     def retire(self) -> None:
@@ -281,7 +283,10 @@ async def call_of(asked: Any, *, look: Look | None) -> Any:
             answer.exception()  # Looked at, also when nobody is there for it any more.
     if not is_there:
         raise Unreachable(_LOST)
-    return answer.result()
+    try:
+        return answer.result()
+    finally:
+        del answer  # As in StreamLink.call.
 
 
 async def _awaited(asked: Any) -> Any:

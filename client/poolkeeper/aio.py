@@ -5,11 +5,10 @@
             ...
 
 A client belongs to the event loop in which it was first used. A loop that is blocked for longer than
-the lease sends no heartbeat, and loses what it holds. Nothing here survives a fork: make clients in
-the process that uses them.
+the lease sends no heartbeat, and loses what it holds. A client that is forgotten with all its
+allocations closes by itself, with a ResourceWarning; one that is open when its loop or the program ends
+closes then. Nothing here survives a fork: make clients in the process that uses them.
 """
-
-# ruff: noqa: SLF001 - a client and its allocations are one thing in two modules.
 
 from __future__ import annotations
 
@@ -17,18 +16,21 @@ import asyncio
 import inspect
 import logging
 import os
+import warnings
+import weakref
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
 from types import TracebackType
-from typing import Final, Self
+from typing import Final, Self, TypeVar
 
-from poolkeeper._allocation import AsyncAllocation, AsyncBatchResult, OnLost, OnRegained
+from poolkeeper._allocation import AsyncAllocation, AsyncBatchResult, Holder, Holding, OnLost, OnRegained
 from poolkeeper._clock import BootClock, Clock
 from poolkeeper._connector import Connector, Transport
 from poolkeeper._core.lease import STOP_BEFORE, Change, HoldState, LeaseKeeper
 from poolkeeper._core.requests import check_out_request, seconds, span_of
 from poolkeeper._core.retry import RetryPolicy
 from poolkeeper._enrolment import configured_addresses, enrol_node, open_session
+from poolkeeper._farewell import CLOSE_PATIENCE, Farewell
 from poolkeeper._records import (
     AllocationRecord,
     CheckInReason,
@@ -39,7 +41,7 @@ from poolkeeper._records import (
 )
 from poolkeeper._request_id import new_request_id
 from poolkeeper._session import NODE_LOST, Session
-from poolkeeper._tasks import Tasks
+from poolkeeper._tasks import Tasks, quietly
 from poolkeeper.errors import (
     FailedPrecondition,
     LeaseLost,
@@ -54,9 +56,9 @@ from poolkeeper.v1 import licensing_pb2 as pb
 
 __all__ = ["AsyncAllocation", "AsyncBatchResult", "AsyncClient", "enrol"]
 
+T = TypeVar("T")
 OnWaiting = Callable[[Place], None]
 
-_CLOSE_PATIENCE: Final = 3.0
 _RECOVERY_PAUSE: Final = 1.0
 _PAGE: Final = 1000
 _log = logging.getLogger("poolkeeper")
@@ -129,10 +131,23 @@ class AsyncClient:
         self._clock: Clock = _clock or BootClock()
         self._node = record.node
         self._tasks = Tasks()
-        self._current: Session | None = None
+        self._farewell = Farewell(self._tasks)
         self._opening = asyncio.Lock()
-        self._allocations: dict[str, AsyncAllocation] = {}
+        self._holdings: dict[str, Holding] = {}
         self._closed = False
+
+    def __del__(self) -> None:
+        """Gives back what was leased: nobody has the client any more, nor any of its allocations."""
+        farewell: Farewell | None = getattr(self, "_farewell", None)
+        if farewell is not None and farewell.forgotten():
+            told = (
+                f"a poolkeeper client of {self._node} was forgotten without being closed; it gives back what it leased"
+            )
+            warnings.warn(told, ResourceWarning, source=self, stacklevel=2)
+
+    @property
+    def _current(self) -> Session | None:
+        return self._farewell.session
 
     @property
     def node(self) -> str:
@@ -168,8 +183,9 @@ class AsyncClient:
         on_lost: OnLost | None = None,
         on_regained: OnRegained | None = None,
     ) -> AsyncAllocation:
-        """Seats of a product, held until check-in; asked again for one consumer, the same object.
+        """Seats of a product, held until check-in; asked again on the same behalf, the same seats in their new size.
 
+        They go back when everybody has checked in who asked, and at the latest when the client closes.
         `quantity` counts seats, `demand` units (cameras, cores …) that the daemon turns into seats
         (CC-19). `wait`, in seconds, queues up when there is no seat; `on_waiting` hears the place.
         `on_lost(allocation, error)` is called when the program must stop; when it has returned, a
@@ -200,7 +216,7 @@ class AsyncClient:
                 if last or session.usable or isinstance(error, NODE_LOST):
                     raise
                 continue
-            return self._adopt(session, granted, on_lost=on_lost, on_regained=on_regained)
+            return self._adopt(session, request, granted, on_lost=on_lost, on_regained=on_regained)
         raise AssertionError  # pragma: no cover - the second turn returns or raises.
 
     async def batch_check_out(
@@ -231,12 +247,12 @@ class AsyncClient:
         results = await session.check_outs.batch(requests)
         return tuple(
             AsyncBatchResult(
-                allocation=self._adopt(session, result.granted, on_lost=on_lost, on_regained=on_regained),
+                allocation=self._adopt(session, request, result.granted, on_lost=on_lost, on_regained=on_regained),
                 error=None,
             )
             if result.WhichOneof("result") == "granted"
             else AsyncBatchResult(allocation=None, error=from_status(result.error))
-            for result in results
+            for request, result in zip(requests, results, strict=False)
         )
 
     async def list_allocations(self) -> tuple[AllocationRecord, ...]:
@@ -260,34 +276,42 @@ class AsyncClient:
         if self._closed:
             return
         self._closed = True
-        session = self._current
-        for allocation in self._allocations.values():
-            allocation._ended = allocation._ended or not allocation.installed
-        try:
-            if session is not None:
-                await session.close(patience=_CLOSE_PATIENCE)
-        finally:
-            try:
-                await self._tasks.stop()
-            finally:
-                if session is not None:
-                    await session.drop_links()
+        for holding in self._holdings.values():
+            for holder in holding.holders:
+                holder.ended = holder.ended or not holding.installed
+        await self._farewell.close()
 
-    async def _give_back(self, allocation: AsyncAllocation, reason: CheckInReason) -> None:
+    async def _give_back(self, holding: Holding, holder: Holder, reason: CheckInReason) -> None:
         """What `AsyncAllocation.check_in` does."""
-        name = allocation.name
-        if self._allocations.get(name) is allocation:
-            del self._allocations[name]
-        session = allocation._session
-        if isinstance(allocation._lost, NODE_LOST):
-            await session.say(pb.AcknowledgeRequest(allocation=name, fence=allocation._fence))
+        holding.left(holder)
+        if not holding.unused:
             return
-        if not allocation.installed and (self._closed or not session.usable):
+        try:
+            await holding.session.check_outs.none_comes(holding.request, holding.granted)
+        except asyncio.CancelledError:
+            self._tasks.start(quietly(self._return(holding, reason)), name="give-back")
+            raise
+        await self._return(holding, reason)
+
+    async def _return(self, holding: Holding, reason: CheckInReason) -> None:
+        await holding.session.check_outs.none_comes(holding.request, holding.granted)
+        if not holding.unused:
+            return  # Somebody came meanwhile.
+        name, session = holding.name, holding.session
+        present = self._holdings.get(name)
+        if present is holding:
+            del self._holdings[name]
+        elif present is not None:
+            return  # It was granted anew since it was lost.
+        if isinstance(holding.lost, NODE_LOST):
+            await session.say(pb.AcknowledgeRequest(allocation=name, fence=holding.fence))
+            return
+        if not holding.installed and (self._closed or not session.usable):
             return
         if not session.usable:
             session = await self._session()
-        if isinstance(allocation._lost, Revoked):
-            await session.acknowledge(name, allocation._fence)
+        if isinstance(holding.lost, Revoked):
+            await session.acknowledge(name, holding.fence)
         else:
             await session.check_in(name, reason.number)
 
@@ -317,19 +341,19 @@ class AsyncClient:
                 clock=self._clock,
                 tasks=self._tasks,
                 policy=self._policy,
-                on_change=self._changed,
-                on_notice=self._noticed,
-                on_over=self._over,
-                on_adrift=self._adrift,
+                on_change=_weakly(self._changed),
+                on_notice=_weakly(self._noticed),
+                on_over=_weakly(self._over),
+                on_adrift=_weakly(self._adrift),
             )
             self._carry_over(session)
-            self._current = session
+            self._farewell.opened(session)
             try:
                 self._require_open()
             except FailedPrecondition:
                 # It was closed while this was being opened.
                 try:
-                    await session.close(patience=_CLOSE_PATIENCE)
+                    await session.close(patience=CLOSE_PATIENCE)
                 finally:
                     await session.drop_links()
                 raise
@@ -340,10 +364,10 @@ class AsyncClient:
 
         That is what is installed, and what the daemon may not know any more although it is promised still.
         """
-        earlier = {id(one._session): one._session for one in self._allocations.values()}
-        for allocation in self._allocations.values():
-            if allocation._session.hand_over(allocation.name, session):
-                allocation._session = session
+        earlier = {id(holding.session): holding.session for holding in self._holdings.values()}
+        for holding in self._holdings.values():
+            if holding.session.hand_over(holding.name, session):
+                holding.session = session
         for one in earlier.values():
             one.bequeath(session)
 
@@ -354,47 +378,44 @@ class AsyncClient:
     def _adopt(
         self,
         session: Session,
+        request: pb.CheckOutRequest,
         granted: pb.Granted,
         *,
         on_lost: OnLost | None,
         on_regained: OnRegained | None,
     ) -> AsyncAllocation:
-        known = self._allocations.get(granted.allocation.name)
-        if known is None or known._lost is not None or not known._session.usable:
-            known = AsyncAllocation(self, session, granted, on_lost=on_lost, on_regained=on_regained)
-            self._allocations[known.name] = known
-            return known
-        granted.grant = granted.grant or known.grant
-        known._granted = granted
-        known._on_lost = on_lost or known._on_lost
-        known._on_regained = on_regained or known._on_regained
-        return known
+        holding = self._holdings.get(granted.allocation.name)
+        if holding is None or holding.lost is not None or not holding.session.usable:
+            holding = self._holdings[granted.allocation.name] = Holding(session, request, granted)
+        else:
+            holding.granted_again(request, granted)
+        return holding.taken(on_lost=on_lost, on_regained=on_regained).allocation(self, holding)
 
     def _noticed(self, notice: pb.AllocationNotice) -> None:
         if notice.reason != errors_pb2.REASON_REVOKED:
             return
-        allocation, session = self._allocations.get(notice.allocation), self._current
-        if allocation is not None:
-            allocation._fence = notice.fence
+        holding, session = self._holdings.get(notice.allocation), self._current
+        if holding is not None:
+            holding.fence = notice.fence
         elif session is not None and not session.holds(notice.allocation):
             # Nothing of ours runs on it.
             self._tasks.start(self._let_go(session, notice.allocation, notice.fence), name="acknowledge")
 
     def _changed(self, change: Change) -> None:
-        allocation = self._allocations.get(change.allocation)
-        if allocation is None:
+        holding = self._holdings.get(change.allocation)
+        if holding is None:
             return
         if change.state is HoldState.LOST and change.error is not None:
             if change.final:
-                allocation._lost = change.error
+                holding.lost = change.error
                 if not isinstance(change.error, Revoked):
-                    del self._allocations[change.allocation]
-            self._tasks.start(self._tell_lost(allocation, change.error), name="on-lost")
+                    del self._holdings[change.allocation]
+            self._tasks.start(self._tell_lost(holding, change.error), name="on-lost")
         else:
-            self._tasks.start(self._tell_regained(allocation), name="on-regained")
+            self._tasks.start(self._tell_regained(holding), name="on-regained")
 
     def _over(self, error: LeaseLost) -> None:
-        if not isinstance(error, NODE_LOST) and any(allocation.installed for allocation in self._allocations.values()):
+        if not isinstance(error, NODE_LOST) and any(holding.installed for holding in self._holdings.values()):
             # Installed seats outlive the session, and their news need a new one.
             self._tasks.start(self._reopen(), name="reopen")
 
@@ -420,24 +441,28 @@ class AsyncClient:
         except PoolkeeperError as problem:
             _log.warning("no session for the installed allocations: %s", problem)
 
-    async def _tell_lost(self, allocation: AsyncAllocation, error: LeaseLost) -> None:
-        async with allocation._telling:
-            if not allocation._told_lost:
-                allocation._told_lost = True
-                allocation._stopped = await _tell(allocation._on_lost, allocation, error)
-        if not allocation._stopped:
+    async def _tell_lost(self, holding: Holding, error: LeaseLost) -> None:
+        async with holding.telling:
+            await asyncio.gather(*(self._tell_holder(holding, holder, error) for holder in list(holding.holders)))
+        if not holding.stopped:
             # It may still be running: its seat is free when the promise ends, not earlier (CC-16).
             return
-        if isinstance(allocation._lost, Revoked):
-            await self._let_go(allocation._session, allocation.name, allocation._fence)
-        elif isinstance(allocation._lost, NODE_LOST):
-            await allocation._session.say(pb.AcknowledgeRequest(allocation=allocation.name, fence=allocation._fence))
+        if isinstance(holding.lost, Revoked):
+            await self._let_go(holding.session, holding.name, holding.fence)
+        elif isinstance(holding.lost, NODE_LOST):
+            await holding.session.say(pb.AcknowledgeRequest(allocation=holding.name, fence=holding.fence))
 
-    async def _tell_regained(self, allocation: AsyncAllocation) -> None:
-        async with allocation._telling:
-            if allocation._told_lost and allocation._lost is None:
-                allocation._told_lost = allocation._stopped = False
-                await _tell(allocation._on_regained, allocation)
+    async def _tell_holder(self, holding: Holding, holder: Holder, error: LeaseLost) -> None:
+        if not holder.told_lost:
+            holder.told_lost = True
+            holder.stopped = await _tell(holder.on_lost, holder.allocation(self, holding), error)
+
+    async def _tell_regained(self, holding: Holding) -> None:
+        async with holding.telling:
+            for holder in list(holding.holders):
+                if holder.told_lost and holding.lost is None:
+                    holder.told_lost = holder.stopped = False
+                    await _tell(holder.on_regained, holder.allocation(self, holding))
 
     async def _let_go(self, session: Session, name: str, fence: pb.Fence) -> None:
         try:
@@ -445,7 +470,19 @@ class AsyncClient:
         except PoolkeeperError as problem:
             _log.debug("%s is not acknowledged yet: %s", name, problem)
             return
-        self._allocations.pop(name, None)
+        self._holdings.pop(name, None)
+
+
+def _weakly(method: Callable[[T], None]) -> Callable[[T], None]:
+    """The method, as long as its object is used elsewhere; it keeps nothing alive."""
+    alive = weakref.WeakMethod(method)
+
+    def call(told: T) -> None:
+        found = alive()
+        if found is not None:
+            found(told)
+
+    return call
 
 
 def _guarded(on_waiting: OnWaiting | None) -> Callable[[pb.Waiting], None] | None:

@@ -4,7 +4,8 @@
         ...
 
 All clients of a process share one event loop in a daemon thread. At interpreter exit what is leased
-is checked in, for a few seconds at most. No signal handler is installed; SIGTERM ends a Python
+is checked in, for a few seconds at most; so is what a client leased that is forgotten with all its allocations,
+with a ResourceWarning. No signal handler is installed; SIGTERM ends a Python
 program without its exit handlers unless the program turns it into an exit:
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
@@ -17,9 +18,6 @@ fork handlers may crash the child: start programs with `subprocess` and processe
 from __future__ import annotations
 
 import asyncio
-import atexit
-import concurrent.futures
-import contextlib
 import os
 import threading
 import weakref
@@ -27,7 +25,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, S
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from types import TracebackType
-from typing import Any, Final, Self, TypeVar
+from typing import Any, Self, TypeVar
 
 from poolkeeper import aio
 from poolkeeper._allocation import AsyncAllocation
@@ -44,8 +42,6 @@ T = TypeVar("T")
 OnLost = Callable[["Allocation", LeaseLost], None]
 OnRegained = Callable[["Allocation"], None]
 OnWaiting = Callable[[Place], None]
-
-_EXIT_PATIENCE: Final = 4.0
 
 
 def enrol(
@@ -73,7 +69,7 @@ def enrol(
 
 
 class Allocation:
-    """Seats that this program holds; leaving it as a context manager checks them in."""
+    """Seats that this program holds; leaving it as a context manager checks them in. See `AsyncAllocation`."""
 
     def __init__(self, held: AsyncAllocation, loop: _Loop) -> None:
         """Made by a client's `check_out`."""
@@ -199,10 +195,6 @@ class Client:
             _clock=_clock,
         )
         self._loop = _Loop.shared()
-        # The values alone are weak: each of them keeps its key.
-        self._allocations: weakref.WeakValueDictionary[AsyncAllocation, Allocation] = weakref.WeakValueDictionary()
-        self._making = threading.Lock()
-        _open_clients.add(self)
 
     @property
     def node(self) -> str:
@@ -254,7 +246,7 @@ class Client:
                 on_regained=self._in_thread(on_regained),
             )
         )
-        return self._allocation(held)
+        return _allocation_of(held, self._loop)
 
     def batch_check_out(
         self,
@@ -273,7 +265,7 @@ class Client:
         )
         return tuple(
             BatchResult(
-                allocation=None if one.allocation is None else self._allocation(one.allocation),
+                allocation=None if one.allocation is None else _allocation_of(one.allocation, self._loop),
                 error=one.error,
             )
             for one in results
@@ -285,20 +277,14 @@ class Client:
 
     def close(self) -> None:
         """Ends the session; see `AsyncClient.close`."""
-        _open_clients.discard(self)
         self._loop.run(self._client.close())
-
-    def _allocation(self, held: AsyncAllocation) -> Allocation:
-        with self._making:
-            known = self._allocations.get(held)
-            if known is None:
-                known = self._allocations[held] = Allocation(held, self._loop)
-            return known
 
     def _in_thread(self, callback: Callable[..., None] | None) -> Callable[..., Awaitable[None]] | None:
         """The callback as a coroutine function that runs it in a thread of its own."""
         if callback is None:
             return None
+        # Not this client: what is called for it must not keep it alive.
+        shared = self._loop
 
         async def call(held: AsyncAllocation, *told: object) -> None:
             loop = asyncio.get_running_loop()
@@ -315,7 +301,7 @@ class Client:
             def run() -> None:
                 problem: BaseException | None = None
                 try:
-                    callback(self._allocation(held), *told)
+                    callback(_allocation_of(held, shared), *told)
                 except Exception as error:  # noqa: BLE001 - handed to the loop, which logs it.
                     problem = error
                 loop.call_soon_threadsafe(finish, problem)
@@ -352,7 +338,7 @@ class _Loop:
         """Whether this is the process that it was made in."""
         return self._process == os.getpid()
 
-    def run(self, work: Coroutine[Any, Any, T], *, patience: float | None = None) -> T:
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
         """The result of work on the loop; interrupted, the work is cancelled."""
         if not self.alive:
             work.close()
@@ -364,18 +350,25 @@ class _Loop:
             raise FailedPrecondition("A waiting callback must not call back into the client.")
         future = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
-            return future.result(patience)
+            return future.result()
         except BaseException:
             future.cancel()
             raise
+        finally:
+            # An error refers to this frame, and the future to the error: together they would keep the client alive.
+            del future, work
 
 
-_open_clients: weakref.WeakSet[Client] = weakref.WeakSet()
+_allocations: weakref.WeakKeyDictionary[AsyncAllocation, weakref.ref[Allocation]] = weakref.WeakKeyDictionary()
+_making = threading.Lock()
 
 
-@atexit.register
-def _close_all() -> None:
-    for client in list(_open_clients):
-        if client._loop.alive:  # noqa: SLF001 - its own module.
-            with contextlib.suppress(PoolkeeperError, concurrent.futures.TimeoutError):
-                client._loop.run(client._client.close(), patience=_EXIT_PATIENCE)  # noqa: SLF001 - as above.
+def _allocation_of(held: AsyncAllocation, loop: _Loop) -> Allocation:
+    """The one that the program has for it already, or a new one."""
+    with _making:
+        made = _allocations.get(held)
+        found = None if made is None else made()
+        if found is None:
+            found = Allocation(held, loop)
+            _allocations[held] = weakref.ref(found)
+        return found

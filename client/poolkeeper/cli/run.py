@@ -214,7 +214,7 @@ def _promised_for(allocation: "AsyncAllocation") -> float:
     # What is lost says only that it is not held; when its seat goes to another is known to the session's keeper.
     from poolkeeper._clock import BootClock
 
-    keeper = allocation._session.keeper  # noqa: SLF001  # the SDK tells no other way
+    keeper = allocation._holding.session.keeper  # noqa: SLF001  # the SDK tells no other way
     until = keeper.held_until(allocation.name)
     end = keeper.deadline if until is None or until < 0 else until + keeper.stop_before
     return end - BootClock().now()
