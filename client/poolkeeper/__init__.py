@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from poolkeeper.errors import LeaseExpired as LeaseExpired
     from poolkeeper.errors import LeaseLost as LeaseLost
     from poolkeeper.errors import LicenceExpired as LicenceExpired
+    from poolkeeper.errors import LimitReached as LimitReached
     from poolkeeper.errors import MalformedRequest as MalformedRequest
     from poolkeeper.errors import NodeCopied as NodeCopied
     from poolkeeper.errors import NodeRebound as NodeRebound
@@ -109,6 +110,7 @@ _PLACES = {
     "LeaseExpired": "poolkeeper.errors",
     "LeaseLost": "poolkeeper.errors",
     "LicenceExpired": "poolkeeper.errors",
+    "LimitReached": "poolkeeper.errors",
     "MalformedRequest": "poolkeeper.errors",
     "NoSeatAvailable": "poolkeeper.errors",
     "NodeCopied": "poolkeeper.errors",
@@ -176,6 +178,7 @@ __all__ = [
     "LeaseExpired",
     "LeaseLost",
     "LicenceExpired",
+    "LimitReached",
     "MalformedRequest",
     "NoSeatAvailable",
     "NodeCopied",

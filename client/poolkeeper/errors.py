@@ -36,6 +36,7 @@
     │   ├── Draining                the daemon is about to stop
     │   ├── Overloaded              the daemon's queue is full
     │   └── StoreUnavailable        the daemon's store cannot be written
+    ├── LimitReached                this node or address has as much under way as it may have; `retry_after` says when
     ├── NotFound                    no such resource
     ├── AlreadyExists               a resource of that name exists
     ├── FailedPrecondition          the resource's state does not permit this
@@ -301,6 +302,10 @@ class StoreUnavailable(Unreachable):
     """The daemon's store cannot be written at the moment."""
 
 
+class LimitReached(PoolkeeperError):
+    """The node, or the address that calls, has as much under way as it may have."""
+
+
 class NotFound(PoolkeeperError):
     """There is no such resource."""
 
@@ -371,6 +376,7 @@ BY_REASON: Final[Mapping[str, type[PoolkeeperError]]] = {
     "TOO_MANY_ATTEMPTS": TooManyAttempts,
     "FAILED_PRECONDITION": FailedPrecondition,
     "INTERNAL": ServerFault,
+    "LIMIT_REACHED": LimitReached,
 }
 """One class for each reason of the protocol; a test compares it with the protocol."""
 

@@ -5,6 +5,7 @@ import os
 import re
 import tomllib
 from collections.abc import Mapping
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
@@ -22,6 +23,7 @@ from pydantic_settings import (
 from poolkeeper_server.domain.purchasing import LONGEST_LEASE, SHORTEST_LEASE
 from poolkeeper_server.services.address import Address
 from poolkeeper_server.services.configuration import ConfigurationError
+from poolkeeper_server.services.sources import Network
 
 __all__ = ["ConfigurationError", "Settings", "load_settings"]
 
@@ -52,10 +54,20 @@ def _path(value: object) -> Path:
     return Path(value).expanduser().absolute()
 
 
+def _networks(value: object) -> tuple[Network, ...]:
+    """Addresses and networks, written behind one another with commas, or as a list."""
+    listed = value.split(",") if isinstance(value, str) else value
+    if not isinstance(listed, list | tuple):
+        raise ValueError(f"{value!r} is not a list of addresses")  # noqa: TRY004 - pydantic tells these to people
+    return tuple(ip_network(str(one).strip()) for one in listed if str(one).strip())
+
+
 Span = Annotated[int, BeforeValidator(_span)]
 """An int of microseconds, read from text such as "90s" or "24h"."""
 ListenAddress = Annotated[Address, NoDecode, BeforeValidator(_address)]
 """An Address, read from HOST:PORT."""
+Networks = Annotated[tuple[Network, ...], NoDecode, BeforeValidator(_networks)]
+"""Addresses and networks such as 10.0.0.5 and 10.1.0.0/16."""
 FilePath = Annotated[Path, BeforeValidator(_path)]
 """An absolute path, with ~ expanded."""
 
@@ -117,6 +129,12 @@ class Settings(BaseSettings):
     """How long the effect of a request id is remembered."""
     queue_bound: int = Field(default=8_192, ge=64, le=1_000_000)
     """Commands that may wait for the store; beyond it check-outs are told to come back."""
+    connections: int = Field(default=0, ge=0, le=1_000_000)
+    """Connections at a time; 0: as many as the process may have open files, but for 256."""
+    trusted_fronts: Networks = ()
+    """Addresses or networks of proxies in front, which say in x-forwarded-for for whom they call."""
+    front_certificate: FilePath | None = None
+    """Where the daemon writes, at every start, its certificate with the key in PEM, for a proxy in front."""
     drain_timeout: Span = 10 * _SECOND
     """How long a stopping daemon waits for calls that are in progress."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
@@ -158,6 +176,11 @@ class Settings(BaseSettings):
             raise ConfigurationError(
                 f"certificate is set and tls is {self.tls}.",
                 hint="Leave tls at auto, or take certificate and private_key out.",
+            )
+        if self.front_certificate is not None and self.tls != "auto":
+            raise ConfigurationError(
+                f"front_certificate is set and tls is {self.tls}.",
+                hint="Leave tls at auto, so that there is a certificate, or take front_certificate out.",
             )
         self._span_relations()
         return self

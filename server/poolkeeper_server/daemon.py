@@ -9,7 +9,7 @@ import signal
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -35,9 +35,11 @@ from poolkeeper_server.services.housekeeping import Housekeeping
 from poolkeeper_server.services.ids import new_id
 from poolkeeper_server.services.leasing import LeasingService
 from poolkeeper_server.services.nodes import Credentials, Sightings
+from poolkeeper_server.services.process import most_connections, raise_open_files, share_arenas
 from poolkeeper_server.services.relay import Relay
 from poolkeeper_server.services.secrets import Secrets, open_secrets
 from poolkeeper_server.services.shared_clock import SharedClock
+from poolkeeper_server.services.sources import Fronts
 from poolkeeper_server.services.tokens import (
     AdminIdentity,
     SessionIdentity,
@@ -96,7 +98,10 @@ class Readiness:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Daemon:
-    """A running daemon; `operator_token` and `pin` are what its first admin needs."""
+    """A running daemon; `operator_token` and `pin` are what its first admin needs.
+
+    `front_certificate` is its certificate with the private key in PEM, empty without TLS.
+    """
 
     grpc: GrpcServer
     http: HttpServer
@@ -110,6 +115,7 @@ class Daemon:
     operator_token: str
     pin: str
     authority: str
+    front_certificate: str = field(repr=False)
 
 
 def run(settings: Settings) -> None:
@@ -119,6 +125,8 @@ def run(settings: Settings) -> None:
         ConfigurationError: when it cannot start with these settings on this machine.
     """
     configure_logging(settings.log_level)
+    share_arenas()
+    raise_open_files()
     try:
         import uvloop  # noqa: PLC0415 - Linux and macOS only, and a daemon without it is only slower
     except ImportError:
@@ -175,6 +183,8 @@ async def serving(
             if daemon.relay is not None:
                 await daemon.relay.start(look_again=daemon.leasing.look_again, refresh=daemon.credentials.refresh)
             await daemon.grpc.start()
+            if settings.front_certificate is not None:
+                _write(settings.front_certificate, daemon.front_certificate, mode=0o600)
             _write_endpoint(data, daemon)
             daemon.readiness.reason = ""
             try:
@@ -264,6 +274,8 @@ async def _assemble(
             certificate=certificate,
             bindings=[licensing_binding(leasing), *admin_bindings(administration)],
             gate=_Gate(leasing, administration),
+            connections=settings.connections or most_connections(),
+            fronts=Fronts(settings.trusted_fronts),
         ),
         http=bind_http(settings.http_listen, not_ready=lambda: readiness.reason),
         housekeeping=Housekeeping(
@@ -285,6 +297,7 @@ async def _assemble(
         operator_token=parts.operator_token,
         pin=pin,
         authority=authority,
+        front_certificate="" if certificate is None else (certificate.private_key + certificate.chain).decode(),
     )
 
 

@@ -165,7 +165,10 @@ async def test_messages_that_are_too_large(node: NodeClient, office: Office) -> 
     code, _ = await send(office, CHECK_OUT, body, node.token)
     assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
     largest = pb.CheckOutRequest(request_id="large", product=PRODUCT, consumer="x" * (LARGEST - 100))
-    assert await refused(office, CHECK_OUT, largest.SerializeToString(), node.token) == "INVALID_FIELD"
+    assert await refused(office, CHECK_OUT, largest.SerializeToString(), node.token) == "MALFORMED_REQUEST"
+    # What a method has no use for is not even parsed.
+    larger = pb.CheckOutRequest(request_id="large", product=PRODUCT, consumer="x" * 70_000)
+    assert await refused(office, CHECK_OUT, larger.SerializeToString(), node.token) == "MALFORMED_REQUEST"
 
 
 async def test_a_stream_with_a_message_that_cannot_be_read_ends_in_words(node: NodeClient, office: Office) -> None:

@@ -46,6 +46,10 @@ def row(*cells: str) -> str:
     return f"| {' | '.join(cells)} |"
 
 
+#: Settings that are a number of something, and no span.
+COUNTS = {"queue_bound", "connections"}
+
+
 def settings() -> Iterator[str]:
     """A row for each setting."""
     (declared,) = (
@@ -73,9 +77,9 @@ def settings() -> Iterator[str]:
         default = field.default
         if name in made:
             text = made[name]
-        elif default is None:
+        elif default is None or default == ():
             text = "none"
-        elif isinstance(default, int) and name != "queue_bound":
+        elif isinstance(default, int) and name not in COUNTS:
             text = f"`{phrase(timedelta(microseconds=default))}`"
         else:
             text = f"`{default}`"

@@ -99,6 +99,8 @@ class _ReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTyp
     """The daemon has a fault of its own; its log has the details."""
     REASON_POOL_MISMATCH: _Reason.ValueType  # 33
     """More is asked for than another pool has given and than may be shared here; the denial names that pool."""
+    REASON_LIMIT_REACHED: _Reason.ValueType  # 34
+    """The node, or the address that calls, has as much under way as it may have; RetryInfo says when to come back."""
 
 class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper):
     """Why a request was refused."""
@@ -170,6 +172,8 @@ REASON_INTERNAL: Reason.ValueType  # 32
 """The daemon has a fault of its own; its log has the details."""
 REASON_POOL_MISMATCH: Reason.ValueType  # 33
 """More is asked for than another pool has given and than may be shared here; the denial names that pool."""
+REASON_LIMIT_REACHED: Reason.ValueType  # 34
+"""The node, or the address that calls, has as much under way as it may have; RetryInfo says when to come back."""
 Global___Reason: typing_extensions.TypeAlias = Reason
 
 @typing.final

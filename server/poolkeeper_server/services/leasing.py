@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
-from ipaddress import IPv6Address, IPv6Network, ip_address
 from typing import Final
 
 from cryptography.exceptions import InvalidSignature
@@ -53,6 +52,7 @@ from poolkeeper_server.services.feed import Feed
 from poolkeeper_server.services.grants import Signer
 from poolkeeper_server.services.nodes import Credentials, Sightings
 from poolkeeper_server.services.receipts import Receipts
+from poolkeeper_server.services.sources import source_of
 from poolkeeper_server.services.tokens import (
     InvalidToken,
     SessionIdentity,
@@ -158,7 +158,7 @@ class LeasingService:
         secret = self._mint.rolling_secret(enrolment_subject(digest, attempt.public_key))
         answer = await self._committer.submit(
             c.Enrol(
-                source=_source(attempt.source),
+                source=source_of(attempt.source),
                 estate_id=estate_id,
                 pool_id=pool_id,
                 digest=digest,
@@ -499,19 +499,6 @@ def _is_valid(attempt: EnrolmentAttempt) -> bool:
     except (InvalidSignature, ValueError):
         return False
     return True
-
-
-def _source(address: str) -> str:
-    """Whom failures are counted against: an address, or the /64 network of an IPv6 one (CC-5)."""
-    try:
-        parsed = ip_address(address.partition("%")[0])
-    except ValueError:
-        return address
-    if isinstance(parsed, IPv6Address):
-        if parsed.ipv4_mapped is not None:
-            return str(parsed.ipv4_mapped)
-        return str(IPv6Network((int(parsed) >> 64 << 64, 64)))
-    return str(parsed)
 
 
 def _node_name(estate_id: str, node_id: str) -> str:

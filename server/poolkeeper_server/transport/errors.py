@@ -52,11 +52,12 @@ STATUS_OF = {
     Reason.TOO_MANY_ATTEMPTS: grpc.StatusCode.RESOURCE_EXHAUSTED,
     Reason.FAILED_PRECONDITION: grpc.StatusCode.FAILED_PRECONDITION,
     Reason.INTERNAL: grpc.StatusCode.INTERNAL,
+    Reason.LIMIT_REACHED: grpc.StatusCode.RESOURCE_EXHAUSTED,
 }
 """Only what is UNAVAILABLE is worth the same request again; everything else needs a change first."""
 
 # Whose quota a RESOURCE_EXHAUSTED is about.
-_QUOTAS = {Reason.NO_SEAT_AVAILABLE, Reason.HOLDER_LIMIT, Reason.WAIT_EXPIRED}
+_QUOTAS = {Reason.NO_SEAT_AVAILABLE, Reason.HOLDER_LIMIT, Reason.WAIT_EXPIRED, Reason.LIMIT_REACHED}
 _SOON = 1_000_000
 # Trailers travel in base64, beside the message in percent encoding, and many clients take no more than 8 KiB of all of
 # them together.

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Generic, NoReturn, Protocol, TypeVar, cast
 
 import grpc
 import grpc.aio
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 from google.rpc import status_pb2
 
@@ -26,6 +26,7 @@ from poolkeeper_server.services.events import CallFacts, Event, current_call, ge
 from poolkeeper_server.services.tokens import AdminIdentity, InvalidToken, SessionIdentity
 from poolkeeper_server.transport.errors import DETAILS_KEY, MOST_DETAILS, code_of, internal, status_of
 from poolkeeper_server.transport.pages import readable
+from poolkeeper_server.transport.strangers import Context, Strangers, parsed, sized
 
 I_co = TypeVar("I_co", covariant=True)
 Q = TypeVar("Q", bound=Message)
@@ -37,7 +38,8 @@ _SLOW_SECONDS = 1.0
 # A storm of these must not become a storm of log lines; the metric counts them.
 _QUIET = {Reason.DRAINING, Reason.OVERLOADED, Reason.STORE_UNAVAILABLE}
 
-Context = grpc.aio.ServicerContext[Any, Any]
+LARGEST_MESSAGE = 4 * 1024 * 1024
+"""Bytes of the largest request; gRPC refuses larger ones with RESOURCE_EXHAUSTED."""
 
 
 class Access(Enum):
@@ -71,16 +73,12 @@ class Call(Generic[I_co]):
 
     identity: I_co
     context: Context
+    strangers: Strangers
 
     @property
     def source(self) -> str:
-        """The caller's network address without its port, as gRPC tells it; empty when there is none."""
-        scheme, _, address = self.context.peer().partition(":")
-        if scheme not in {"ipv4", "ipv6"}:
-            return ""
-        # gRPC percent-encodes the brackets of IPv6.
-        host = address.replace("%5B", "[").replace("%5D", "]").rpartition(":")[0]
-        return host.removeprefix("[").removesuffix("]")
+        """The caller's network address without its port, by gRPC or a trusted front; empty when there is none."""
+        return self.strangers.caller(self.context)
 
     def time_remaining(self) -> float | None:
         """Seconds that the caller still waits; None when it waits for ever."""
@@ -120,7 +118,7 @@ class MessageStream(Generic[Q, A]):
         if body is grpc.aio.EOF:
             return None
         self._check()
-        return _parsed(self._parse, cast("bytes", body))
+        return parsed(self._parse, cast("bytes", body))
 
     async def write(self, answer: A) -> None:
         """Sends a message. Only one write may be under way. Raises CallerGone."""
@@ -145,42 +143,49 @@ class Binding:
     has its challenge (CC-31). Every method that is registered so makes every call a little dearer.
     """
 
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    """Bytes of the largest message of a method that needs less than others."""
+
     def access_of(self, method: str) -> Access:
         """Who may call that method. Raises KeyError for one that the table forgot."""
         return self.access if isinstance(self.access, Access) else self.access[method]
 
 
-def handlers_of(binding: Binding, gate: Gate) -> dict[str, grpc.RpcMethodHandler[Any, Any]]:
-    """The handler of each method of a service, by its name. Raises AttributeError for a method that nobody wrote."""
-    return {method.name: _handler(binding, method, gate) for method in binding.service.methods}
+def handlers_of(binding: Binding, gate: Gate, strangers: Strangers) -> dict[str, grpc.RpcMethodHandler[Any, Any]]:
+    """The handler of each method of a service, by its name. Raises AttributeError for a method that nobody wrote.
+
+    All of them are told to gRPC as taking a stream of messages: one that takes a single message is called only when
+    that has been read, all of it, whoever has sent it (CC-38).
+    """
+    return {method.name: _handler(binding, method, gate, strangers) for method in binding.service.methods}
 
 
-def _handler(binding: Binding, method: MethodDescriptor, gate: Gate) -> grpc.RpcMethodHandler[Any, Any]:
-    implementation = getattr(binding.servicer, method.name)
-    one = _Method(method, implementation, binding.access_of(method.name), gate)
+def _handler(
+    binding: Binding, method: MethodDescriptor, gate: Gate, strangers: Strangers
+) -> grpc.RpcMethodHandler[Any, Any]:
+    one = _Method(binding, method, gate, strangers)
     if method.client_streaming:
         return grpc.stream_stream_rpc_method_handler(one.serve_stream)
     if method.server_streaming:
-        return grpc.unary_stream_rpc_method_handler(one.serve_listing)
-    return grpc.unary_unary_rpc_method_handler(one.serve)
+        return grpc.stream_stream_rpc_method_handler(one.serve_listing)
+    return grpc.stream_unary_rpc_method_handler(one.serve)
 
 
 class _Method:
     """One method: everything that can be looked up once is."""
 
-    def __init__(
-        self,
-        method: MethodDescriptor,
-        implementation: Callable[[Any, Call[Any]], Any],
-        access: Access,
-        gate: Gate,
-    ) -> None:
+    def __init__(self, binding: Binding, method: MethodDescriptor, gate: Gate, strangers: Strangers) -> None:
+        access = binding.access_of(method.name)
         self._name = method.name
         self._parse: Callable[[bytes], Message] = GetMessageClass(method.input_type).FromString
+        implementation: Callable[[Any, Call[Any]], Any] = getattr(binding.servicer, method.name)
         self._implementation: Callable[[Any, Call[Any]], Any] = (
             _in_pages(implementation) if _is_paged(method) else implementation
         )
         self._gate = gate
+        self._strangers = strangers
+        self._of_strangers = access is Access.NONE
+        self._most = binding.sizes.get(method.name, LARGEST_MESSAGE)
         self._authenticate: Callable[[Context], Awaitable[Call[Any]]] = {
             Access.NONE: self._anybody,
             Access.NODE: self._node,
@@ -190,13 +195,17 @@ class _Method:
         self._may_wait = "wait" in method.input_type.fields_by_name
         self._observe = metrics.RPC_SECONDS.labels(method.name).observe
 
-    async def serve(self, body: bytes, context: Context) -> bytes:
-        """One request, one answer."""
+    async def serve(self, requests: object, context: Context) -> bytes:
+        """One request, one answer; the request is read from the context when it is known who calls."""
+        del requests
         started = time.perf_counter()
         request: Message | None = None
         try:
             call = await self._authenticate(context)
-            request = _parsed(self._parse, body)
+            body = await self._read(context)
+            # How long a caller takes to send is no matter of ours.
+            started = time.perf_counter()
+            request = parsed(self._parse, body)
             answer: bytes = (await self._implementation(request, call)).SerializeToString()
         except Refusal as refusal:
             status = refused(self._name, refusal)
@@ -208,11 +217,12 @@ class _Method:
         self._timed(started, request)
         return await _end(context, status)
 
-    async def serve_listing(self, body: bytes, context: Context) -> None:
+    async def serve_listing(self, requests: object, context: Context) -> None:
         """One request, a stream of answers."""
+        del requests
         try:
             call = await self._authenticate(context)
-            items: AsyncIterator[Message] = self._implementation(_parsed(self._parse, body), call)
+            items: AsyncIterator[Message] = self._implementation(parsed(self._parse, await self._read(context)), call)
             async for item in items:
                 await _written(context, item.SerializeToString())
         except CallerGone:
@@ -243,8 +253,14 @@ class _Method:
             metrics.STREAMS.dec()
         await _end(context, status)
 
+    async def _read(self, context: Context) -> bytes | None:
+        if self._of_strangers:
+            return await self._strangers.read(context)
+        body = await context.read()
+        return None if body is grpc.aio.EOF else sized(cast("bytes", body), most=self._most)
+
     async def _anybody(self, context: Context) -> OpenCall:
-        call = Call(None, context)
+        call = Call(None, context, self._strangers)
         current_call.set(CallFacts(self._name, source=call.source))
         return call
 
@@ -264,7 +280,7 @@ class _Method:
         except InvalidToken as error:
             raise error.refusal() from error
         current_call.set(CallFacts(self._name, node=f"{identity.estate}/{identity.node}"))
-        return Call(identity, context)
+        return Call(identity, context, self._strangers)
 
     async def _admin(self, context: Context) -> AdminCall:
         token = _bearer(context)
@@ -276,7 +292,7 @@ class _Method:
                 hint="Use the operator's token from the data directory, or one that `poolkeeper token create` made.",
             )
         current_call.set(CallFacts(self._name, admin=identity.token))
-        return Call(identity, context)
+        return Call(identity, context, self._strangers)
 
     def _check(self, identity: SessionIdentity) -> None:
         refusal = self._gate.is_current(identity)
@@ -318,17 +334,6 @@ def failed(method: str) -> status_pb2.Status:
     metrics.RPC_REFUSALS.labels(method, Reason.INTERNAL.value).inc()
     _log.exception(Event.CALL_FAILED, method=method)
     return status_of(internal())
-
-
-def _parsed(parse: Callable[[bytes], Q], body: bytes) -> Q:
-    try:
-        return parse(body)
-    except (DecodeError, UnicodeDecodeError) as error:
-        raise Refusal(
-            Reason.MALFORMED_REQUEST,
-            "The request is not a message of the kind that this method takes.",
-            hint="Generate the client from the daemon's proto files.",
-        ) from error
 
 
 def _bearer(context: Context) -> str:

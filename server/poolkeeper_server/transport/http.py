@@ -1,5 +1,6 @@
 """The HTTP port: health, readiness and metrics."""
 
+import asyncio
 import contextlib
 import socket
 from collections.abc import Callable, Iterator, Sequence
@@ -10,12 +11,73 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
+from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
 from poolkeeper_server.services import metrics
 from poolkeeper_server.services.address import Address
 from poolkeeper_server.transport.server import unavailable
 
 _METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+#: Connections at a time; of more than these the oldest that asks for nothing is closed, so that whoever has a question
+#: is heard while others hold the port.
+_MOST_CONNECTIONS = 64
+#: Seconds for the headers of a request, from when the connection was opened or the last request was answered.
+_PATIENCE = 5.0
+_LARGEST_HEADERS = 16 * 1024
+
+
+class _Connection(H11Protocol):
+    """A connection that has so long to say what it asks for."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as the base class has it
+        self._late: asyncio.TimerHandle | None = None
+        self._began = self.loop.time()
+        silent = [other for other in self.connections if isinstance(other, _Connection) and not other.asks]
+        if len(self.connections) >= _MOST_CONNECTIONS and silent:
+            min(silent, key=lambda other: other.began).give_up()
+        super().connection_made(transport)
+        self._watch()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._heed()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._watch()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._watch()
+
+    @property
+    def began(self) -> float:
+        """When it was opened, on the loop's clock."""
+        return self._began
+
+    @property
+    def asks(self) -> bool:
+        """Whether it waits for an answer."""
+        cycle: RequestResponseCycle | None = self.cycle
+        return cycle is not None and not cycle.response_complete
+
+    def give_up(self) -> None:
+        """Closes it, whatever is under way."""
+        self.connections.discard(self)
+        self.transport.abort()
+
+    def _watch(self) -> None:
+        if self.asks:
+            self._heed()
+        elif self._late is None:
+            self._late = self.loop.call_later(_PATIENCE, self.give_up)
+
+    def _heed(self) -> None:
+        if self._late is not None:
+            self._late.cancel()
+            self._late = None
 
 
 class _Uvicorn(uvicorn.Server):
@@ -74,6 +136,8 @@ def bind_http(address: Address, *, not_ready: Callable[[], str], routes: Sequenc
         lifespan="off",
         server_header=False,
         timeout_graceful_shutdown=5,
+        http=_Connection,
+        h11_max_incomplete_event_size=_LARGEST_HEADERS,
     )
     return HttpServer(Address(address.host, listening.getsockname()[1]), listening, _Uvicorn(config))
 

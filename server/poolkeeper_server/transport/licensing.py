@@ -38,11 +38,25 @@ _ACCESS: Mapping[str, Access] = {
     "ListAllocations": Access.NODE,
 }
 
+#: Bytes of the largest message of what needs no more, a multiple of the largest that is in order. Strangers' messages
+#: have a bound of their own; batches, heartbeats with all that a session knows, and streams have gRPC's.
+_SIZES: Mapping[str, int] = {
+    "CheckOut": 64 * 1024,
+    "CheckIn": 4 * 1024,
+    "Acknowledge": 4 * 1024,
+    "CloseSession": 4 * 1024,
+    "ListAllocations": 16 * 1024,
+}
+
 
 def licensing_binding(leasing: Leasing) -> Binding:
     """The protocol's service, ready to be served."""
     return Binding(
-        pb.DESCRIPTOR.services_by_name["LicensingService"], LicensingServicer(leasing), _ACCESS, crowded=True
+        pb.DESCRIPTOR.services_by_name["LicensingService"],
+        LicensingServicer(leasing),
+        _ACCESS,
+        crowded=True,
+        sizes=_SIZES,
     )
 
 

@@ -13,23 +13,22 @@ import errno
 import os
 import socket
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
 import grpc
 import grpc.aio
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_health.v1 import health, health_pb2
 
 from poolkeeper_server.services.address import Address
 from poolkeeper_server.services.certificates import ServerCertificate
 from poolkeeper_server.services.configuration import ConfigurationError
-from poolkeeper_server.transport.handlers import Binding, Gate, handlers_of
-
-LARGEST_MESSAGE = 4 * 1024 * 1024
-"""Bytes of the largest request; gRPC refuses larger ones with RESOURCE_EXHAUSTED."""
+from poolkeeper_server.services.sources import NOBODY, Fronts
+from poolkeeper_server.transport.handlers import LARGEST_MESSAGE, Binding, Gate, handlers_of
+from poolkeeper_server.transport.standard import standard_handlers
+from poolkeeper_server.transport.strangers import Strangers
 
 #: Servers that share the port. With 8 of them 64 callers did 5 % less, with 4 a fifth less, and with 32 no more.
 _SERVERS = 16
@@ -41,15 +40,27 @@ _TURN = f"\0poolkeeper-listens-{os.getuid()}"
 _PATIENCE = 5.0
 _AGAIN = 0.01
 
+#: Connections of one server of gRPC, however few there may be in all: they are dealt out by chance.
+_FEWEST_CONNECTIONS = 8
+
 _OPTIONS = (
     # Another program of the same user that sets this too, as gRPC servers do by default, can join later: Linux has no
     # way to share a port with oneself alone. A daemon looks first (_probe), so that two of them never do.
     ("grpc.so_reuseport", 1),
     ("grpc.max_receive_message_length", LARGEST_MESSAGE),
-    # For each of the servers. gRPC drops what exceeds it without a reason, check-ins too; our own queue refuses
-    # check-outs only (CC-31).
-    ("grpc.server.max_pending_requests", 100_000),
-    ("grpc.server.max_pending_requests_hard_limit", 100_000),
+    # For each of the servers: calls that have begun, also those that were taken back, and were not looked at yet. Each
+    # takes 8 kB. gRPC drops what exceeds it without a reason, check-ins too, so that it has to be more than a fleet
+    # needs that starts at once: a sixteenth of its programs. Our own queue refuses check-outs only (CC-31).
+    ("grpc.server.max_pending_requests", 1_500),
+    ("grpc.server.max_pending_requests_hard_limit", 3_000),
+    # Of one connection: more than a session may wait for, and some to renew and give back meanwhile.
+    ("grpc.max_concurrent_streams", 512),
+    # Silence is not waited for, neither in a handshake nor after it; gRPC's clients connect again when they need it.
+    ("grpc.server_handshake_timeout_ms", 10_000),
+    ("grpc.max_connection_idle_ms", 600_000),
+    # What nobody has asked for yet is held in 16 kB a call; when it is asked for, gRPC lets all of it in.
+    ("grpc.http2.lookahead_bytes", 16_384),
+    ("grpc.http2.bdp_probe", 0),
     # Clients may ping to keep idle connections through firewalls, down to every five seconds.
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
@@ -85,36 +96,43 @@ class GrpcServer:
 
 
 def bind_server(
-    address: Address, *, certificate: ServerCertificate | None, bindings: Sequence[Binding], gate: Gate
+    address: Address,
+    *,
+    certificate: ServerCertificate | None,
+    bindings: Sequence[Binding],
+    gate: Gate,
+    connections: int = 10_000,
+    fronts: Fronts = NOBODY,
 ) -> GrpcServer:
     """Servers that have their port and do not serve yet; plain when `certificate` is None.
+
+    About so many `connections` are taken at a time: each of the servers has its share of them.
 
     gRPC gives the port back when they have been started and stopped, or with the end of the process. Raises
     ConfigurationError when the port cannot be had.
     """
     # Made once: the servers share them.
-    served = [(binding, handlers_of(binding, gate)) for binding in bindings]
-    states = health.aio.HealthServicer()
-    servers = [_serving(served, states) for _ in range(_SERVERS)]
+    strangers, states = Strangers(fronts), health.aio.HealthServicer()
+    served = {binding.service.full_name: handlers_of(binding, gate, strangers) for binding in bindings}
+    served |= standard_handlers(states, tuple(served), strangers)
+    crowded = [binding.service.full_name for binding in bindings if binding.crowded]
+    share = max(_FEWEST_CONNECTIONS, connections // _SERVERS)
+    servers = [_serving(served, crowded, connections=share) for _ in range(_SERVERS)]
     port = _bound(servers, address, certificate)
     services = (binding.service.full_name for binding in bindings)
     return GrpcServer(Address(address.host, port), servers, states, (health.OVERALL_HEALTH, *services))
 
 
 def _serving(
-    served: Sequence[tuple[Binding, dict[str, grpc.RpcMethodHandler[Any, Any]]]], states: health.aio.HealthServicer
+    served: Mapping[str, dict[str, grpc.RpcMethodHandler[Any, Any]]], crowded: Sequence[str], *, connections: int
 ) -> grpc.aio.Server:
     """A server of everything, which has no port yet."""
-    server = grpc.aio.server(options=_OPTIONS)
-    for binding, handlers in served:
-        name = binding.service.full_name
-        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, handlers),))
-        if binding.crowded:
-            # These go before the generic ones; gRPC before 1.84 knows only those.
-            server.add_registered_method_handlers(name, handlers)
-    health_pb2_grpc.add_HealthServicer_to_server(states, server)
-    services = (binding.service.full_name for binding, _ in served)
-    reflection.enable_server_reflection((*services, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+    server = grpc.aio.server(options=(*_OPTIONS, ("grpc.max_allowed_incoming_connections", connections)))
+    for service, handlers in served.items():
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, handlers),))
+    for service in crowded:
+        # These go before the generic ones; gRPC before 1.84 knows only those.
+        server.add_registered_method_handlers(service, served[service])
     return server
 
 

@@ -60,7 +60,7 @@ def servicer(service: str, administration: object) -> Any:  # One of twelve serv
 
 
 def acme() -> AdminCall:
-    return Call(AdminIdentity("t1", "acme"), cast("Any", None))
+    return Call(AdminIdentity("t1", "acme"), cast("Any", None), cast("Any", None))
 
 
 def request_about_theirs(service: str, method: str) -> Message:

@@ -8,7 +8,7 @@ import sys
 import threading
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
-from typing import cast
+from typing import Any, cast
 from uuid import uuid4
 
 import grpc
@@ -29,9 +29,11 @@ from poolkeeper_server.services.address import Address
 from poolkeeper_server.services.certificates import ServerCertificate, make_authority, own_certificate
 from poolkeeper_server.services.configuration import ConfigurationError
 from poolkeeper_server.services.events import configure_logging
+from poolkeeper_server.services.sources import Fronts
 from poolkeeper_server.services.tokens import AdminIdentity, InvalidToken, SessionIdentity
 from poolkeeper_server.transport import server as transport
 from poolkeeper_server.transport.handlers import (
+    LARGEST_MESSAGE,
     Access,
     AdminCall,
     Binding,
@@ -40,7 +42,8 @@ from poolkeeper_server.transport.handlers import (
     OpenCall,
     handlers_of,
 )
-from poolkeeper_server.transport.server import LARGEST_MESSAGE, GrpcServer, bind_server
+from poolkeeper_server.transport.server import GrpcServer, bind_server
+from poolkeeper_server.transport.strangers import Strangers
 from tests.sockets import sockets_of
 
 NODE = SessionIdentity(estate="acme", node="studio-7", generation=1, session="s1", pool="west", expires=10)
@@ -147,7 +150,12 @@ def gate() -> TriedGate:
 
 
 def bind(address: Address, gate: TriedGate, *, certificate: ServerCertificate | None = None) -> GrpcServer:
-    return bind_server(address, certificate=certificate, bindings=[Binding(DESCRIPTOR, Tried(), ACCESS)], gate=gate)
+    return bind_server(
+        address,
+        certificate=certificate,
+        bindings=[Binding(DESCRIPTOR, Tried(), ACCESS, sizes={"AskAsNode": 1000})],
+        gate=gate,
+    )
 
 
 @pytest.fixture
@@ -266,6 +274,35 @@ async def test_a_request_that_is_too_large_is_refused(channel: grpc.aio.Channel)
     assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
+@pytest.mark.parametrize("method", ["AskAsNode", "AskAsAdmin", "Talk"])
+async def test_nothing_is_read_before_it_is_known_who_calls(channel: grpc.aio.Channel, method: str) -> None:
+    call: Any = channel.stream_unary(f"/{SERVICE}/{method}")(metadata=(("authorization", "Bearer nobody"),))
+    # No message was sent, and none is waited for.
+    assert await call.code() is grpc.StatusCode.UNAUTHENTICATED
+
+
+@pytest.mark.parametrize(("method", "bearer", "most"), [("Ask", "", 4096), ("AskAsNode", "node-token", 1000)])
+async def test_a_message_is_no_larger_than_its_method_needs(
+    channel: grpc.aio.Channel, method: str, bearer: str, most: int
+) -> None:
+    # Two bytes of tag and length, and as many more as the length then takes.
+    fits = body("x" * (most - 6))
+    assert len(fits) == most
+    await ask(channel, method, fits, bearer=bearer)
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await ask(channel, method, fits + b"\x0a\x01r", bearer=bearer)
+    assert info_of(caught.value).reason == "MALFORMED_REQUEST"
+    assert f"{most:,} at most" in str(caught.value.details())
+
+
+async def test_a_call_without_a_message_is_refused(channel: grpc.aio.Channel) -> None:
+    call: Any = channel.stream_unary(f"/{SERVICE}/Ask")()
+    await call.done_writing()
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call
+    assert info_of(caught.value).reason == "MALFORMED_REQUEST"
+
+
 async def test_a_node_is_known_by_its_session_token_alone(channel: grpc.aio.Channel, gate: TriedGate) -> None:
     assert (await ask(channel, "AskAsNode", body("x"), bearer="node-token")).allocation.name == "x from studio-7"
     assert gate.heard == [NODE]
@@ -342,9 +379,9 @@ async def test_calls_and_refusals_are_counted(channel: grpc.aio.Channel) -> None
 def test_a_method_that_nobody_wrote_is_found_at_the_start() -> None:
     service = admin_pb2.DESCRIPTOR.services_by_name["ClockService"]
     with pytest.raises(AttributeError, match="GetClock"):
-        handlers_of(Binding(service, Tried(), Access.ADMIN), TriedGate())
+        handlers_of(Binding(service, Tried(), Access.ADMIN), TriedGate(), Strangers(Fronts()))
     with pytest.raises(KeyError):
-        handlers_of(Binding(DESCRIPTOR, Tried(), {"Ask": Access.NONE}), TriedGate())
+        handlers_of(Binding(DESCRIPTOR, Tried(), {"Ask": Access.NONE}), TriedGate(), Strangers(Fronts()))
 
 
 async def test_health_follows_the_daemon(channel: grpc.aio.Channel, server: GrpcServer) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from poolkeeper_server.services.leasing import _source
+from poolkeeper_server.services.sources import source_of
 
 
 @pytest.mark.parametrize(
@@ -21,4 +21,4 @@ from poolkeeper_server.services.leasing import _source
     ],
 )
 def test_an_ipv6_address_counts_as_its_network(address: str, counted: str) -> None:
-    assert _source(address) == counted
+    assert source_of(address) == counted
