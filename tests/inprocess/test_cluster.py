@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -231,6 +232,28 @@ async def test_failures_spread_over_the_daemons_freeze_a_pool(pair: Pair) -> Non
         assert (await installation.pool()).HasField("enrolment_thaw_time")
 
 
+@pytest.mark.behaviour("CC-5")
+async def test_keys_that_wait_at_one_daemon_are_approved_at_the_other(pair: Pair) -> None:
+    await pair.first.studio()
+    code = await pair.first.code("studio-7")
+    for number in range(5):
+        assert await reason_of(pair.first.stranger().enrol(WEST, f"0000000{number}")) == "CODE_NOT_ACCEPTED"
+        pair.time.pass_by(1_000)
+    keys = [installation.stranger() for installation in (pair.first, pair.second)]
+    for key in keys:
+        assert await reason_of(key.enrol(WEST, code)) == "ENROLMENT_PENDING"
+    asked = admin_pb2.ListNodesRequest(parent="estates/acme", pending=True)
+    for installation in (pair.first, pair.second):
+        listed = await installation.admin.nodes.ListNodes(asked)
+        assert {node.fingerprint for node in listed.nodes} == {sha256(key.public_key).hexdigest() for key in keys}
+    name, chosen = "estates/acme/nodes/studio-7", keys[0]
+    fingerprint = sha256(chosen.public_key).hexdigest()
+    await pair.second.admin.nodes.ApproveNode(admin_pb2.ApproveNodeRequest(name=name, fingerprint=fingerprint))
+    assert (await chosen.enrol(WEST, code)).node == name
+    assert await reason_of(keys[1].enrol(WEST, code)) == "ENROLMENT_PENDING"
+    assert not (await pair.first.admin.nodes.ListNodes(asked)).nodes
+
+
 @pytest.mark.behaviour("CC-3")
 async def test_a_code_redeemed_at_both_daemons_at_once_enrols_one_node(pair: Pair) -> None:
     await pair.first.studio()
@@ -250,11 +273,17 @@ async def test_a_copied_identity_shows_whichever_daemon_the_copy_calls(pair: Pai
     node = await pair.first.node()
     copy = replace(node, channel=pair.second.channel)
     await node.open()
-    await node.open()
+    await node.check_out()
+    # Opened and used at one daemon, it shows at the other; which stops what is open at the first.
     assert await reason_of(copy.open()) == "NODE_COPIED"
-    assert await reason_of(node.open()) == "NODE_COPIED"
+    for call in (node.open(), node.heartbeat(), node.check_out(), node.allocations()):
+        assert await reason_of(call) == "NODE_COPIED"
     alerts = await pair.second.admin.alerts.ListAlerts(admin_pb2.ListAlertsRequest())
     assert [alert.kind for alert in alerts.alerts] == [admin_pb2.ALERT_KIND_NODE_COPIED]
+    await pair.second.admin.nodes.ApproveNode(admin_pb2.ApproveNodeRequest(name=node.name, session=node.session))
+    await node.open()
+    assert (await node.check_out()).quantity == 1
+    assert await reason_of(copy.open()) == "NODE_COPIED"
 
 
 @pytest.mark.behaviour("CC-30")

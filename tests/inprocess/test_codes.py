@@ -15,6 +15,7 @@ from google.protobuf.json_format import MessageToJson
 from poolkeeper.v1 import admin_pb2
 from poolkeeper_server.services.events import configure_logging
 from tests.inprocess.installation import Admin, Installation, Refused, span
+from tests.inprocess.sources import sources_of
 
 WEST = "estates/acme/pools/west"
 DAY = 86_400
@@ -254,6 +255,38 @@ async def test_the_operator_sees_the_codes_of_every_estate_and_others_those_of_t
     listed = await theirs.codes.ListCodes(admin_pb2.ListCodesRequest(parent="estates/other"))
     assert listed.risk == issued.risk
     assert (await list_codes(installation, default)).risk.live_codes == 3
+
+
+@pytest.mark.behaviour("CC-7")
+async def test_an_admin_is_told_how_many_strangers_keys_may_come_to_wait(installation: Installation) -> None:
+    await installation.studio()
+    for live in (1, 2):
+        risk = (await issue(installation, f"n{live}")).risk
+        # Seven guesses in 18.5 minutes, which no pause between guesses betters, by a thousand sources, out of 10^8.
+        assert risk.sources == 1_000
+        assert risk.yearly_pending == pytest.approx(live * 1_000 * 7 * 365 * 86_400 / 1_110 / 10**8, rel=1e-4)
+
+
+@pytest.mark.behaviour("CC-7")
+async def test_the_attempts_that_failed_are_shown_to_those_whom_they_concern(installation: Installation) -> None:
+    await installation.studio()
+    await installation.estate("other")
+    theirs = await of_estate(installation, "estates/other")
+    begun = installation.time.civil()
+    assert (await list_codes(installation)).risk.attempts == 0
+    async with sources_of(installation) as sources:
+        # Also those that a frozen pool answers alike, and those that name no pool there is.
+        for pool, count in ((WEST, 7), ("estates/other/pools/default", 2), ("estates/nobody/pools/none", 3)):
+            for number in range(count):
+                with pytest.raises(Refused):
+                    await (await sources.stranger()).enrol(pool, f"0000000{number}")
+            await installation.leap(60)
+    risk = (await list_codes(installation)).risk
+    assert (risk.attempts, risk.attempts_since.ToMicroseconds()) == (12, begun)
+    listed = await theirs.codes.ListCodes(admin_pb2.ListCodesRequest(parent="estates/other"))
+    assert (listed.risk.attempts, listed.risk.attempts_since.ToMicroseconds()) == (2, begun + 60 * 10**6)
+    await installation.admin.pools.UnfreezePool(admin_pb2.UnfreezePoolRequest(name=WEST))
+    assert (await list_codes(installation)).risk.attempts == 12
 
 
 @pytest.mark.behaviour("CC-6")

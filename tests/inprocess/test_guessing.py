@@ -14,6 +14,7 @@ import pytest
 from google.rpc import error_details_pb2
 
 from poolkeeper.v1 import admin_pb2
+from poolkeeper_server.services import leasing
 from tests.inprocess.installation import Installation, NodeClient, Refused, span
 from tests.inprocess.sources import Sources, sources_of
 
@@ -219,7 +220,8 @@ async def test_only_right_codes_are_listed_as_waiting(installation: Installation
     (waiting,) = await pending(installation)
     assert waiting.name == "estates/acme/nodes/studio-7"
     assert waiting.state == admin_pb2.NODE_STATE_PENDING
-    assert (waiting.fingerprint, waiting.pending_pool) == (fingerprint(node), WEST)
+    (key,) = waiting.pending_keys
+    assert (waiting.fingerprint, key.fingerprint, key.pool) == (fingerprint(node), fingerprint(node), WEST)
     assert await pending(installation, WEST) == [waiting]
 
 
@@ -329,6 +331,205 @@ async def test_whoever_waited_is_enrolled_when_the_pool_is_unfrozen(
     assert [one.fingerprint for one in await pending(installation)] == [fingerprint(node)]
     await approve(installation, "studio-7", fingerprint(node))
     assert (await node.enrol(WEST, code)).pool == WEST
+
+
+@pytest.mark.behaviour("CC-5")
+async def test_a_source_is_counted_and_has_to_wait_at_a_frozen_pool_too(
+    installation: Installation, sources: Sources
+) -> None:
+    await installation.studio()
+    code = await installation.code("studio-7")
+    await freeze(sources, WEST, code)
+    heard = []
+    for right in (False, True):
+        # Where the right code is the fifth, and where it is none of them: nobody can tell.
+        guesser = await sources.stranger()
+        tried = [f"{(int(code) + step) % 10**8:08}" for step in (1, 2, 3, 4, 0 if right else 5)]
+        answers = [await refusal(guesser, WEST, one) for one in (*tried, wrong(code), code)]
+        heard.append([answer.status.SerializeToString(deterministic=True) for answer in answers])
+        assert [answer.reason for answer in answers] == ["ENROLMENT_PENDING"] * 5 + ["TOO_MANY_ATTEMPTS"] * 2
+    assert heard[0] == heard[1]
+    assert len(await pending(installation)) == 1
+    assert (await refusal(await sources.stranger(), WEST, code)).reason == "ENROLMENT_PENDING"
+
+
+@pytest.mark.behaviour("CC-5")
+async def test_a_machine_that_waits_may_ask_as_often_as_it_likes(installation: Installation, sources: Sources) -> None:
+    await installation.studio()
+    codes = [await installation.code(f"studio-{number}") for number in range(3)]
+    await freeze(sources, WEST, codes[0])
+    # Three machines at one address, and one with a mistyped code, which must not be told by its answers.
+    machines = [(await sources.stranger("127.0.0.7"), code) for code in (*codes, wrong(codes[0]))]
+    for _ in range(4):
+        for machine, code in machines:
+            assert (await refusal(machine, WEST, code)).reason == "ENROLMENT_PENDING"
+        await installation.leap(5 * MINUTE)
+    assert len(await pending(installation)) == 3
+
+
+@pytest.mark.behaviour("CC-5")
+async def test_an_approved_machine_is_let_in_although_its_address_has_to_wait(
+    installation: Installation, sources: Sources
+) -> None:
+    await installation.studio()
+    code = await installation.code("studio-7")
+    await freeze(sources, WEST, code)
+    node, guesser = await sources.stranger("127.0.0.7"), await sources.stranger("127.0.0.7")
+    await refusal(node, WEST, code)
+    for step in range(1, 6):
+        await refusal(guesser, WEST, f"{(int(code) + step) % 10**8:08}")
+    assert (await refusal(node, WEST, code)).reason == "TOO_MANY_ATTEMPTS"
+    await approve(installation, "studio-7", fingerprint(node))
+    assert (await node.enrol(WEST, code)).pool == WEST
+
+
+@pytest.mark.behaviour("CC-5")
+async def test_a_stranger_who_meets_the_code_first_does_not_take_its_owners_place(installation: Installation) -> None:
+    await installation.studio()
+    code = await installation.code("studio-7")
+    async with sources_of(installation) as sources:
+        await freeze(sources, WEST, code)
+        guesser = await sources.stranger("127.0.0.8")
+        await refusal(guesser, WEST, code)
+    await installation.leap(60)
+    await installation.restart()
+    async with sources_of(installation) as sources:
+        owner = await sources.stranger("127.0.0.7")
+        for _ in range(2):
+            assert (await refusal(owner, WEST, code)).reason == "ENROLMENT_PENDING"
+        keys = {node.fingerprint: node.pending_keys[0] for node in await pending(installation)}
+        assert {print_: key.source for print_, key in keys.items()} == {
+            fingerprint(guesser): "127.0.0.8",
+            fingerprint(owner): "127.0.0.7",
+        }
+        first, second = keys[fingerprint(guesser)].request_time, keys[fingerprint(owner)].request_time
+        assert second.ToMicroseconds() - first.ToMicroseconds() == 60 * 10**6
+        (listed,) = (await installation.admin.codes.ListCodes(admin_pb2.ListCodesRequest(parent=WEST))).codes
+        assert listed.state == admin_pb2.CODE_STATE_PENDING
+        shown = await installation.admin.nodes.GetNode(admin_pb2.GetNodeRequest(name="estates/acme/nodes/studio-7"))
+        assert (shown.state, len(shown.pending_keys)) == (admin_pb2.NODE_STATE_PENDING, 2)
+        await approve(installation, "studio-7", fingerprint(owner))
+        assert await pending(installation) == []
+        assert (await owner.enrol(WEST, code)).pool == WEST
+        await owner.open()
+        guesser.channel = owner.channel
+        assert (await refusal(guesser, WEST, code)).reason == "ENROLMENT_PENDING"
+        assert await pending(installation) == []
+
+
+@pytest.mark.behaviour("CC-5")
+async def test_a_key_that_is_turned_down_leaves_the_code_to_its_owner(
+    installation: Installation, sources: Sources
+) -> None:
+    await installation.studio()
+    code = await installation.code("studio-7")
+    await freeze(sources, WEST, code)
+    guesser, owner = await sources.stranger(), await sources.stranger()
+    await refusal(guesser, WEST, code)
+    name, nodes = "estates/acme/nodes/studio-7", installation.admin.nodes
+    with pytest.raises(Refused) as refused:
+        await nodes.RejectNode(admin_pb2.RejectNodeRequest(name=name, fingerprint=fingerprint(owner)))
+    assert refused.value.reason == "INVALID_FIELD"
+    await nodes.RejectNode(admin_pb2.RejectNodeRequest(name=name, fingerprint=fingerprint(guesser)))
+    assert (await refusal(guesser, WEST, code)).reason == "ENROLMENT_PENDING"
+    assert await pending(installation) == []
+    assert (await refusal(owner, WEST, code)).reason == "ENROLMENT_PENDING"
+    assert [one.fingerprint for one in await pending(installation)] == [fingerprint(owner)]
+    await installation.admin.pools.UnfreezePool(admin_pb2.UnfreezePoolRequest(name=WEST))
+    assert (await refusal(guesser, WEST, code)).reason == "CODE_NOT_ACCEPTED"
+    await approve(installation, "studio-7", fingerprint(owner))
+    assert (await owner.enrol(WEST, code)).pool == WEST
+
+
+@pytest.mark.behaviour("CC-5")
+async def test_a_code_with_which_keys_wait_is_decided_by_an_admin_after_the_thaw_too(
+    installation: Installation, sources: Sources
+) -> None:
+    await installation.studio()
+    code = await installation.code("studio-7")
+    await freeze(sources, WEST, code)
+    guesser, owner = await sources.stranger(), await sources.stranger()
+    await refusal(guesser, WEST, code)
+    await installation.admin.pools.UnfreezePool(admin_pb2.UnfreezePoolRequest(name=WEST))
+    for node in (owner, guesser):
+        assert (await refusal(node, WEST, code)).reason == "ENROLMENT_PENDING"
+    assert len(await pending(installation)) == 2
+    await approve(installation, "studio-7", fingerprint(owner))
+    assert (await owner.enrol(WEST, code)).pool == WEST
+    assert (await refusal(guesser, WEST, code)).reason == "CODE_NOT_ACCEPTED"
+
+
+@pytest.mark.behaviour("CC-5")
+async def test_so_many_keys_wait_for_one_code_and_none_gives_way_to_another(
+    installation: Installation, sources: Sources
+) -> None:
+    await installation.studio()
+    code = await installation.code("studio-7")
+    await freeze(sources, WEST, code)
+    owner = await sources.stranger()
+    await refusal(owner, WEST, code)
+    # Somebody has the code: four keys from each address, and sixteen in all.
+    late = owner
+    for number, most in ((7, 5), (8, 9), (9, 13), (10, 16)):
+        for _ in range(5):
+            late = await sources.stranger(f"127.0.0.{number}")
+            assert (await refusal(late, WEST, code)).reason == "ENROLMENT_PENDING"
+        waiting = [one.fingerprint for one in await pending(installation)]
+        assert (len(waiting), fingerprint(owner) in waiting) == (most, True)
+    with pytest.raises(Refused) as refused:
+        await approve(installation, "studio-7", fingerprint(late))
+    assert (refused.value.reason, "issue another one" in refused.value.hint) == ("INVALID_FIELD", True)
+    await approve(installation, "studio-7", fingerprint(owner))
+    assert (await owner.enrol(WEST, code)).pool == WEST
+
+
+@pytest.mark.behaviour("CC-5")
+async def test_a_revoked_code_lets_no_key_wait(installation: Installation, sources: Sources) -> None:
+    await installation.studio()
+    issued = await installation.admin.codes.IssueCode(admin_pb2.IssueCodeRequest(parent=WEST, node_id="studio-7"))
+    await freeze(sources, WEST, issued.digits)
+    node = await sources.stranger()
+    await refusal(node, WEST, issued.digits)
+    await installation.admin.codes.RevokeCode(admin_pb2.RevokeCodeRequest(name=issued.code.name))
+    assert await pending(installation) == []
+    with pytest.raises(Refused) as refused:
+        await approve(installation, "studio-7", fingerprint(node))
+    assert refused.value.reason == "NOT_FOUND"
+
+
+# ---- names that no pool has ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.behaviour("CC-4")
+async def test_a_stranger_does_not_learn_which_pools_there_are(installation: Installation, sources: Sources) -> None:
+    await installation.studio()
+    await installation.new_pool("closed")
+    await installation.admin.pools.ClosePool(admin_pb2.ClosePoolRequest(name="estates/acme/pools/closed"))
+    heard = {}
+    for pool in (WEST, "estates/acme/pools/none", "estates/nobody/pools/west", "estates/acme/pools/closed"):
+        answers = [await refusal(await sources.stranger(), pool, f"0000000{number}") for number in range(7)]
+        assert [answer.reason for answer in answers] == ["CODE_NOT_ACCEPTED"] * 5 + ["ENROLMENT_PENDING"] * 2
+        heard[pool] = [answer.status.SerializeToString(deterministic=True) for answer in answers]
+        await installation.leap(DAY)
+        assert (await refusal(await sources.stranger(), pool, "00000000")).reason == "CODE_NOT_ACCEPTED"
+    assert len({tuple(answers) for answers in heard.values()}) == 1
+
+
+@pytest.mark.behaviour("CC-5")
+async def test_strangers_make_no_rows_with_names_that_no_pool_has(
+    installation: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leasing, "BUCKETS", 4)
+    await installation.studio()
+    async with sources_of(installation) as sources:
+        for number in range(24):
+            await refusal(await sources.stranger(), f"estates/nobody-{number}/pools/west", "00000000")
+        # Nobody is told of them but by the count of all that fail.
+        assert await alert_kinds(installation) == ["CODE_FAILURES"]
+    await installation.stop()
+    ((rows,),) = await installation.sql("SELECT count(*) FROM limits WHERE scope = 'pool'")
+    await installation.start()
+    assert 1 <= rows <= 4
 
 
 @pytest.mark.behaviour("CC-5")
@@ -472,6 +673,32 @@ async def test_one_use_of_a_bait_code_freezes_the_estate_and_raises_an_alert(ins
         assert not (await estate(installation, "estates/other")).enrolment_frozen
         await refusal(await sources.stranger(), WEST, digits)
     assert [kind for kind in await alert_kinds(installation) if kind == "HONEY_CODE"] == ["HONEY_CODE"]
+
+
+@pytest.mark.behaviour("CC-6")
+@pytest.mark.parametrize("pool", [WEST, "estates/acme/pools/none"])
+async def test_bait_that_is_met_where_nobody_gets_in_stops_nobody_else(installation: Installation, pool: str) -> None:
+    await installation.studio()
+    await installation.new_pool("east")
+    digits, east = await bait(installation), await installation.code("studio-8", EAST)
+    async with sources_of(installation) as sources:
+        if pool == WEST:
+            await freeze(sources, pool, digits)
+        expected = "ENROLMENT_PENDING" if pool == WEST else "CODE_NOT_ACCEPTED"
+        assert (await refusal(await sources.stranger(), pool, digits)).reason == expected
+        assert "HONEY_CODE" in await alert_kinds(installation)
+        assert not (await estate(installation)).enrolment_frozen
+        assert (await (await sources.stranger()).enrol(EAST, east)).pool == EAST
+
+
+@pytest.mark.behaviour("CC-6")
+async def test_pools_of_a_frozen_estate_and_names_of_none_are_answered_alike(installation: Installation) -> None:
+    await installation.studio()
+    digits = await bait(installation)
+    async with sources_of(installation) as sources:
+        await refusal(await sources.stranger(), WEST, digits)
+        for pool in (WEST, "estates/acme/pools/none"):
+            assert (await refusal(await sources.stranger(), pool, wrong(digits))).reason == "ENROLMENT_PENDING"
 
 
 @pytest.mark.behaviour("CC-6")

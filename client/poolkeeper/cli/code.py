@@ -62,7 +62,13 @@ def issue(
     printer.one(
         issued.code,
         COLUMNS[1:],
-        extra={"Digits": issued.digits, "Pin": issued.pin, "Guess risk": _risk(issued.risk)},
+        extra={
+            "Digits": issued.digits,
+            "Pin": issued.pin,
+            "Guess risk": _risk(issued.risk),
+            "May come to wait": _waiting(issued.risk),
+            "Failed attempts": _seen(issued.risk),
+        },
     )
     printer.line()
     printer.line("On the node:")
@@ -106,6 +112,8 @@ def list_(parent: argument.EstateOrPool, /, *, paging: Paging = ALL, connection:
     )
     printer.line()
     printer.line(f"Guess risk: {_risk(risk)}")
+    printer.line(f"May come to wait for approval: {_waiting(risk)}")
+    printer.line(f"Failed attempts: {_seen(risk)}")
     _caution(risk)
 
 
@@ -123,6 +131,16 @@ def revoke(code: argument.Code, /, *, connection: Connection = HERE) -> None:
 def _risk(risk: pb.GuessRisk) -> str:
     codes = "1 live code" if risk.live_codes == 1 else f"{risk.live_codes} live codes"
     return f"{risk.yearly_probability:.1e} a year that a stranger guesses one, with {codes}"
+
+
+def _waiting(risk: pb.GuessRisk) -> str:
+    return f"{risk.yearly_pending:.2g} keys of strangers a year, if {risk.sources:,} sources never stop guessing"
+
+
+def _seen(risk: pb.GuessRisk) -> str:
+    if not risk.attempts:
+        return "none"
+    return f"{risk.attempts} since {phrase.instant(risk, 'attempts_since')}"
 
 
 def _caution(risk: pb.GuessRisk) -> None:

@@ -21,8 +21,7 @@ def _binding(binding: pb.Binding) -> str:
 
 
 def _bindings(node: pb.Node) -> str:
-    bound = [_binding(binding) for binding in node.bindings]
-    return ", ".join(bound or ([f"({name.short(node.pending_pool)})"] if node.pending_pool else []))
+    return ", ".join([_binding(binding) for binding in node.bindings])
 
 
 COLUMNS: tuple[Column[pb.Node], ...] = (
@@ -37,6 +36,13 @@ DETAILS: tuple[Column[pb.Node], ...] = (
     Column("Enrolled", lambda node: phrase.instant(node, "enrol_time")),
     Column("Fingerprint", lambda node: node.fingerprint),
 )
+#: Keys that wait: for `node list --pending`, where each node has one, and by themselves.
+KEYS: tuple[Column[pb.PendingKey], ...] = (
+    Column("Pool", lambda key: f"{key.domain}: {name.short(key.pool)}" if key.domain else name.short(key.pool)),
+    Column("Fingerprint", lambda key: key.fingerprint),
+    Column("Source", lambda key: key.source),
+    Column("Asked", lambda key: phrase.instant(key, "request_time")),
+)
 SESSIONS: tuple[Column[pb.NodeSession], ...] = (
     Column("Session", lambda session: session.name.rpartition("/")[2]),
     Column("Host", lambda session: session.host),
@@ -47,12 +53,21 @@ SESSIONS: tuple[Column[pb.NodeSession], ...] = (
 )
 
 
+def _of_key(column: Column[pb.PendingKey]) -> Column[pb.Node]:
+    return Column(column.heading, lambda node: ", ".join(map(column.text, node.pending_keys)))
+
+
+_WAITING: tuple[Column[pb.Node], ...] = (COLUMNS[0], *map(_of_key, KEYS))
+
+
 @app.command(name="list")
 def list_(
     parent: argument.EstateOrPool,
     /,
     *,
-    pending: Annotated[bool, Parameter(help="Only those that wait for approval, with their fingerprints.")] = False,
+    pending: Annotated[
+        bool, Parameter(help="Only keys that wait for approval, with their fingerprints and where they came from.")
+    ] = False,
     paging: Paging = ALL,
     connection: Connection = HERE,
 ) -> None:
@@ -67,13 +82,17 @@ def list_(
         )
     connection.printer.many(
         found.items,
-        (*COLUMNS, DETAILS[-1]) if pending else COLUMNS,
+        _WAITING if pending else COLUMNS,
         field="nodes",
         next_page_token=found.next_page_token,
-        empty="No node waits for approval."
+        empty="No key waits for approval."
         if pending
         else "No nodes yet: `poolkeeper code issue` makes a code that enrols one.",
     )
+    for node in found.items:
+        if node.state == pb.NODE_STATE_COPIED and not connection.printer.as_json:
+            short = name.short(node.name)
+            connection.printer.line(f"{short} was found on two machines: poolkeeper node show {short}")
 
 
 @app.command
@@ -83,6 +102,9 @@ def show(node: argument.Node, /, *, connection: Connection = HERE) -> None:
         found = admin.call(NodeServiceStub(admin.channel).GetNode, pb.GetNodeRequest(name=name.node(node)))
     printer = connection.printer
     printer.one(found, DETAILS)
+    if found.pending_keys and not printer.as_json:
+        printer.line()
+        printer.many(tuple(found.pending_keys), KEYS, field="pending_keys", empty="")
     if found.sessions and not printer.as_json:
         printer.line()
         printer.many(tuple(found.sessions), SESSIONS, field="sessions", empty="")
@@ -126,12 +148,20 @@ def _bare(fingerprint: str) -> str:
 
 
 @app.command
-def reject(node: argument.Node, /, *, connection: Connection = HERE) -> None:
-    """Turn a waiting enrolment down."""
+def reject(
+    node: argument.Node,
+    /,
+    *,
+    fingerprint: Annotated[
+        str, Parameter(help="Only this key, whose code stays good; without it all, and their codes are worthless.")
+    ] = "",
+    connection: Connection = HERE,
+) -> None:
+    """Turn keys down that wait for approval."""
     with connection.open() as admin:
         rejected = admin.call(
             NodeServiceStub(admin.channel).RejectNode,
-            pb.RejectNodeRequest(name=name.node(node), request_id=new_request_id()),
+            pb.RejectNodeRequest(name=name.node(node), fingerprint=_bare(fingerprint), request_id=new_request_id()),
         )
     connection.printer.one(rejected, DETAILS)
 

@@ -103,7 +103,7 @@ class _CodeStateEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._Enum
     CODE_STATE_UNSPECIFIED: _CodeState.ValueType  # 0
     CODE_STATE_ISSUED: _CodeState.ValueType  # 1
     CODE_STATE_PENDING: _CodeState.ValueType  # 2
-    """Redeemed, but its node waits for an admin."""
+    """It can be redeemed, and keys that came with it wait for an admin."""
     CODE_STATE_SPENT: _CodeState.ValueType  # 3
     CODE_STATE_REVOKED: _CodeState.ValueType  # 4
     CODE_STATE_EXPIRED: _CodeState.ValueType  # 5
@@ -113,7 +113,7 @@ class CodeState(_CodeState, metaclass=_CodeStateEnumTypeWrapper): ...
 CODE_STATE_UNSPECIFIED: CodeState.ValueType  # 0
 CODE_STATE_ISSUED: CodeState.ValueType  # 1
 CODE_STATE_PENDING: CodeState.ValueType  # 2
-"""Redeemed, but its node waits for an admin."""
+"""It can be redeemed, and keys that came with it wait for an admin."""
 CODE_STATE_SPENT: CodeState.ValueType  # 3
 CODE_STATE_REVOKED: CodeState.ValueType  # 4
 CODE_STATE_EXPIRED: CodeState.ValueType  # 5
@@ -1000,20 +1000,38 @@ class GuessRisk(google.protobuf.message.Message):
     LIVE_CODES_FIELD_NUMBER: builtins.int
     YEARLY_PROBABILITY_FIELD_NUMBER: builtins.int
     WARNING_FIELD_NUMBER: builtins.int
+    SOURCES_FIELD_NUMBER: builtins.int
+    YEARLY_PENDING_FIELD_NUMBER: builtins.int
+    ATTEMPTS_FIELD_NUMBER: builtins.int
+    ATTEMPTS_SINCE_FIELD_NUMBER: builtins.int
     live_codes: builtins.int
     """Codes that could be redeemed now: of the caller's estate, or of the whole installation for its operator."""
     yearly_probability: builtins.float
     """Under the limits in force, if strangers try all year."""
     warning: builtins.str
     """Set above 1e-4."""
+    sources: builtins.int
+    """While a pool is frozen, guesses that are right come to wait for an admin. If so many sources never stop, so many keys
+    of strangers may come to wait within a year.
+    """
+    yearly_pending: builtins.float
+    attempts: builtins.int
+    """Attempts that have failed, and since when they are counted; unset when there were none."""
+    @property
+    def attempts_since(self) -> google.protobuf.timestamp_pb2.Timestamp: ...
     def __init__(
         self,
         *,
         live_codes: builtins.int = ...,
         yearly_probability: builtins.float = ...,
         warning: builtins.str = ...,
+        sources: builtins.int = ...,
+        yearly_pending: builtins.float = ...,
+        attempts: builtins.int = ...,
+        attempts_since: google.protobuf.timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["live_codes", b"live_codes", "warning", b"warning", "yearly_probability", b"yearly_probability"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["attempts_since", b"attempts_since"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["attempts", b"attempts", "attempts_since", b"attempts_since", "live_codes", b"live_codes", "sources", b"sources", "warning", b"warning", "yearly_pending", b"yearly_pending", "yearly_probability", b"yearly_probability"]) -> None: ...
 
 Global___GuessRisk: typing_extensions.TypeAlias = GuessRisk
 
@@ -1184,7 +1202,7 @@ class Node(google.protobuf.message.Message):
     ENROL_TIME_FIELD_NUMBER: builtins.int
     LAST_SEEN_TIME_FIELD_NUMBER: builtins.int
     SEATS_FIELD_NUMBER: builtins.int
-    PENDING_POOL_FIELD_NUMBER: builtins.int
+    PENDING_KEYS_FIELD_NUMBER: builtins.int
     SESSIONS_FIELD_NUMBER: builtins.int
     name: builtins.str
     state: Global___NodeState.ValueType
@@ -1192,8 +1210,6 @@ class Node(google.protobuf.message.Message):
     """SHA-256 of the public key in hexadecimal digits."""
     seats: builtins.int
     """Seats that its allocations hold or share."""
-    pending_pool: builtins.str
-    """Set when pending: the pool that it would be bound to."""
     @property
     def bindings(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Binding]: ...
     @property
@@ -1201,6 +1217,12 @@ class Node(google.protobuf.message.Message):
     @property
     def last_seen_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
         """Updated by every request of the node (EV-11)."""
+
+    @property
+    def pending_keys(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___PendingKey]:
+        """Keys that wait for an admin under this name, each with a right code that came while enrolment was frozen. Those who
+        list what waits get a Node for each of them.
+        """
 
     @property
     def sessions(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___NodeSession]:
@@ -1218,13 +1240,47 @@ class Node(google.protobuf.message.Message):
         enrol_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
         last_seen_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
         seats: builtins.int = ...,
-        pending_pool: builtins.str = ...,
+        pending_keys: collections.abc.Iterable[Global___PendingKey] | None = ...,
         sessions: collections.abc.Iterable[Global___NodeSession] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["enrol_time", b"enrol_time", "last_seen_time", b"last_seen_time"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["bindings", b"bindings", "enrol_time", b"enrol_time", "fingerprint", b"fingerprint", "last_seen_time", b"last_seen_time", "name", b"name", "pending_pool", b"pending_pool", "seats", b"seats", "sessions", b"sessions", "state", b"state"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["bindings", b"bindings", "enrol_time", b"enrol_time", "fingerprint", b"fingerprint", "last_seen_time", b"last_seen_time", "name", b"name", "pending_keys", b"pending_keys", "seats", b"seats", "sessions", b"sessions", "state", b"state"]) -> None: ...
 
 Global___Node: typing_extensions.TypeAlias = Node
+
+@typing.final
+class PendingKey(google.protobuf.message.Message):
+    """A key that waits for an admin. Several may wait with one code, since the first of them may be that of a stranger."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    FINGERPRINT_FIELD_NUMBER: builtins.int
+    SOURCE_FIELD_NUMBER: builtins.int
+    REQUEST_TIME_FIELD_NUMBER: builtins.int
+    POOL_FIELD_NUMBER: builtins.int
+    DOMAIN_FIELD_NUMBER: builtins.int
+    fingerprint: builtins.str
+    """SHA-256 of the public key in hexadecimal digits; whoever stands before the machine reads it out."""
+    source: builtins.str
+    """The network address from which it came."""
+    pool: builtins.str
+    """What it would be bound to."""
+    domain: builtins.str
+    @property
+    def request_time(self) -> google.protobuf.timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        fingerprint: builtins.str = ...,
+        source: builtins.str = ...,
+        request_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        pool: builtins.str = ...,
+        domain: builtins.str = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["request_time", b"request_time"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["domain", b"domain", "fingerprint", b"fingerprint", "pool", b"pool", "request_time", b"request_time", "source", b"source"]) -> None: ...
+
+Global___PendingKey: typing_extensions.TypeAlias = PendingKey
 
 @typing.final
 class NodeSession(google.protobuf.message.Message):
@@ -1356,15 +1412,19 @@ class RejectNodeRequest(google.protobuf.message.Message):
 
     NAME_FIELD_NUMBER: builtins.int
     REQUEST_ID_FIELD_NUMBER: builtins.int
+    FINGERPRINT_FIELD_NUMBER: builtins.int
     name: builtins.str
     request_id: builtins.str
+    fingerprint: builtins.str
+    """Only this key, whose code stays good for others; empty: all that wait for the name, and their codes with them."""
     def __init__(
         self,
         *,
         name: builtins.str = ...,
         request_id: builtins.str = ...,
+        fingerprint: builtins.str = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["name", b"name", "request_id", b"request_id"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["fingerprint", b"fingerprint", "name", b"name", "request_id", b"request_id"]) -> None: ...
 
 Global___RejectNodeRequest: typing_extensions.TypeAlias = RejectNodeRequest
 

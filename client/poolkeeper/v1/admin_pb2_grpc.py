@@ -1119,7 +1119,7 @@ class NodeServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def RejectNode(self, request, context):
-        """Turns a waiting enrolment down.
+        """Turns a waiting key down, or all that wait for the name.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -1045,7 +1045,7 @@ class NodeServiceStub(typing.Generic[_NodeServiceGetNodeType, _NodeServiceListNo
     """Enrols a node that waits, or lets one of the machines with a copied identity go on, and no other one (CC-32)."""
 
     RejectNode: _NodeServiceRejectNodeType
-    """Turns a waiting enrolment down."""
+    """Turns a waiting key down, or all that wait for the name."""
 
     RevokeNode: _NodeServiceRevokeNodeType
     """Its leased seats come back when it acknowledges or at its last promise; forced: at once (CC-9)."""
@@ -1111,7 +1111,7 @@ class NodeServiceServicer(metaclass=abc.ABCMeta):
         request: poolkeeper.v1.admin_pb2.RejectNodeRequest,
         context: _ServicerContext,
     ) -> typing.Union[poolkeeper.v1.admin_pb2.Node, collections.abc.Awaitable[poolkeeper.v1.admin_pb2.Node]]:
-        """Turns a waiting enrolment down."""
+        """Turns a waiting key down, or all that wait for the name."""
 
     @abc.abstractmethod
     def RevokeNode(

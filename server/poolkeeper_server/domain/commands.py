@@ -405,8 +405,8 @@ class RevokeCode(Request):
 class Enrol(Command):
     """Redeems a code (CC-3); answers `Enrolled` or a refusal that is counted.
 
-    `pool_named` is False where the request names no pool. `valid` is False where the code is malformed or the key's
-    proof is wrong; then the attempt only counts.
+    Estate and pool are empty where the request names none; `bucket` is where attempts at that name are counted if no
+    pool has it. `valid` is False where the code is malformed or the key's proof is wrong; then the attempt only counts.
     """
 
     source: str
@@ -416,6 +416,7 @@ class Enrol(Command):
     public_key: bytes
     valid: bool
     secret: bytes
+    bucket: int = 0
 
 
 @frozen
@@ -429,19 +430,23 @@ class Enrolled:
 
 @frozen
 class ApproveNode(Request):
-    """Enrols a node that waits, or lets one machine of a copied identity go on: the one that has `session_id`."""
+    """Enrols the node whose key has that fingerprint, or lets one machine of a copied identity go on: of `session_id`.
+
+    `secrets` are the hashes of the rolling secrets that the key is given when it asks again, by code.
+    """
 
     node_id: str
     fingerprint: str
-    secret: bytes
+    secrets: tuple[tuple[str, bytes], ...] = ()
     session_id: str = ""
 
 
 @frozen
 class RejectNode(Request):
-    """Turns a waiting enrolment down."""
+    """Turns one waiting key down, or with an empty fingerprint all keys and codes for that name."""
 
     node_id: str
+    fingerprint: str = ""
 
 
 @frozen

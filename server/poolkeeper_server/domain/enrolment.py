@@ -6,7 +6,9 @@ Whoever presents a code is a stranger: wrong answers are counted, and every refu
 from __future__ import annotations
 
 from collections.abc import Iterator
+from hashlib import sha256
 
+from poolkeeper_server.domain import attempts, pending
 from poolkeeper_server.domain.commands import (
     CodeIssued,
     Done,
@@ -16,21 +18,18 @@ from poolkeeper_server.domain.commands import (
     RevokeCode,
     UnfreezePool,
 )
-from poolkeeper_server.domain.moment import DAY, HOUR, MINUTE, SECOND, Moment
+from poolkeeper_server.domain.moment import SECOND, Moment
 from poolkeeper_server.domain.notices import dismissal
 from poolkeeper_server.domain.outcomes import remember, remembered
 from poolkeeper_server.domain.purchasing import done, pool_named, repeated
 from poolkeeper_server.domain.records import (
-    Alert,
     AlertKind,
     Binding,
     Code,
     CodeState,
     Estate,
-    Limit,
     Node,
     NodeState,
-    PendingEnrolment,
     Pool,
     PoolState,
     Session,
@@ -41,24 +40,6 @@ from poolkeeper_server.domain.refusal import Reason, Refusal, not_found
 from poolkeeper_server.domain.sessions import ended_refusal
 from poolkeeper_server.domain.state import State
 from poolkeeper_server.domain.uses import tell
-
-SOURCE, POOL, INSTALLATION = "source", "pool", "installation"
-SOURCE_FAILURES, SOURCE_WINDOW = 5, 15 * MINUTE
-FIRST_BLOCK, LONGEST_BLOCK = 30 * SECOND, HOUR
-POOL_FAILURES, POOL_FREEZE = 5, DAY
-INSTALLATION_FAILURES, INSTALLATION_WINDOW = 10, HOUR
-#: Guesses that a year of attempts on one pool allows (CC-7).
-GUESSES_A_YEAR = 365 * POOL_FAILURES
-CODES = 10**8
-WARN_ABOVE = 1e-4
-
-
-def yearly_probability(live_codes: int) -> float:
-    """The chance that somebody guesses one of so many codes within a year (CC-7).
-
-    Each live code can be tried `GUESSES_A_YEAR` times, five between two freezes of its pool, out of 10^8.
-    """
-    return 1.0 - (1.0 - GUESSES_A_YEAR / CODES) ** live_codes
 
 
 def issue_code(state: State, command: IssueCode, now: Moment) -> CodeIssued:
@@ -122,6 +103,7 @@ def revoke_code(state: State, command: RevokeCode, now: Moment) -> Done:
         )
     if code.state is not CodeState.REVOKED:
         state.put(replace(code, state=CodeState.REVOKED))
+        pending.forget(state, code)
     return done(state, command, code.code_id, now)
 
 
@@ -131,68 +113,113 @@ def unfreeze_pool(state: State, command: UnfreezePool, now: Moment) -> Done:
     if before is not None:
         return before
     pool = pool_named(state, command.estate_id, command.pool_id)
-    limit = state.get(Limit, POOL, f"{pool.estate_id}/{pool.pool_id}")
-    if limit is not None:
-        state.remove(limit)
+    attempts.thaw(state, f"{pool.estate_id}/{pool.pool_id}")
     return done(state, command, pool.pool_id, now)
 
 
 def enrol(state: State, command: Enrol, now: Moment, ids: Iterator[str]) -> Enrolled | Refusal:
     """Redeems a code. Every outcome is an answer that keeps what was counted.
 
-    The same code with the same key is answered as before until the code's expiry, also while the pool is frozen: the
-    key is not a guess (CC-3).
+    The same code with the same key is answered as before until the code's expiry, whatever is frozen or has to wait:
+    the key is not a guess (CC-3).
     """
-    limit = state.get(Limit, SOURCE, command.source)
-    if limit is not None and now.civil < limit.blocked_until:
-        left = limit.blocked_until - now.civil
-        return Refusal(
-            Reason.TOO_MANY_ATTEMPTS,
-            "Too many attempts from this address have failed.",
-            hint=f"Check pool and code with your admin, and try again in {left // SECOND + 1} seconds.",
-            retry_after=left,
-        )
     estate = state.get(Estate, command.estate_id)
     pool = state.get(Pool, command.estate_id, command.pool_id)
     codes = state.many(Code, state.codes[(command.estate_id, command.digest)])
     code = codes[0] if codes and command.valid else None
-    named = code is not None and pool is not None and code.pool_id == pool.pool_id and pool.state is PoolState.ACTIVE
-    if code is not None and named and now.civil < code.expires_at and _is_repetition(state, code, command):
+    if code is not None and code.state is not CodeState.HONEY and not _is_of(code, pool):
+        code = None
+    if code is not None and now.civil < code.expires_at and _is_repetition(state, code, command):
         _expect(state, code, command.secret)
         return Enrolled(node_id=code.node_id, pool_id=code.pool_id, domain=code.domain)
-    right = (
-        code is not None
-        and named
-        and now.civil < code.expires_at
-        and code.state is CodeState.ISSUED
-        and fits(state, code, command.public_key)
-    )
-    if code is not None and code.state is CodeState.HONEY and estate is not None:
-        estate = _honey(state, estate, command, now, ids)
-    pending = code is not None and named and code.state is CodeState.PENDING and code.redeemed_key == command.public_key
-    frozen = estate is not None and pool is not None and _is_frozen(state, estate, pool, now)
-    if pending or frozen:
-        if right and code is not None:
-            _wait_for_admin(state, code, command, now)
-        elif not pending:
-            _count_installation(state, now, ids)
-        return Refusal(
-            Reason.ENROLMENT_PENDING,
-            "Enrolment into this pool waits for an admin.",
-            hint="Tell your admin the fingerprint of this machine's key; the same command then goes on.",
-            retry_after=30 * SECOND,
-        )
-    if right and code is not None:
-        redeem(state, code, command.public_key, command.secret, now)
-        return Enrolled(node_id=code.node_id, pool_id=code.pool_id, domain=code.domain)
-    _count_source(state, command.source, now)
-    if pool is not None:
-        _count_pool(state, pool, now, ids)
-    _count_installation(state, now, ids)
+    has_to_wait = attempts.blocked(state, command.source, now)
+    if has_to_wait is not None:
+        return has_to_wait
+    subject = attempts.subject_of(command, pool)
+    frozen = bool(subject) and attempts.is_frozen(state, estate, subject, now)
+    keys = [] if code is None else pending.keys_of_code(state, code)
+    own = next((key for key in keys if key.public_key == command.public_key), None)
+    right = code is not None and _is_good(state, code, command, now)
+    if code is not None and (own is not None or right) and not (own is not None and own.rejected):
+        # A code for which others wait is decided by an admin, also when the pool has thawed.
+        if own is None and not (frozen or any(not key.rejected for key in keys)):
+            redeem(state, code, command.public_key, command.secret, now)
+            return Enrolled(node_id=code.node_id, pool_id=code.pool_id, domain=code.domain)
+        if own is None:
+            pending.wait(state, code, command, now)
+        if frozen:
+            attempts.count_source(state, command.source, now, attempt=_attempt(command))
+        return _PENDING
+    return _failed(state, estate, code, command, subject, now, ids, frozen=frozen)
+
+
+_PENDING = Refusal(
+    Reason.ENROLMENT_PENDING,
+    "Enrolment into this pool waits for an admin.",
+    hint="Tell your admin the fingerprint of this machine's key; the same command then goes on.",
+    retry_after=30 * SECOND,
+)
+
+
+def _failed(
+    state: State,
+    estate: Estate | None,
+    code: Code | None,
+    command: Enrol,
+    subject: str,
+    now: Moment,
+    ids: Iterator[str],
+    *,
+    frozen: bool,
+) -> Refusal:
+    """Counts a failure, and answers it; at a frozen pool as if it were none."""
+    attempts.count_source(state, command.source, now, attempt=_attempt(command) if frozen else "")
+    if subject:
+        attempts.count_pool(state, subject, now, ids)
+    attempts.count_installation(state, now, ids)
+    if estate is not None and code is not None and code.state is CodeState.HONEY:
+        # Whoever guesses at a frozen pool gets no further with any code: there it is no reason to stop the others too.
+        stops = not frozen and not subject.startswith("?")
+        _met_bait(state, estate, command, now, ids, stops=stops)
+        frozen = frozen or stops
+    if frozen:
+        return _PENDING
     return Refusal(
         Reason.CODE_NOT_ACCEPTED,
         "The code was not accepted.",
         hint="Check pool and code; a code works once and for a limited time. Your admin can issue another one.",
+    )
+
+
+def _attempt(command: Enrol) -> str:
+    """By what the same attempt is known again: whoever waits repeats it, and learns nothing from it."""
+    names = f"{command.estate_id}/{command.pool_id}".encode()
+    return sha256(b"\0".join((names, command.digest, command.public_key))).hexdigest()[:16]
+
+
+def _is_of(code: Code, pool: Pool | None) -> bool:
+    return pool is not None and code.pool_id == pool.pool_id and pool.state is PoolState.ACTIVE
+
+
+def _is_good(state: State, code: Code, command: Enrol, now: Moment) -> bool:
+    return code.state is CodeState.ISSUED and now.civil < code.expires_at and fits(state, code, command.public_key)
+
+
+def _met_bait(state: State, estate: Estate, command: Enrol, now: Moment, ids: Iterator[str], *, stops: bool) -> None:
+    if estate.enrolment_frozen:
+        return
+    if stops:
+        state.put(replace(estate, enrolment_frozen=True))
+        effect = "Every enrolment of this estate waits for an admin until `poolkeeper estate unfreeze`."
+    else:
+        effect = "Nobody gets in there without an admin, so the pools of this estate go on as they are."
+    attempts.raise_alert(
+        state,
+        now,
+        ids,
+        AlertKind.HONEY_CODE,
+        f"estates/{estate.estate_id}",
+        f"A code that was never issued was tried from {command.source}: somebody is guessing. {effect}",
     )
 
 
@@ -230,45 +257,12 @@ def fits(state: State, code: Code, public_key: bytes) -> bool:
     return node.public_key == public_key
 
 
-def _is_frozen(state: State, estate: Estate, pool: Pool, now: Moment) -> bool:
-    limit = state.get(Limit, POOL, f"{pool.estate_id}/{pool.pool_id}")
-    return estate.enrolment_frozen or (limit is not None and now.civil < limit.blocked_until)
-
-
-def _honey(state: State, estate: Estate, command: Enrol, now: Moment, ids: Iterator[str]) -> Estate:
-    if estate.enrolment_frozen:
-        return estate
-    frozen = replace(estate, enrolment_frozen=True)
-    state.put(frozen)
-    _alert(
-        state,
-        now,
-        ids,
-        AlertKind.HONEY_CODE,
-        f"estates/{estate.estate_id}",
-        f"A code that was never issued was tried from {command.source}: somebody is guessing. Every enrolment of "
-        "this estate waits for an admin until `poolkeeper estate unfreeze`.",
-    )
-    return frozen
-
-
-def _wait_for_admin(state: State, code: Code, command: Enrol, now: Moment) -> None:
-    if state.get(PendingEnrolment, code.estate_id, code.node_id) is not None:
-        return  # one key waits for this name; another one must not take its place unseen
-    state.put(replace(code, state=CodeState.PENDING, redeemed_at=now.civil, redeemed_key=command.public_key))
-    state.put(
-        PendingEnrolment(
-            estate_id=code.estate_id,
-            node_id=code.node_id,
-            code_id=code.code_id,
-            public_key=command.public_key,
-            requested_at=now.civil,
-        )
-    )
-
-
 def redeem(state: State, code: Code, public_key: bytes, secret: bytes, now: Moment) -> Node:
-    """Binds a key to the code's node and pool; a node that was enrolled before loses its sessions (CC-8)."""
+    """Binds a key to the code's node and pool; a node that was enrolled before loses its sessions (CC-8).
+
+    The code is spent, and other keys that wait for it have waited in vain.
+    """
+    pending.forget(state, code)
     old = state.get(Node, code.estate_id, code.node_id)
     bound = state.get(Binding, code.estate_id, code.node_id, code.domain)
     adds_domain = old is not None and old.public_key == public_key and bound is None
@@ -304,7 +298,7 @@ def redeem(state: State, code: Code, public_key: bytes, secret: bytes, now: Mome
         replace(
             code,
             state=CodeState.SPENT,
-            redeemed_at=now.civil if code.redeemed_at is None else code.redeemed_at,
+            redeemed_at=now.civil,
             redeemed_key=public_key,
         )
     )
@@ -318,71 +312,3 @@ def end_credentials(state: State, node: Node, reason: Reason) -> None:
             revoked = replace(session, state=SessionState.REVOKED, end_reason=reason.value)
             state.put(revoked)
             tell(state, session.estate_id, session.session_id, dismissal(revoked, ended_refusal(revoked)))
-
-
-def _count_source(state: State, source: str, now: Moment) -> None:
-    old = state.get(Limit, SOURCE, source)
-    if old is None or now.civil >= max(old.blocked_until, old.last_at) + SOURCE_WINDOW:
-        state.put(
-            Limit(
-                scope=SOURCE,
-                subject=source,
-                failures=1,
-                first_at=now.civil,
-                last_at=now.civil,
-                blocked_until=0,
-                block=0,
-            )
-        )
-        return
-    failures, block, until = old.failures + 1, old.block, old.blocked_until
-    if failures >= SOURCE_FAILURES:
-        block = min(LONGEST_BLOCK, block * 2 if block else FIRST_BLOCK)
-        until = now.civil + block
-    state.put(replace(old, failures=failures, last_at=now.civil, block=block, blocked_until=until))
-
-
-def _count_pool(state: State, pool: Pool, now: Moment, ids: Iterator[str]) -> None:
-    subject = f"{pool.estate_id}/{pool.pool_id}"
-    old = state.get(Limit, POOL, subject)
-    if old is None or now.civil >= old.last_at + POOL_FREEZE:
-        old = Limit(
-            scope=POOL, subject=subject, failures=0, first_at=now.civil, last_at=now.civil, blocked_until=0, block=0
-        )
-    failures = old.failures + 1
-    until = now.civil + POOL_FREEZE if failures >= POOL_FAILURES else 0
-    state.put(replace(old, failures=failures, last_at=now.civil, blocked_until=until))
-    if until:
-        _alert(
-            state,
-            now,
-            ids,
-            AlertKind.POOL_FROZEN,
-            f"estates/{pool.estate_id}/pools/{pool.pool_id}",
-            f"{failures} enrolments into pool {subject} failed. For 24 hours every enrolment into it waits for an "
-            "admin; `poolkeeper pool unfreeze` ends that sooner.",
-        )
-
-
-def _count_installation(state: State, now: Moment, ids: Iterator[str]) -> None:
-    old = state.get(Limit, INSTALLATION, "")
-    if old is None or now.civil >= old.first_at + INSTALLATION_WINDOW:
-        old = Limit(
-            scope=INSTALLATION, subject="", failures=0, first_at=now.civil, last_at=now.civil, blocked_until=0, block=0
-        )
-    if old.failures >= INSTALLATION_FAILURES:
-        return  # the alert is raised; strangers need not make us write more
-    state.put(replace(old, failures=old.failures + 1, last_at=now.civil))
-    if old.failures + 1 == INSTALLATION_FAILURES:
-        _alert(
-            state,
-            now,
-            ids,
-            AlertKind.CODE_FAILURES,
-            "",
-            f"{INSTALLATION_FAILURES} enrolments failed within an hour.",
-        )
-
-
-def _alert(state: State, now: Moment, ids: Iterator[str], kind: AlertKind, subject: str, message: str) -> None:
-    state.put(Alert(alert_id=next(ids), kind=kind, at=now.civil, subject=subject, message=message))

@@ -13,9 +13,9 @@ from typing import Any
 
 from poolkeeper_server.domain import commands as c
 from poolkeeper_server.domain import records as r
+from poolkeeper_server.domain.attempts import INSTALLATION, POOL, SOURCE, bucket_name
 from poolkeeper_server.domain.candidates import candidates
 from poolkeeper_server.domain.counting import counting_keys
-from poolkeeper_server.domain.enrolment import INSTALLATION, POOL, SOURCE
 from poolkeeper_server.domain.moment import Moment
 from poolkeeper_server.domain.need import seats_needed
 from poolkeeper_server.domain.purchasing import DEFAULT_POOL
@@ -45,6 +45,8 @@ class Needs:
     bindings_of: set[Key] = field(default_factory=set)
     node_sessions: set[Key] = field(default_factory=set)
     installed_of: set[Key] = field(default_factory=set)
+    #: All keys that wait for these nodes' names.
+    pending_for: set[Key] = field(default_factory=set)
     #: Codes by (estate, digest).
     digests: set[Key] = field(default_factory=set)
     #: Waiters by (estate, node, request id).
@@ -198,6 +200,7 @@ def _enrol(needs: Needs, command: c.Enrol) -> None:
     needs.add(r.Pool, command.estate_id, command.pool_id)
     needs.add(r.Limit, SOURCE, command.source)
     needs.add(r.Limit, POOL, f"{command.estate_id}/{command.pool_id}")
+    needs.add(r.Limit, POOL, bucket_name(command.bucket))
     needs.add(r.Limit, INSTALLATION, "")
     needs.digests.add((command.estate_id, command.digest))
 
@@ -206,7 +209,7 @@ def _judge_node(needs: Needs, command: c.ApproveNode | c.RejectNode) -> None:
     if isinstance(command, c.ApproveNode) and command.session_id:
         needs.add(r.Session, command.estate_id, command.session_id)
     needs.add(r.Node, command.estate_id, command.node_id)
-    needs.add(r.PendingEnrolment, command.estate_id, command.node_id)
+    needs.pending_for.add((command.estate_id, command.node_id))
     needs.bindings_of.add((command.estate_id, command.node_id))
     needs.node_sessions.add((command.estate_id, command.node_id))
 
@@ -336,13 +339,18 @@ def _of_code(needs: Needs, state: State, command: c.Enrol) -> None:
         needs.add(r.Node, code.estate_id, code.node_id)
         needs.bindings_of.add((code.estate_id, code.node_id))
         needs.node_sessions.add((code.estate_id, code.node_id))
-        needs.add(r.PendingEnrolment, code.estate_id, code.node_id)
+        needs.pending_for.add((code.estate_id, code.node_id))
+
+
+def _of_revoked(needs: Needs, state: State, command: c.RevokeCode) -> None:
+    code = state.get(r.Code, command.estate_id, command.code_id)
+    if code is not None:
+        needs.pending_for.add((code.estate_id, code.node_id))
 
 
 def _of_pending(needs: Needs, state: State, command: c.ApproveNode | c.RejectNode) -> None:
-    waiting = state.get(r.PendingEnrolment, command.estate_id, command.node_id)
-    if waiting is not None:
-        needs.add(r.Code, waiting.estate_id, waiting.code_id)
+    for key in state.many(r.PendingEnrolment, state.pending[(command.estate_id, command.node_id)]):
+        needs.add(r.Code, key.estate_id, key.code_id)
 
 
 def _of_forced(needs: Needs, state: State, command: c.RevokeNode) -> None:
@@ -368,6 +376,7 @@ _IMPLIED: dict[type, Callable[[Needs, State, Any], None]] = {
     c.Heartbeat: _of_heartbeat,
     c.OpenSession: _of_opening,
     c.Enrol: _of_code,
+    c.RevokeCode: _of_revoked,
     c.ApproveNode: _of_pending,
     c.RejectNode: _of_pending,
     c.RevokeNode: _of_forced,

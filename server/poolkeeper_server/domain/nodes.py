@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from hashlib import sha256
 
-from poolkeeper_server.domain import allocations, uses
+from poolkeeper_server.domain import allocations, pending, uses
 from poolkeeper_server.domain.candidates import candidates, choose, denial
 from poolkeeper_server.domain.commands import (
     ApproveNode,
@@ -57,30 +56,11 @@ def approve_node(state: State, command: ApproveNode, now: Moment) -> Done:
             raise not_found(f"node {command.estate_id}/{command.node_id}")
         pick(state, copied, state.get(Session, command.estate_id, command.session_id), now)
         return done(state, command, command.node_id, now)
-    waiting = state.get(PendingEnrolment, command.estate_id, command.node_id)
-    node = state.get(Node, command.estate_id, command.node_id)
-    if waiting is not None:
-        fingerprint = sha256(waiting.public_key).hexdigest()
-        if command.fingerprint.lower().replace(":", "") != fingerprint:
-            raise invalid(
-                "fingerprint",
-                "This is not the fingerprint of the key that waits.",
-                hint="Whoever stands before the machine reads it out; do not approve a key that nobody knows.",
-            )
-        code = state.get(Code, waiting.estate_id, waiting.code_id)
-        if code is None or code.state is not CodeState.PENDING or not fits(state, code, waiting.public_key):
-            raise Refusal(
-                Reason.FAILED_PRECONDITION,
-                "The code with which this key came is not good any more.",
-                hint="Reject the node, and issue a new code, with `--replace` if the name was enrolled meanwhile.",
-            )
-        redeem(state, code, waiting.public_key, command.secret, now)
-        spent = state.get(Code, code.estate_id, code.code_id)
-        if spent is not None:
-            # The machine asks again with the same code and key; it must still be answered.
-            state.put(replace(spent, expires_at=max(spent.expires_at, now.civil + DAY)))
-        state.remove(waiting)
+    waiting = pending.keys_of_node(state, command.estate_id, command.node_id)
+    if waiting:
+        _approve_key(state, command, waiting, now)
         return done(state, command, command.node_id, now)
+    node = state.get(Node, command.estate_id, command.node_id)
     if node is None:
         raise not_found(f"node {command.node_id} that waits for approval")
     if node.state is NodeState.COPIED:
@@ -94,18 +74,60 @@ def approve_node(state: State, command: ApproveNode, now: Moment) -> Done:
     raise Refusal(Reason.FAILED_PRECONDITION, f"Node {node.node_id} does not wait for approval.")
 
 
+def _approve_key(state: State, command: ApproveNode, waiting: list[PendingEnrolment], now: Moment) -> None:
+    """Redeems each code with which the key came."""
+    approved = _named(waiting, command.fingerprint)
+    secrets = dict(command.secrets)
+    redeemed = False
+    for key in approved:
+        code = state.get(Code, key.estate_id, key.code_id)
+        good = code is not None and code.state is CodeState.ISSUED and fits(state, code, key.public_key)
+        if code is None or not good or key.code_id not in secrets:
+            continue
+        redeem(state, code, key.public_key, secrets[key.code_id], now)
+        spent = state.get(Code, code.estate_id, code.code_id)
+        if spent is not None:
+            # The machine asks again with the same code and key; it must still be answered.
+            state.put(replace(spent, expires_at=max(spent.expires_at, now.civil + DAY)))
+        redeemed = True
+    if not redeemed:
+        raise Refusal(
+            Reason.FAILED_PRECONDITION,
+            "The code with which this key came is not good any more.",
+            hint="Reject the node, and issue a new code, with `--replace` if the name was enrolled meanwhile.",
+        )
+
+
+def _named(waiting: list[PendingEnrolment], given: str) -> list[PendingEnrolment]:
+    """Those of the waiting keys that have the fingerprint."""
+    fingerprint = given.lower().replace(":", "")
+    found = [key for key in waiting if key.fingerprint == fingerprint]
+    if found:
+        return found
+    what = "the key that waits" if len(waiting) == 1 else f"one of the {len(waiting)} keys that wait"
+    hint = "Whoever stands before the machine reads it out; do not approve a key that nobody knows."
+    if len(waiting) >= pending.KEYS_OF_A_SOURCE:
+        hint += " No more keys are kept for a code that so many have: revoke it, and issue another one."
+    raise invalid("fingerprint", f"This is not the fingerprint of {what}.", hint=hint)
+
+
 def reject_node(state: State, command: RejectNode, now: Moment) -> Done:
-    """Turns a waiting enrolment down; its code is worthless."""
+    """Turns one waiting key down, whose code stays good; or all that wait for the name, and their codes with them."""
     before = repeated(state, command)
     if before is not None:
         return before
-    waiting = state.get(PendingEnrolment, command.estate_id, command.node_id)
-    if waiting is None:
+    waiting = pending.keys_of_node(state, command.estate_id, command.node_id)
+    if not waiting:
         raise not_found(f"node {command.node_id} that waits for approval")
-    code = state.get(Code, waiting.estate_id, waiting.code_id)
-    if code is not None:
-        state.put(replace(code, state=CodeState.REVOKED))
-    state.remove(waiting)
+    if command.fingerprint:
+        for key in _named(waiting, command.fingerprint):
+            pending.turn_down(state, key)
+        return done(state, command, command.node_id, now)
+    for key in waiting:
+        code = state.get(Code, key.estate_id, key.code_id)
+        if code is not None and code.state is CodeState.ISSUED:
+            state.put(replace(code, state=CodeState.REVOKED))
+            pending.forget(state, code)
     return done(state, command, command.node_id, now)
 
 

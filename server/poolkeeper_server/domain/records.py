@@ -104,7 +104,6 @@ class CodeState(Word):
     """HONEY codes are never issued; using one raises an alert (CC-6)."""
 
     ISSUED = "ISSUED"
-    PENDING = "PENDING"
     SPENT = "SPENT"
     REVOKED = "REVOKED"
     HONEY = "HONEY"
@@ -249,13 +248,16 @@ class Binding:
 
 @frozen
 class PendingEnrolment:
-    """A right code on a frozen pool, waiting for an admin (CC-5)."""
+    """A key that came with a right code while enrolment was frozen, and waits for an admin (CC-5)."""
 
     estate_id: str
     node_id: str
     code_id: str
+    fingerprint: str
     public_key: bytes
+    source: str
     requested_at: int
+    rejected: bool = False
 
 
 @frozen
@@ -278,7 +280,11 @@ class Code:
 
 @frozen
 class Limit:
-    """Failed enrolments of one source, pool or the installation (CC-5)."""
+    """Failed enrolments of one source, pool or the installation (CC-5).
+
+    `attempts` are all that failed at a pool since `first_at`, also while it is frozen; `known` are the newest attempts
+    of a source at frozen ones.
+    """
 
     scope: str
     subject: str
@@ -287,6 +293,8 @@ class Limit:
     last_at: int
     blocked_until: int
     block: int
+    attempts: int = 0
+    known: tuple[str, ...] = ()
 
 
 @frozen
@@ -488,7 +496,7 @@ KEYS: Final[dict[type, int]] = {
     Holding: 3,
     Node: 2,
     Binding: 3,
-    PendingEnrolment: 2,
+    PendingEnrolment: 4,
     Code: 2,
     Limit: 2,
     Consumer: 2,

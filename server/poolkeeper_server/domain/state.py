@@ -18,6 +18,7 @@ from poolkeeper_server.domain.records import (
     Holding,
     Key,
     Pairs,
+    PendingEnrolment,
     Session,
     SessionState,
     Use,
@@ -136,6 +137,7 @@ class State:
     session_waiters = _Indexed(Waiter, lambda record: (record.estate_id, record.session_id))
     request_waiters = _Indexed(Waiter, lambda record: (record.estate_id, record.node_id, record.request_id))
     codes = _Indexed(Code, lambda record: (record.estate_id, record.digest))
+    pending = _Indexed(PendingEnrolment, lambda record: (record.estate_id, record.node_id), constant=True)
 
     def __init__(self) -> None:
         self._records: defaultdict[type, dict[Key, Any]] = defaultdict(dict)

@@ -11,7 +11,7 @@ from hashlib import sha256
 import orjson
 
 from poolkeeper_server.domain import commands as c
-from poolkeeper_server.domain.enrolment import POOL, WARN_ABOVE, yearly_probability
+from poolkeeper_server.domain.attempts import POOL, SOURCES, WARN_ABOVE, yearly_pending, yearly_probability
 from poolkeeper_server.domain.epoch import is_quiet, quiet_end
 from poolkeeper_server.domain.records import (
     Alert,
@@ -52,6 +52,7 @@ from poolkeeper_server.services.contract import (
     NodeView,
     Page,
     PageRequest,
+    PendingKey,
     PoolView,
     Statement,
     TokenWish,
@@ -130,7 +131,7 @@ class AdministrationService:
             case c.CreatePool():
                 command = replace(command, settings=self._with_defaults(command.settings))
             case c.ApproveNode():
-                command = replace(command, secret=await self._enrolment_secret(command))
+                command = replace(command, secrets=await self._enrolment_secrets(command))
             case _:
                 pass
         answer = await self._answer(command)
@@ -213,16 +214,22 @@ class AdministrationService:
         digits = tuple(f"{randomness.randbelow(_CODES):08}" for _ in range(count))
         return digits, tuple(self._mint.code_digest(code) for code in digits)
 
-    async def _enrolment_secret(self, command: c.ApproveNode) -> bytes:
-        """The hash of the rolling secret that the waiting machine is given when it asks again."""
-        waiting = await self._reader.get(PendingEnrolment, command.estate_id, command.node_id)
-        if waiting is None:
-            return b""
-        code = await self._reader.get(Code, waiting.estate_id, waiting.code_id)
-        if code is None:
-            return b""
-        secret = self._mint.rolling_secret(enrolment_subject(code.digest, waiting.public_key))
-        return sha256(secret).digest()
+    async def _enrolment_secrets(self, command: c.ApproveNode) -> tuple[tuple[str, bytes], ...]:
+        """The hashes of the rolling secrets that the waiting machine is given when it asks again, by code."""
+        found = []
+        for key in await self._waiting(command.estate_id, command.node_id):
+            code = await self._reader.get(Code, key.estate_id, key.code_id)
+            if code is not None and key.fingerprint == command.fingerprint.lower().replace(":", ""):
+                secret = self._mint.rolling_secret(enrolment_subject(code.digest, key.public_key))
+                found.append((code.code_id, sha256(secret).digest()))
+        return tuple(found)
+
+    async def _waiting(self, estate_id: str, node_id: str) -> list[PendingEnrolment]:
+        """The keys that wait for a name."""
+        table = TABLES[PendingEnrolment]
+        return await self._reader.all(
+            PendingEnrolment, table.c.estate_id == estate_id, table.c.node_id == node_id, table.c.rejected.is_(False)
+        )
 
     def _now(self) -> int:
         return self._clock.glance().civil
@@ -358,11 +365,26 @@ class AdministrationService:
         found = await self._reader.get(Code, estate_id, code_id)
         if found is None or found.state is CodeState.HONEY:
             raise not_found(f"code {code_id}")
-        return self._code_view(found)
+        return (await self._code_views(estate_id, [found]))[0]
 
-    def _code_view(self, code: Code) -> CodeView:
-        expired = code.state is CodeState.ISSUED and self._now() >= code.expires_at
-        return CodeView(code=code, state="EXPIRED" if expired else code.state.value)
+    async def _code_views(self, estate_id: str, found: list[Code]) -> tuple[CodeView, ...]:
+        table, ids = TABLES[PendingEnrolment], [code.code_id for code in found]
+        waiting = await self._reader.all(
+            PendingEnrolment,
+            table.c.estate_id == estate_id,
+            table.c.code_id.in_(ids),
+            table.c.rejected.is_(False),
+        )
+        contested = {key.code_id for key in waiting}
+        views = []
+        for code in found:
+            state = code.state.value
+            if code.state is CodeState.ISSUED and code.code_id in contested:
+                state = "PENDING"
+            elif code.state is CodeState.ISSUED and self._now() >= code.expires_at:
+                state = "EXPIRED"
+            views.append(CodeView(code=code, state=state))
+        return tuple(views)
 
     async def codes(self, estate_id: str, pool_id: str, page: PageRequest) -> Page[CodeView]:
         """The codes of a pool, or of the estate where `pool_id` is empty; honey codes are left out."""
@@ -372,7 +394,7 @@ class AdministrationService:
         if pool_id:
             conditions.append(table.c.pool_id == pool_id)
         found, token = await self._reader.page(Code, *conditions, size=page.size, token=page.token)
-        return Page(tuple(self._code_view(code) for code in found), token)
+        return Page(await self._code_views(estate_id, found), token)
 
     async def risk(self, estate_id: str) -> GuessRisk:
         """The risk of an estate's live codes (CC-7), or of the installation's where it is empty."""
@@ -388,22 +410,38 @@ class AdministrationService:
                 f"{live} codes can be redeemed now. Strangers who try all year would guess one with a probability of "
                 f"{probability:.1e}; revoke codes that nobody needs, or issue them with a shorter lifetime."
             )
-        return GuessRisk(live_codes=live, yearly_probability=probability, warning=warning)
+        attempts, since = await self._reader.failed_attempts(estate_id)
+        return GuessRisk(
+            live_codes=live,
+            yearly_probability=probability,
+            warning=warning,
+            sources=SOURCES,
+            yearly_pending=yearly_pending(live, SOURCES),
+            attempts=attempts,
+            attempts_since=since,
+        )
 
     async def node(self, estate_id: str, node_id: str) -> NodeView:
         """One node, or an enrolment that waits."""
         await self.estate(estate_id)
-        table, pending = TABLES[Node], TABLES[PendingEnrolment]
+        table = TABLES[Node]
         found = await self._reader.all(Node, table.c.estate_id == estate_id, table.c.node_id == node_id)
-        waiting = await self._reader.all(
-            PendingEnrolment, pending.c.estate_id == estate_id, pending.c.node_id == node_id
-        )
-        views = await self._node_views(estate_id, found, waiting)
+        waiting = await self._waiting(estate_id, node_id)
+        views = await self._node_views(estate_id, found)
+        pending = tuple([await self._pending_key(key) for key in waiting])
+        if waiting and not found:
+            return _waiting_view(pending)
         if not views:
             raise not_found(
                 f"node {estate_id}/{node_id}", hint=f"`poolkeeper node list {estate_id}` shows what there is."
             )
-        return replace(views[0], sessions=await self._sessions(found[0])) if found else views[0]
+        return replace(views[0], pending=pending, sessions=await self._sessions(found[0]))
+
+    async def _pending_key(self, key: PendingEnrolment) -> PendingKey:
+        code = await self._reader.get(Code, key.estate_id, key.code_id)
+        if code is None:
+            return PendingKey(key=key, pool_id="", domain="")
+        return PendingKey(key=key, pool_id=code.pool_id, domain=code.domain)
 
     async def _sessions(self, node: Node) -> tuple[Session, ...]:
         """The sessions of a node's present enrolment by which an admin tells two machines apart (CC-32).
@@ -427,14 +465,14 @@ class AdministrationService:
         """The nodes of an estate, or those bound to a pool; or only those that wait for approval."""
         await self._exists(estate_id, pool_id)
         waiting_table, codes = TABLES[PendingEnrolment], TABLES[Code]
-        conditions = [waiting_table.c.estate_id == estate_id]
+        conditions = [waiting_table.c.estate_id == estate_id, waiting_table.c.rejected.is_(False)]
         if pool_id:
             of_pool = codes.select().with_only_columns(codes.c.code_id)
             of_pool = of_pool.where(codes.c.estate_id == estate_id, codes.c.pool_id == pool_id)
             conditions.append(waiting_table.c.code_id.in_(of_pool))
         if pending:
             waiting, token = await self._reader.page(PendingEnrolment, *conditions, size=page.size, token=page.token)
-            return Page(await self._node_views(estate_id, [], waiting), token)
+            return Page(tuple([_waiting_view((await self._pending_key(key),)) for key in waiting]), token)
         table, bindings = TABLES[Node], TABLES[Binding]
         chosen = [table.c.estate_id == estate_id]
         if pool_id:
@@ -442,34 +480,15 @@ class AdministrationService:
             bound = bound.where(bindings.c.estate_id == estate_id, bindings.c.pool_id == pool_id)
             chosen.append(table.c.node_id.in_(bound))
         found, token = await self._reader.page(Node, *chosen, size=page.size, token=page.token)
-        views = await self._node_views(estate_id, found, [])
-        return Page(views, token)
+        return Page(await self._node_views(estate_id, found), token)
 
-    async def _node_views(
-        self, estate_id: str, found: list[Node], waiting: list[PendingEnrolment]
-    ) -> tuple[NodeView, ...]:
+    async def _node_views(self, estate_id: str, found: list[Node]) -> tuple[NodeView, ...]:
         ids = [node.node_id for node in found]
         seats = await self._reader.node_seats(estate_id, ids)
         seen = await self._reader.sightings(estate_id, ids)
         table = TABLES[Binding]
         bindings = await self._reader.all(Binding, table.c.estate_id == estate_id, table.c.node_id.in_(ids))
-        views = []
-        for enrolment in waiting:
-            code = await self._reader.get(Code, estate_id, enrolment.code_id)
-            views.append(
-                NodeView(
-                    estate_id=estate_id,
-                    node_id=enrolment.node_id,
-                    state="PENDING",
-                    bindings=(),
-                    public_key=enrolment.public_key,
-                    enrolled_at=None,
-                    seen_at=enrolment.requested_at,
-                    seats=0,
-                    pending_pool="" if code is None else code.pool_id,
-                )
-            )
-        views += [
+        return tuple(
             NodeView(
                 estate_id=estate_id,
                 node_id=node.node_id,
@@ -479,11 +498,9 @@ class AdministrationService:
                 enrolled_at=node.enrolled_at,
                 seen_at=self._sightings.newest(estate_id, node.node_id, seen.get(node.node_id)),
                 seats=seats.get(node.node_id, 0),
-                pending_pool="",
             )
             for node in found
-        ]
-        return tuple(views)
+        )
 
     async def consumer(self, estate_id: str, consumer: str) -> Consumer:
         """One registered consumer."""
@@ -632,6 +649,22 @@ class AdministrationService:
             raise not_found(
                 f"pool {estate_id}/{pool_id}", hint=f"`poolkeeper pool list {estate_id}` shows what there is."
             )
+
+
+def _waiting_view(pending: tuple[PendingKey, ...]) -> NodeView:
+    """A name that no node has yet, with the keys that wait for it."""
+    first = pending[0].key
+    return NodeView(
+        estate_id=first.estate_id,
+        node_id=first.node_id,
+        state="PENDING",
+        bindings=(),
+        public_key=first.public_key if len(pending) == 1 else b"",
+        enrolled_at=None,
+        seen_at=first.requested_at,
+        seats=0,
+        pending=pending,
+    )
 
 
 def statement_payload(kind: str, pool: Pool, holdings: Iterable[Holding], at: int) -> bytes:

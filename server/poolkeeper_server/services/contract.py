@@ -26,6 +26,7 @@ from poolkeeper_server.domain.records import (
     Estate,
     Holding,
     Licence,
+    PendingEnrolment,
     Pool,
     Product,
     Session,
@@ -257,11 +258,19 @@ class CodeView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GuessRisk:
-    """How likely it is that somebody guesses a code within a year (CC-7); `warning` is empty below 1e-4."""
+    """How likely it is that somebody guesses a code within a year (CC-7); `warning` is empty below 1e-4.
+
+    `yearly_pending` is how many keys of strangers may come to wait if `sources` of them never stop; `attempts` have
+    failed, as far as it is kept, since the civil instant `attempts_since`.
+    """
 
     live_codes: int
     yearly_probability: float
     warning: str
+    sources: int
+    yearly_pending: float
+    attempts: int
+    attempts_since: int | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -274,10 +283,19 @@ class IssuedCode:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class NodeView:
-    """A node, or an enrolment that waits (then `pending_pool` is set); instants are civil.
+class PendingKey:
+    """A key that waits for an admin, and where it would be bound."""
 
-    `state` is ENROLLED, PENDING, REVOKED, COPIED or REJECTED; `public_key` the one that waits, where one does.
+    key: PendingEnrolment
+    pool_id: str
+    domain: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeView:
+    """A node, or a name for which keys wait; instants are civil.
+
+    `state` is ENROLLED, PENDING, REVOKED, COPIED or REJECTED; `public_key` is that of the enrolled node.
     `sessions` are those by which machines can be told apart, newest first; listings leave them out.
     """
 
@@ -289,7 +307,7 @@ class NodeView:
     enrolled_at: int | None
     seen_at: int | None
     seats: int
-    pending_pool: str
+    pending: tuple[PendingKey, ...] = ()
     sessions: tuple[Session, ...] = ()
 
 

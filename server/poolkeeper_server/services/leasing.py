@@ -14,6 +14,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from poolkeeper_server.domain import commands as c
+from poolkeeper_server.domain.attempts import BUCKETS
 from poolkeeper_server.domain.moment import HOUR
 from poolkeeper_server.domain.receipts import GrantReceipt, proven
 from poolkeeper_server.domain.records import (
@@ -165,6 +166,7 @@ class LeasingService:
                 public_key=attempt.public_key,
                 valid=_is_valid(attempt),
                 secret=sha256(secret).digest(),
+                bucket=self._mint.bucket(f"{estate_id}/{pool_id}", BUCKETS),
             )
         )
         if isinstance(answer, Refusal):

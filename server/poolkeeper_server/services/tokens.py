@@ -82,6 +82,7 @@ class TokenMint:
         self._rolling_keys = tuple(_derived(key, "rolling-secret") for key in held.mac_keys)
         self._receipt_keys = tuple(_derived(key, "receipt") for key in held.mac_keys)
         self._code_key = _keyed(held.code_key.key)
+        self._bucket_key = _derived(held.code_key, "bucket")
         self._pseudonym_key = _keyed(held.pseudonym_key.key)
 
     def mint(self, identity: SessionIdentity) -> str:
@@ -159,6 +160,10 @@ class TokenMint:
         if not _matches(self._receipt_keys, payload, receipt[:_TAG_BYTES]):
             raise InvalidToken("The receipt was not made by this installation.")
         return payload
+
+    def bucket(self, name: str, buckets: int) -> int:
+        """Which of so many buckets a name belongs to; nobody else can tell which names share one."""
+        return int.from_bytes(_mac(self._bucket_key, name.encode())[:8], "big") % buckets
 
     def code_digest(self, code: str) -> bytes:
         """The keyed hash under which an authentication code is stored (CC-2)."""

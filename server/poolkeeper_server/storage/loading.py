@@ -103,6 +103,7 @@ _SHARED_QUARANTINED = ByKeys(r.Allocation, ("estate_id", "product_id", "counting
 USES = ByKeys(r.Use, ("estate_id", "allocation_id"))
 _SESSION_USES = ByKeys(r.Use, ("estate_id", "node_id", "session_id"))
 _CODES = ByKeys(r.Code, ("estate_id", "digest"))
+_PENDING = ByKeys(r.PendingEnrolment, ("estate_id", "node_id"))
 
 _PLACE = Query("SELECT COUNT(*) FROM waiters WHERE estate_id = ? AND pool_id = ? AND product_id = ? AND sequence <= ?")
 _FIRST_WAITERS = _one(r.Waiter, "t.estate_id = ? AND t.pool_id = ? AND t.product_id = ? ORDER BY t.sequence LIMIT ?")
@@ -156,6 +157,7 @@ STATEMENTS: tuple[Statement, ...] = (
     USES,
     _SESSION_USES,
     _CODES,
+    _PENDING,
     _PLACE,
     _FIRST_WAITERS,
     _HAS_QUARANTINED,
@@ -273,6 +275,7 @@ def _load_needs(state: State, needs: Needs, now: Moment) -> Loading:
     wanted += _keys(state, _POOL_SESSIONS, needs.sessions_of)
     wanted += _keys(state, _INSTALLED, needs.installed_of)
     wanted += _keys(state, _CODES, needs.digests)
+    wanted += _keys(state, _PENDING, needs.pending_for)
     wanted += _seats(state, needs.seats_of)
     wanted += _keys(state, _SHARED, needs.shared)
     wanted += _keys(state, _SHARED_QUARANTINED, needs.resting)

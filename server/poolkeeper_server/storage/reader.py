@@ -185,6 +185,18 @@ class Reader:
         query = select(table).where(table.c.estate_id == estate_id, table.c.node_id == node_id)
         return await self._records(r.Session, query.order_by(table.c.opened_at.desc()).limit(most))
 
+    async def failed_attempts(self, estate_id: str) -> tuple[int, int | None]:
+        """How many enrolments have failed at the pools of an estate, or anywhere where it is empty, and since when."""
+        limits = TABLES[r.Limit]
+        conditions = [limits.c.scope == "pool", limits.c.attempts > 0]
+        if estate_id:
+            # The names that begin with it and a slash.
+            conditions += [limits.c.subject > f"{estate_id}/", limits.c.subject < f"{estate_id}0"]
+        query = select(func.coalesce(func.sum(limits.c.attempts), 0), func.min(limits.c.first_at)).where(*conditions)
+        async with self._connection() as connection:
+            attempts, since = (await connection.execute(query)).one()
+        return int(attempts), None if since is None else int(since)
+
     async def mark(self) -> tuple[int, int]:
         """Epoch and lease time of the newest commit."""
         async with self._connection() as connection:

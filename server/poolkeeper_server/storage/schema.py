@@ -80,6 +80,8 @@ _ADDED: Final[dict[tuple[type, str], Any]] = {
     (r.Session, "host"): "",
     (r.Session, "secret"): text("''"),
     (r.Session, "used"): false(),
+    (r.Limit, "attempts"): "0",
+    (r.Limit, "known"): "[]",
 }
 
 
@@ -225,7 +227,8 @@ KEPT_NO_LONGER: Final = (
         ),
     ),
     ("outcomes", "outcomes", "estate_id, request_id, caller", "at < {before}"),
-    ("codes", "codes", "estate_id, code_id", "expires_at < {before} AND state NOT IN ('HONEY', 'PENDING')"),
+    ("codes", "codes", "estate_id, code_id", "expires_at < {before} AND state <> 'HONEY'"),
+    ("pending_enrolments", "pending_enrolments", "estate_id, node_id, code_id, fingerprint", "requested_at < {before}"),
     ("limits", "limits", "scope, subject", "last_at < {before}"),
 )
 

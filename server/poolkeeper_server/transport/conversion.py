@@ -175,7 +175,13 @@ def code(view: CodeView) -> admin_pb2.Code:
 def risk(found: GuessRisk) -> admin_pb2.GuessRisk:
     """How likely a guessed code is."""
     return admin_pb2.GuessRisk(
-        live_codes=found.live_codes, yearly_probability=found.yearly_probability, warning=found.warning
+        live_codes=found.live_codes,
+        yearly_probability=found.yearly_probability,
+        warning=found.warning,
+        sources=found.sources,
+        yearly_pending=found.yearly_pending,
+        attempts=found.attempts,
+        attempts_since=_instant(found.attempts_since),
     )
 
 
@@ -196,7 +202,16 @@ def node(view: NodeView) -> admin_pb2.Node:
         enrol_time=_instant(view.enrolled_at),
         last_seen_time=_instant(view.seen_at),
         seats=view.seats,
-        pending_pool=names.pool_name(view.estate_id, view.pending_pool) if view.pending_pool else "",
+        pending_keys=[
+            admin_pb2.PendingKey(
+                fingerprint=pending.key.fingerprint,
+                source=pending.key.source,
+                request_time=timestamp(pending.key.requested_at),
+                pool=names.pool_name(view.estate_id, pending.pool_id) if pending.pool_id else "",
+                domain=pending.domain,
+            )
+            for pending in view.pending
+        ],
         sessions=[
             admin_pb2.NodeSession(
                 name=names.session_name(session.estate_id, session.node_id, session.session_id),

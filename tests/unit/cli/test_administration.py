@@ -169,18 +169,28 @@ def test_nodes_that_wait_are_listed_with_their_fingerprints(poolkeeper: Command,
     node = pb.Node(
         name="estates/acme/nodes/studio-7",
         state=pb.NODE_STATE_PENDING,
-        fingerprint="ab" * 32,
-        pending_pool="estates/acme/pools/west",
+        pending_keys=[
+            pb.PendingKey(
+                fingerprint="ab" * 32,
+                source="192.0.2.7",
+                request_time=Timestamp(seconds=1_800_000_000),
+                pool="estates/acme/pools/west",
+            )
+        ],
     )
     daemon.answers["ListNodes"] = pb.ListNodesResponse(nodes=[node])
     listed = poolkeeper("node", "list", "acme", "--pending")
-    assert "ab" * 32 in listed.out
-    assert "(acme/west)" in listed.out
+    for shown in ("acme/studio-7", "ab" * 32, "acme/west", "192.0.2.7", "2027-01-15 08:00:00Z"):
+        assert shown in listed.out
     assert daemon.requests[0].pending
     daemon.answers["ApproveNode"] = node
     spoken = " ".join(["ABAB"] * 16)
     poolkeeper("node", "approve", "acme/studio-7", "--fingerprint", spoken)
     assert daemon.requests[1].fingerprint == "ab" * 32
+    daemon.answers["RejectNode"] = daemon.answers["GetNode"] = node
+    poolkeeper("node", "reject", "acme/studio-7", "--fingerprint", spoken)
+    assert daemon.requests[2].fingerprint == "ab" * 32
+    assert "192.0.2.7" in poolkeeper("node", "show", "acme/studio-7").out
 
 
 def test_a_copied_node_is_shown_with_its_sessions_and_one_is_picked(poolkeeper: Command, daemon: CannedDaemon) -> None:
@@ -206,6 +216,8 @@ def test_a_copied_node_is_shown_with_its_sessions_and_one_is_picked(poolkeeper: 
         poolkeeper("node", "approve", "acme/enc1", "--session", given)
         assert daemon.requests[-1].session == "estates/acme/nodes/enc1/sessions/s2"
     assert "poolkeeper node approve" not in poolkeeper("node", "show", "acme/enc1", "--json").out
+    daemon.answers["ListNodes"] = pb.ListNodesResponse(nodes=[node])
+    assert "poolkeeper node show acme/enc1" in poolkeeper("node", "list", "acme").out
 
 
 def test_an_allocation_is_released_with_a_reason(poolkeeper: Command, daemon: CannedDaemon) -> None:

@@ -100,17 +100,20 @@ class NodeServicer(AdminServicer):
                 **origin(call, request, request.request_id, estate=node.estate),
                 node_id=node.id,
                 fingerprint=text(request.fingerprint, "fingerprint"),
-                secret=b"",
                 session_id=session,
             )
         )
         return await self._node(node)
 
     async def RejectNode(self, request: pb.RejectNodeRequest, call: AdminCall) -> pb.Node:
-        """Turns a waiting enrolment down."""
+        """Turns a waiting key down, or all that wait for the name."""
         node = _node_of(call, request.name)
         await self._ask.apply(
-            commands.RejectNode(**origin(call, request, request.request_id, estate=node.estate), node_id=node.id)
+            commands.RejectNode(
+                **origin(call, request, request.request_id, estate=node.estate),
+                node_id=node.id,
+                fingerprint=text(request.fingerprint, "fingerprint"),
+            )
         )
         try:
             return await self._node(node)
@@ -205,5 +208,4 @@ def _rejected(node: Child) -> NodeView:
         enrolled_at=None,
         seen_at=None,
         seats=0,
-        pending_pool="",
     )

@@ -17,6 +17,8 @@ def upgrade() -> None:
     for name in ("source", "host"):
         op.add_column("sessions", sa.Column(name, TEXT, server_default="", nullable=False))
     op.add_column("sessions", sa.Column("secret", sa.LargeBinary(), server_default=sa.text("''"), nullable=False))
+    if op.get_bind().dialect.name == "sqlite":
+        op.execute("UPDATE sessions SET secret = x''")  # for the default is a text there
     op.add_column("sessions", sa.Column("used", sa.Boolean(), server_default=sa.false(), nullable=False))
     op.create_index("sessions_of_node", "sessions", ["estate_id", "node_id", "opened_at"], unique=False)
     op.add_column("nodes", sa.Column("secret_session", TEXT, server_default="", nullable=False))
