@@ -93,16 +93,12 @@ def decide(state: State, command: Command, now: Moment, ids: Iterator[str]) -> A
         return _WITHOUT_IDS[kind](state, command, now)
     except Refusal as refusal:
         state.rollback(mark)
-        _take_note(state, command)
+        if isinstance(command, _OF_SESSIONS):
+            # A call was made, also where it was refused.
+            session = state.get(Session, command.estate_id, command.session_id)
+            if session is not None and not session.used:
+                sessions.heard(state, session)
         return refusal
-
-
-def _take_note(state: State, command: Command) -> None:
-    """A call was made, also where it was refused."""
-    if isinstance(command, _OF_SESSIONS):
-        session = state.get(Session, command.estate_id, command.session_id)
-        if session is not None:
-            sessions.heard(state, session)
 
 
 def decide_all(

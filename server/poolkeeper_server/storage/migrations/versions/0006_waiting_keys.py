@@ -29,5 +29,6 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("estate_id", "node_id", "code_id", "fingerprint"),
         sqlite_with_rowid=False,
     )
+    op.create_index("pending_by_time", "pending_enrolments", ["requested_at"], unique=False)
     op.add_column("limits", sa.Column("attempts", sa.BigInteger(), server_default="0", nullable=False))
     op.add_column("limits", sa.Column("known", TEXT, server_default="[]", nullable=False))
