@@ -24,7 +24,7 @@ class Sources:
         if not source:
             self._used += 1
             source = f"127.0.1.{self._used}"
-        port = await self._stack.enter_async_context(_forwarder(self._installation.daemon.grpc.address.port, source))
+        port = await self._stack.enter_async_context(forwarder(self._installation.daemon.grpc.address.port, source))
         channel = await self._stack.enter_async_context(grpc.aio.insecure_channel(f"127.0.0.1:{port}"))
         return NodeClient(channel)
 
@@ -44,7 +44,7 @@ async def sources_of(installation: Installation) -> AsyncIterator[Sources]:
 
 
 @asynccontextmanager
-async def _forwarder(target: int, source: str) -> AsyncIterator[int]:
+async def forwarder(target: int, source: str) -> AsyncIterator[int]:
     """A port whose connections go on to the target port, from the source address."""
     ends: set[asyncio.StreamWriter] = set()
     handlers: set[asyncio.Task[None]] = set()

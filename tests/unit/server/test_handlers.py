@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
+from ipaddress import ip_network
 from typing import Any, cast
 from uuid import uuid4
 
@@ -229,6 +230,32 @@ def body(text: str) -> bytes:
 async def test_a_call_is_answered_and_knows_where_it_comes_from(channel: grpc.aio.Channel) -> None:
     assert (await ask(channel, "Ask", body("hello"))).allocation.name == "hello"
     assert (await ask(channel, "Ask", body("source"))).allocation.name == "127.0.0.1"
+
+
+@pytest.mark.parametrize(
+    ("trusted", "source"),
+    [((), "127.0.0.1"), (("203.0.113.0/24",), "127.0.0.1"), (("127.0.0.1", "::1"), "198.51.100.7")],
+    ids=["none", "another", "this one"],
+)
+async def test_only_a_trusted_front_says_for_whom_it_calls(
+    gate: TriedGate, trusted: tuple[str, ...], source: str
+) -> None:
+    fronts = Fronts(tuple(map(ip_network, trusted)))
+    server = bind_server(
+        Address("127.0.0.1", 0),
+        certificate=None,
+        bindings=[Binding(DESCRIPTOR, Tried(), ACCESS)],
+        gate=gate,
+        fronts=fronts,
+    )
+    await server.start()
+    async with grpc.aio.insecure_channel(str(server.address)) as channel:
+        unary: Any = channel.unary_unary(f"/{SERVICE}/Ask")
+        # The last one is what the front has seen; what stands before it anybody may have written.
+        for told, expected in ((("192.0.2.1, 198.51.100.7",), source), (("nobody",), "127.0.0.1"), ((), "127.0.0.1")):
+            metadata = tuple(("x-forwarded-for", one) for one in told)
+            assert CheckInAnswer.FromString(await unary(body("source"), metadata=metadata)).allocation.name == expected
+    await server.stop(0)
 
 
 @pytest.mark.parametrize(
