@@ -131,6 +131,12 @@ class Settings(BaseSettings):
     """Commands that may wait for the store; beyond it check-outs are told to come back."""
     connections: int = Field(default=0, ge=0, le=1_000_000)
     """Connections at a time; 0: as many as the process may have open files, but for 256."""
+    calls_per_second: int = Field(default=1_000, ge=1, le=1_000_000)
+    """Calls a second of one node at one daemon, or of one address that is not known yet; a minute's come at once."""
+    sessions_per_node: int = Field(default=10_000, ge=1, le=1_000_000)
+    """Sessions that one node may have open, and streams at one daemon."""
+    waits_per_node: int = Field(default=5_000, ge=1, le=1_000_000)
+    """Check-outs of one node that may wait for a seat."""
     trusted_fronts: Networks = ()
     """Addresses or networks of proxies in front, which say in x-forwarded-for for whom they call."""
     front_certificate: FilePath | None = None

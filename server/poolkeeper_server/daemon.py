@@ -34,6 +34,7 @@ from poolkeeper_server.services.grants import Signer
 from poolkeeper_server.services.housekeeping import Housekeeping
 from poolkeeper_server.services.ids import new_id
 from poolkeeper_server.services.leasing import LeasingService
+from poolkeeper_server.services.limits import Limits
 from poolkeeper_server.services.nodes import Credentials, Sightings
 from poolkeeper_server.services.process import most_connections, raise_open_files, share_arenas
 from poolkeeper_server.services.relay import Relay
@@ -243,6 +244,11 @@ async def _assemble(
         feed=feed,
         credentials=credentials,
         sightings=sightings,
+        limits=Limits(
+            calls_per_second=settings.calls_per_second,
+            sessions=settings.sessions_per_node,
+            waits=settings.waits_per_node,
+        ),
         info=ServerInfo(
             version=version("poolkeeper"),
             authority=authority,
@@ -275,6 +281,7 @@ async def _assemble(
             bindings=[licensing_binding(leasing), *admin_bindings(administration)],
             gate=_Gate(leasing, administration),
             connections=settings.connections or most_connections(),
+            calls_per_second=settings.calls_per_second,
             fronts=Fronts(settings.trusted_fronts),
         ),
         http=bind_http(settings.http_listen, not_ready=lambda: readiness.reason),

@@ -47,7 +47,7 @@ def row(*cells: str) -> str:
 
 
 #: Settings that are a number of something, and no span.
-COUNTS = {"queue_bound", "connections"}
+COUNTS = {"queue_bound", "connections", "calls_per_second", "sessions_per_node", "waits_per_node"}
 
 
 def settings() -> Iterator[str]:

@@ -189,6 +189,9 @@ class Leasing(Protocol):
         Refusal at once when the queue is full or the daemon drains.
         """
 
+    def begin_stream(self, identity: SessionIdentity) -> Callable[[], None]:
+        """Counts a stream of the caller's node; call what it gives when the stream has ended. Raises Refusal."""
+
     def follow(self, identity: SessionIdentity, listener: Callable[[Push], None]) -> Callable[[], None]:
         """Has the listener called, in the loop, with what the session should be told; gives what ends that."""
 

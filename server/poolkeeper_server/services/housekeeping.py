@@ -80,6 +80,7 @@ class Housekeeping:
         for queue in await self._reader.all(Queue, table.c.length > 0):
             await self._committer.submit(ServeQueues(estate_id=queue.estate_id, pool_id=queue.pool_id))
         await self._leasing.tell_places()
+        await self._leasing.count_held()
         await self._measure()
 
     async def last(self) -> None:

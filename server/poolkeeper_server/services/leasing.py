@@ -51,6 +51,7 @@ from poolkeeper_server.services.contract import (
 from poolkeeper_server.services.events import Event, debugs, get_logger
 from poolkeeper_server.services.feed import Feed
 from poolkeeper_server.services.grants import Signer
+from poolkeeper_server.services.limits import Limits
 from poolkeeper_server.services.nodes import Credentials, Sightings
 from poolkeeper_server.services.receipts import Receipts
 from poolkeeper_server.services.sources import source_of
@@ -71,6 +72,8 @@ TOKEN_LIFE: Final = 2 * HOUR
 _PLACES: Final = 1000
 #: Why a question is asked again a little later.
 _PASSING: Final = (Reason.STORE_UNAVAILABLE, Reason.OVERLOADED, Reason.DRAINING)
+#: What a session sends to keep or give back what it has.
+_KEEPING: Final = (c.CheckIn, c.Heartbeat, c.Acknowledge, c.CloseSession, c.CancelWait)
 _KEY_BYTES: Final = 32
 _CODE_DIGITS: Final = 8
 
@@ -98,6 +101,7 @@ class LeasingService:
         feed: Feed,
         credentials: Credentials,
         sightings: Sightings,
+        limits: Limits,
         info: ServerInfo,
     ) -> None:
         self._committer = committer
@@ -108,6 +112,7 @@ class LeasingService:
         self._feed = feed
         self._credentials = credentials
         self._sightings = sightings
+        self._limits = limits
         self._info = info
         self._receipts = Receipts(mint)
         self._places: dict[Key, dict[str, _Place]] = {}
@@ -198,6 +203,9 @@ class LeasingService:
         except InvalidToken as error:
             raise Refusal(Reason.UNAUTHENTICATED, str(error), hint="Ask for a new challenge.") from error
         node, public_key = await self._signer_of(attempt, name)
+        held_by = (attempt.estate_id, attempt.node_id)
+        self._limits.sessions.check(held_by)
+        self._limits.sessions.add(held_by)
         session = session_id(attempt.challenge)
         following = self._mint.session_secret(
             session, node=name, epoch=self._clock.glance().epoch, generation=node.generation
@@ -267,6 +275,14 @@ class LeasingService:
 
     def submit(self, command: c.Command, *, within: float | None = None) -> Future[c.Answer]:
         """The future answer of a command of the check-out protocol; a refusal is an answer."""
+        now = asyncio.get_running_loop().time()
+        if isinstance(command, c.CheckOut):
+            node = (command.estate_id, command.caller)
+            self._limits.calls.take(node, now)
+            if command.wait:
+                self._limits.waits.check(node)
+        elif isinstance(command, _KEEPING):
+            self._limits.renewals.take((command.estate_id, command.session_id), now)
         future = self._committer.submit(command, within=within)
         if isinstance(command, c.CheckOut):
             future.add_done_callback(lambda done: self._checked_out(command, done))
@@ -282,6 +298,7 @@ class LeasingService:
                 _log.debug(Event.CHECK_OUT_GRANTED, node=command.caller, product=command.product_id)
         elif isinstance(answer, c.Waiting):
             self._waiting.inc()
+            self._limits.waits.add((command.estate_id, command.caller))
             waiter = (command.estate_id, answer.pool_id, command.product_id, answer.sequence)
             waiting = self._places.setdefault((command.estate_id, command.session_id), {})
             waiting[command.request_id] = _Place(command, waiter, answer.place)
@@ -377,6 +394,23 @@ class LeasingService:
         """Has the listener called, in the loop, with what the session should be told."""
         return self._feed.follow((identity.estate, identity.session), listener)
 
+    def begin_stream(self, identity: SessionIdentity) -> Callable[[], None]:
+        """Counts a stream of the caller's node; call what it gives when the stream has ended.
+
+        Raises Refusal when the node has too many.
+        """
+        node = (identity.estate, identity.node)
+        self._limits.streams.begin(node)
+        return lambda: self._limits.streams.end(node)
+
+    async def count_held(self) -> None:
+        """Counts what nodes have in the store that is limited."""
+        sessions = TABLES[Session]
+        await self._limits.sessions.count(
+            lambda nodes: self._reader.held_by_nodes(Session, nodes, sessions.c.state != "ENDED")
+        )
+        await self._limits.waits.count(lambda nodes: self._reader.held_by_nodes(Waiter, nodes))
+
     def fresh_token(self, identity: SessionIdentity, promise_end: int) -> str:
         """A token to replace that of a session renewed until then; empty while the present one will do."""
         if identity.expires >= promise_end + TOKEN_LIFE // 2:
@@ -443,6 +477,7 @@ class LeasingService:
 
     async def node_allocations(self, identity: SessionIdentity, page: PageRequest) -> Page[AllocationView]:
         """The allocations of the caller's node that take seats, and its own quarantined ones."""
+        self._limits.calls.take((identity.estate, identity.node), asyncio.get_running_loop().time())
         session = await self._reader.get(Session, identity.estate, identity.session)
         if session is None or session.state is not SessionState.OPEN:
             # Another daemon may have revoked the node a moment ago, and its word may be still on the way (CC-9).

@@ -73,6 +73,18 @@ LEDGER_HEAD = Gauge(
     "poolkeeper_ledger_head", "Sequence of a pool's newest ledger entry.", ["estate", "pool"], registry=REGISTRY
 )
 CODE_FAILURES = Counter("poolkeeper_code_failures", "Enrolments that failed for their code.", registry=REGISTRY)
+LIMITS = Counter(
+    "poolkeeper_limits_reached",
+    "Calls and messages that were told to come back, by the limit of their node or address.",
+    ["limit"],
+    registry=REGISTRY,
+)
+LOG_LEFT_OUT = Counter(
+    "poolkeeper_log_left_out",
+    "Lines that the log does not have, because one caller, or all together, had too many.",
+    ["event"],
+    registry=REGISTRY,
+)
 CLOCK_FROZEN = Gauge(
     "poolkeeper_clock_frozen",
     "1 while civil time is not trusted and dated licences are not granted.",

@@ -117,6 +117,21 @@ class Reader:
         async with self._connection() as connection:
             return int((await connection.execute(query)).scalar_one())
 
+    async def held_by_nodes(
+        self, kind: type, nodes: Collection[r.Key], *conditions: ColumnElement[bool]
+    ) -> dict[r.Key, int]:
+        """How many records that meet the conditions each of these nodes has, by (estate, node); none are left out."""
+        table = TABLES[kind]
+        owner = (table.c.estate_id, table.c.node_id)
+        found: dict[r.Key, int] = {}
+        async with self._connection() as connection:
+            names = sorted(nodes)
+            for first in range(0, len(names), _MOST_NAMES):
+                some = tuple_(*owner).in_(names[first : first + _MOST_NAMES])
+                query = select(*owner, func.count()).where(some, *conditions).group_by(*owner)
+                found |= {(row[0], row[1]): int(row[2]) for row in await connection.execute(query)}
+        return found
+
     async def node_counts(self, estate_id: str, pools: Collection[str]) -> dict[str, int]:
         """How many nodes are bound to each of the pools that has any."""
         table = TABLES[r.Binding]

@@ -190,7 +190,11 @@ class LicensingServicer:
 
     async def Connect(self, stream: MessageStream[pb.ConnectRequest, pb.ConnectResponse], call: NodeCall) -> None:
         """All of the above on one stream."""
-        await Conversation(self._leasing, stream, call.identity).run()
+        end = self._leasing.begin_stream(call.identity)
+        try:
+            await Conversation(self._leasing, stream, call.identity).run()
+        finally:
+            end()
 
     async def _in_turn(self, exchange: Exchange, command: commands.CheckOut, call: NodeCall) -> commands.Answer:
         turn: asyncio.Future[commands.Answer] = asyncio.get_running_loop().create_future()

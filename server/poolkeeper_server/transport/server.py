@@ -102,6 +102,7 @@ def bind_server(
     bindings: Sequence[Binding],
     gate: Gate,
     connections: int = 10_000,
+    calls_per_second: int = 1_000,
     fronts: Fronts = NOBODY,
 ) -> GrpcServer:
     """Servers that have their port and do not serve yet; plain when `certificate` is None.
@@ -112,7 +113,7 @@ def bind_server(
     ConfigurationError when the port cannot be had.
     """
     # Made once: the servers share them.
-    strangers, states = Strangers(fronts), health.aio.HealthServicer()
+    strangers, states = Strangers(fronts, calls_per_second=calls_per_second), health.aio.HealthServicer()
     served = {binding.service.full_name: handlers_of(binding, gate, strangers) for binding in bindings}
     served |= standard_handlers(states, tuple(served), strangers)
     crowded = [binding.service.full_name for binding in bindings if binding.crowded]

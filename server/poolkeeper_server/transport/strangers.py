@@ -17,6 +17,7 @@ from google.protobuf.message import DecodeError, Message
 
 from poolkeeper_server.domain.moment import SECOND
 from poolkeeper_server.domain.refusal import Reason, Refusal
+from poolkeeper_server.services.limits import Calls, reached
 from poolkeeper_server.services.sources import Fronts, source_of
 from poolkeeper_server.transport.turns import Turns
 
@@ -39,14 +40,16 @@ class Late(Refusal):
 class Strangers:
     """What strangers may have read and may leave open; one object for all methods."""
 
-    def __init__(self, fronts: Fronts) -> None:
+    def __init__(self, fronts: Fronts, *, calls_per_second: int) -> None:
         self._fronts = fronts
+        self._rate = calls_per_second
+        self._calls: Calls[str] = Calls("calls_of_address", calls_per_second)
         self._turns = Turns()
         self._streams: Counter[str] = Counter()
 
     def others(self) -> Strangers:
         """Turns of their own, for those who must not wait for these."""
-        return Strangers(self._fronts)
+        return Strangers(self._fronts, calls_per_second=self._rate)
 
     def caller(self, context: Context) -> str:
         """The caller's network address without its port; empty when there is none."""
@@ -67,6 +70,7 @@ class Strangers:
         Raises Refusal when too many calls of its source wait, and when it is too large or does not come in time.
         """
         source = source_of(self.caller(context))
+        self._calls.take(source, asyncio.get_running_loop().time())
         try:
             async with self._turns.turn(source, context.peer()), asyncio.timeout(_PATIENCE):
                 body = await context.read()
@@ -85,12 +89,7 @@ class Strangers:
         """A stream that stays open for as long as its caller likes. Raises Refusal when there are too many."""
         source = source_of(self.caller(context))
         if self._streams.total() >= _STREAMS or self._streams[source] >= _STREAMS_OF_SOURCE:
-            raise Refusal(
-                Reason.LIMIT_REACHED,
-                "Too many streams watch this daemon already.",
-                hint="End some, or ask again and again instead of watching.",
-                retry_after=10 * SECOND,
-            )
+            raise reached("watches", "Too many streams watch this daemon already.", retry_after=10 * SECOND)
         self._streams[source] += 1
         try:
             yield

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager, suppress
 from typing import Final
 
 from poolkeeper_server.domain.moment import SECOND
-from poolkeeper_server.domain.refusal import Reason, Refusal
+from poolkeeper_server.services.limits import reached
 
 #: Turns at a time: of all, of one address, of one connection. So that who opens one connection and is silent on it
 #: keeps not even those waiting who share his address.
@@ -68,12 +68,7 @@ class Turns:
         """A turn, when it has come. Raises Refusal when too many calls of the address wait."""
         source = self._sources.setdefault(address, _Source())
         if source.waiting >= _MOST_WAITING:
-            raise Refusal(
-                Reason.LIMIT_REACHED,
-                "Too many calls from this address wait for their turn.",
-                hint="Come back a little later.",
-                retry_after=SECOND,
-            )
+            raise reached("turns", "Too many calls from this address wait for their turn.", retry_after=SECOND)
         line = source.lines.setdefault(connection, _Line())
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         line.waiting.append(turn)

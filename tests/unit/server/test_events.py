@@ -112,3 +112,49 @@ def test_names_of_metrics_and_events_follow_one_pattern() -> None:
     assert {"poolkeeper_rpc_seconds", "poolkeeper_check_outs", "poolkeeper_queue_depth"} <= own
     assert all(re.fullmatch(r"[a-z_]+", name) for name in own | set(Event))
     assert b"poolkeeper_commit_seconds_bucket" in metrics.exposition()
+
+
+class Stopwatch:
+    """Seconds that pass when the test says so."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_one_caller_does_not_fill_the_log_and_what_is_left_out_is_counted() -> None:
+    stream, clock = io.StringIO(), Stopwatch()
+    configure_logging("info", stream=stream, clock=clock)
+    for _ in range(500):
+        get_logger().info(Event.CALL_REFUSED, source="192.0.2.1", reason="NOT_FOUND")
+    get_logger().info(Event.CALL_REFUSED, source="192.0.2.2", reason="NOT_FOUND")
+    get_logger().info(Event.ADMIN_CHANGED, source="192.0.2.1")
+    assert [line["source"] for line in lines(stream)] == ["192.0.2.1"] * 100 + ["192.0.2.2", "192.0.2.1"]
+    # The first one that comes again says how many did not.
+    clock.now = 1.0
+    get_logger().info(Event.CALL_REFUSED, source="192.0.2.1", reason="NOT_FOUND")
+    assert lines(stream)[-1]["left_out"] == 400
+    left_out = metrics.REGISTRY.get_sample_value("poolkeeper_log_left_out_total", {"event": "call_refused"})
+    assert left_out is not None
+    assert left_out >= 400
+
+
+def test_many_callers_do_not_fill_the_log_either() -> None:
+    stream, clock = io.StringIO(), Stopwatch()
+    configure_logging("info", stream=stream, clock=clock)
+    for number in range(5_000):
+        get_logger().info(Event.CALL_REFUSED, source=f"2001:db8::{number:x}")
+    assert len(lines(stream)) == 1_000
+    get_logger().info(Event.DAEMON_STOPPED)
+    assert lines(stream)[-1]["event"] == "daemon_stopped"
+
+
+def test_a_caller_s_text_is_cut() -> None:
+    stream = io.StringIO()
+    configure_logging("info", stream=stream)
+    get_logger().info(Event.CALL_REFUSED, message="y" * 4 + "x" * 5_000)
+    text = str(lines(stream)[0]["message"])
+    assert text.startswith("yyyyxxx")
+    assert text.endswith("x… (5004 characters)")
+    assert len(text) < 350

@@ -145,6 +145,10 @@ class TriedGate:
         return AdminIdentity("t1") if token == "admin-token" else None  # noqa: S105  # good for nothing
 
 
+def nobody() -> Strangers:
+    return Strangers(Fronts(), calls_per_second=100)
+
+
 @pytest.fixture
 def gate() -> TriedGate:
     return TriedGate()
@@ -406,9 +410,9 @@ async def test_calls_and_refusals_are_counted(channel: grpc.aio.Channel) -> None
 def test_a_method_that_nobody_wrote_is_found_at_the_start() -> None:
     service = admin_pb2.DESCRIPTOR.services_by_name["ClockService"]
     with pytest.raises(AttributeError, match="GetClock"):
-        handlers_of(Binding(service, Tried(), Access.ADMIN), TriedGate(), Strangers(Fronts()))
+        handlers_of(Binding(service, Tried(), Access.ADMIN), TriedGate(), nobody())
     with pytest.raises(KeyError):
-        handlers_of(Binding(DESCRIPTOR, Tried(), {"Ask": Access.NONE}), TriedGate(), Strangers(Fronts()))
+        handlers_of(Binding(DESCRIPTOR, Tried(), {"Ask": Access.NONE}), TriedGate(), nobody())
 
 
 async def test_health_follows_the_daemon(channel: grpc.aio.Channel, server: GrpcServer) -> None:

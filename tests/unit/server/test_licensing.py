@@ -137,6 +137,10 @@ class Installation:
         for listener in list(self.listeners):
             listener(push)
 
+    def begin_stream(self, identity: SessionIdentity) -> Callable[[], None]:
+        del identity
+        return lambda: None
+
     def follow(self, identity: SessionIdentity, listener: Callable[[Push], None]) -> Callable[[], None]:
         assert identity == NODE
         self.listeners.append(listener)
