@@ -1,4 +1,4 @@
-"""One estate as the design tells it (behaviours CC-10 to CC-30), slowly and plainly: one item of `lines` is one seat.
+"""One estate as the design tells it (CC-10 to CC-30, CC-44), slowly and plainly: one item of `lines` is one seat.
 
 It knows leased seats alone. `do` gives what a command must be answered, in words that `said` makes of an answer too.
 """
@@ -20,6 +20,10 @@ Words = tuple[Any, ...]
 
 class Refused(Exception):
     """A command that changes nothing."""
+
+
+#: What becomes of a waiter that goes on waiting.
+WAITS = ("refused", "it waits")
 
 
 @dataclass
@@ -66,7 +70,10 @@ class Model:
         self.registered: set[str] = set()
         self.sessions: dict[str, Session] = {}
         self.seats: list[Seats] = []
-        self.waiting: dict[tuple[str, str], tuple[c.CheckOut, int]] = {}  # by request, in the order of the queues
+        self.waiting: dict[tuple[str, str], tuple[c.CheckOut, int]] = {}  # by request, in the order of their numbers
+        self.dates: dict[tuple[str, str], int | None] = {}  # when a queue's lines begin or end next
+        self.looked: set[str] = set()  # pools whose queues were looked at in this batch
+        self.unsettled: set[str] = set()  # pools in which something was due, which may have been taken back
         self.done: dict[tuple[str, str], tuple[bytes, str]] = {}
         self.freed: list[str] = []
         self.served: list[tuple[str, Words]] = []
@@ -75,22 +82,37 @@ class Model:
     def begin(self, now: Moment, *, names: Any, spares: Any, fences: Any) -> None:
         """What chance decides: the time, the names of new seats by request and of what is split off, and fences."""
         self.now, self.names, self.spares, self.fences = now, names, spares, fences
+        self.looked = set()
+        self.unsettled = set()
 
     def do(self, command: c.Command) -> Words:
         """Carries a command out."""
+        session = self.sessions.get(command.session_id) if isinstance(command, c.CheckOut) else None
+        if session is not None and session.pool not in self.looked and self.waits_in(session.pool):
+            self.freed.append(session.pool)  # whoever waits goes first
+            self.follow()
         words = self.trying(lambda: DECIDE[type(command)](self, command))
-        while self.freed:
-            for product in ("enc", "dec"):
-                self.serve(self.freed[0], product)
-            self.freed = [pool for pool in self.freed if pool != self.freed[0]]
+        self.follow()
         return words
 
+    def follow(self) -> None:
+        """Whatever was found due has ended, whoever was refused all the same; and who waits is served."""
+        while self.freed or self.unsettled:
+            while self.unsettled:
+                self.end_due(self.unsettled.pop())
+            if not self.freed:
+                break
+            pool = self.freed[0]
+            self.freed = [other for other in self.freed if other != pool]
+            self.serve(pool)
+
     def trying(self, work: Callable[[], Words]) -> Words:
-        before = copy.deepcopy(self.__dict__)
+        before, unsettled = copy.deepcopy(self.__dict__), self.unsettled
         try:
             return work()
         except Refused as refused:
             self.__dict__ = before
+            self.unsettled = unsettled
             return ("refused", str(refused))
 
     # ---- sessions ----
@@ -140,7 +162,8 @@ class Model:
 
     # ---- taking seats ----
 
-    def check_out(self, command: c.CheckOut, *, in_turn: bool = False) -> Words:
+    def check_out(self, command: c.CheckOut, *, turn: set[str] | None = None) -> Words:
+        in_turn = turn is not None
         session, request = self.alive(command.session_id), (command.caller, command.request_id)
         if request in self.done and not in_turn:
             return self.again(command, session)
@@ -152,36 +175,65 @@ class Model:
             return ("waiting", self.queue(session.pool, command.product_id).index(request) + 1)
         if not session.unheard:
             self.renew(session)
-        first = in_turn or not self.queue(session.pool, command.product_id)
-        granted = self.attempt(command, session, in_turn=in_turn, first=first)
-        if granted is None and first and self.end_due(session.pool):
-            granted = self.attempt(command, session, in_turn=in_turn, first=first)
+        kept = self.kept(session.pool) if turn is None else turn
+        here = [line for line in self.lines if self.grants(session.pool, line, command.product_id)]
+        granted = self.attempt(command, session, in_turn=in_turn, kept=kept)
+        if granted is None and not kept.issuperset(here) and self.find_due(session.pool):
+            granted = self.attempt(command, session, in_turn=in_turn, kept=kept)
         if granted is not None:
             return granted
-        here = [line for line in self.lines if self.grants(session.pool, line, command.product_id)]
-        usable = [line for line in here if self.usable(line)]
-        if not usable:
+        could = self.could(command)
+        if in_turn and could:
+            raise Refused(WAITS[1])
+        if not any(self.usable(line) for line in here):
             raise Refused(Reason.CLOCK_FROZEN if self.now.frozen else Reason.LICENCE_EXPIRED)
-        never = self.need(command) > sum(self.counts[session.pool, line] for line in usable)
-        if in_turn or never or not command.wait:
+        if not could or not command.wait:
             raise Refused(Reason.NO_SEAT_AVAILABLE)
         self.alive(session.name)  # what was due may have been this session
         self.waiting[request] = (command, self.now.lease + command.wait)
+        self.dates[session.pool, command.product_id] = self.next_date(here)
+        self.looked.add(session.pool)
         return ("waiting", len(self.queue(session.pool, command.product_id)))
 
-    def attempt(self, command: c.CheckOut, session: Session, *, in_turn: bool, first: bool) -> Words | None:
-        pool, product, need = session.pool, command.product_id, self.need(command)
-        whose = () if command.consumer in self.registered else (session.node,)
-        key = (*whose, command.consumer) if command.consumer else (session.node, "", "")
-        same = [seats for seats in self.seats if (seats.pool, seats.product, seats.key) == (pool, product, key)]
+    def own(self, command: c.CheckOut) -> tuple[tuple[str, ...], list[Seats], list[Seats]]:
+        """The key of a consumer, what it holds in the pool, and what rests for it there."""
+        pool, node = self.nodes[command.caller], command.caller
+        whose = () if command.consumer in self.registered else (node,)
+        key = (*whose, command.consumer) if command.consumer else (node, "", "")
+        asked = (pool, command.product_id, key)
+        same = [seats for seats in self.seats if (seats.pool, seats.product, seats.key) == asked]
         held = [seats for seats in same if command.consumer and seats.state != "QUARANTINED"]
+        return key, held, [seats for seats in same if seats.state == "QUARANTINED" and seats.until > self.now.civil]
+
+    def could(self, command: c.CheckOut) -> set[str]:
+        """The lines of which it could be served, were all of their seats free; none when that will never be."""
+        pool = self.nodes[command.caller]
+        _, held, resting = self.own(command)
+        room = {
+            line: self.counts[pool, line]
+            for line in self.lines
+            if self.grants(pool, line, command.product_id) and not self.ended(line)
+        }
+        has = held[0].lines if held else [line for seats in resting for line in seats.lines if line not in room]
+        for line in has:
+            room |= {line: room[line] - 1} if line in room else {}
+        return (
+            {line for line in room if room[line] > 0} if self.need(command) - len(has) <= sum(room.values()) else set()
+        )
+
+    def kept(self, pool: str) -> set[str]:
+        """The lines that those who wait in a pool keep from who comes now (CC-44)."""
+        return {line for asked, _ in self.waits_in(pool).values() for line in self.could(asked)}
+
+    def attempt(self, command: c.CheckOut, session: Session, *, in_turn: bool, kept: set[str]) -> Words | None:
+        pool, product, need = session.pool, command.product_id, self.need(command)
+        key, held, resting = self.own(command)
         if held:
-            return self.share(command, held[0], session, in_turn=in_turn, first=first)
+            return self.share(command, held[0], session, in_turn=in_turn, kept=kept)
         if not any(self.grants(pool, line, product) for line in self.lines):
             raise Refused(Reason.PRODUCT_NOT_GRANTED)
-        resting = [seats for seats in same if seats.state == "QUARANTINED" and seats.until > self.now.civil]
         resting.sort(key=lambda seats: (len(seats.lines) != need, seats.until, seats.name))
-        more = self.choose(pool, product, need - sum(len(seats.lines) for seats in resting), first=first)
+        more = self.choose(pool, product, need - sum(len(seats.lines) for seats in resting), kept=kept)
         if more is None:
             return None
         new = Seats("", pool, product, key, session.node, [], self.now.civil)
@@ -214,12 +266,14 @@ class Model:
         first.users, first.asked, first.reason, first.skip = {}, {}, "", False
         return first
 
-    def share(self, command: c.CheckOut, held: Seats, session: Session, *, in_turn: bool, first: bool) -> Words | None:
+    def share(
+        self, command: c.CheckOut, held: Seats, session: Session, *, in_turn: bool, kept: set[str]
+    ) -> Words | None:
         """One seat for one consumer, sized by the largest of those who use it (CC-19, CC-30)."""
         if held.state == "REVOKED":
             raise Refused(Reason.REVOKED)
         size = max([self.need(command), *(need for user, need in held.users.items() if user != session.name)])
-        more = self.choose(held.pool, held.product, size - len(held.lines), first=first)
+        more = self.choose(held.pool, held.product, size - len(held.lines), kept=kept)
         if more is None:
             return None
         if held.state == "PROVISIONAL" and not in_turn:
@@ -272,15 +326,23 @@ class Model:
         end = self.lines[line][1]
         return end is None or (not self.now.frozen and self.now.civil < end)
 
+    def ended(self, line: str) -> bool:
+        end = self.lines[line][1]
+        return end is not None and not self.now.frozen and self.now.civil >= end
+
+    def next_date(self, lines: list[str]) -> int | None:
+        ends = [end for line in lines if (end := self.lines[line][1]) is not None and end > self.now.civil]
+        return min(ends, default=None)
+
     def free(self, pool: str, line: str) -> int:
         taken = sum(seats.lines.count(line) for seats in self.seats if seats.pool == pool)
         return self.counts.get((pool, line), 0) - taken
 
-    def choose(self, pool: str, product: str, need: int, *, first: bool) -> list[str] | None:
-        """Free seats of the best lines, all or nothing (CC-20); none for who must let others go first."""
+    def choose(self, pool: str, product: str, need: int, *, kept: set[str]) -> list[str] | None:
+        """Free seats of the best lines that nobody waits for, all or nothing (CC-20)."""
         usable = [line for line in self.lines if self.grants(pool, line, product) and self.usable(line)]
-        free = [line for line in usable for _ in range(self.free(pool, line))]
-        return [] if need <= 0 else free[:need] if first and len(free) >= need else None
+        free = [line for line in usable if line not in kept for _ in range(self.free(pool, line))]
+        return [] if need <= 0 else free[:need] if len(free) >= need else None
 
     # ---- giving seats back ----
 
@@ -408,21 +470,34 @@ class Model:
                 found = True
         return found
 
+    def find_due(self, pool: str) -> bool:
+        found = self.end_due(pool)
+        self.unsettled |= {pool} if found else set()
+        return found
+
     def expire(self, _: c.Expire) -> Words:
         for request, waiting in list(self.waiting.items()):
             if self.now.lease >= waiting[1]:
                 self.leave(request, ("refused", Reason.WAIT_EXPIRED))
+        for (pool, product), date in self.dates.items():
+            if date is not None and self.now.civil >= date and not self.now.frozen and self.queue(pool, product):
+                self.freed.append(pool)
         for pool in self.pools:
             self.end_due(pool)
         return ("expired",)
+
+    def look_at_queues(self, command: c.ServeQueues) -> Words:
+        self.freed.append(command.pool_id)
+        return ("nothing",)
 
     # ---- waiting ----
 
     def queue(self, pool: str, product: str) -> list[tuple[str, str]]:
         """First come, first served per pool and product (CC-18)."""
-        asked = {request: command for request, (command, _) in self.waiting.items()}
-        own = [request for request in asked if self.nodes[request[0]] == pool]
-        return [request for request in own if asked[request].product_id == product]
+        return [request for request, (asked, _) in self.waits_in(pool).items() if asked.product_id == product]
+
+    def waits_in(self, pool: str) -> dict[tuple[str, str], tuple[c.CheckOut, int]]:
+        return {request: waiting for request, waiting in self.waiting.items() if self.nodes[request[0]] == pool}
 
     def leave(self, request: tuple[str, str], answer: Words | None = None) -> None:
         self.waiting.pop(request)
@@ -430,25 +505,38 @@ class Model:
         if answer is not None:
             self.served.append((request[1], answer))
 
-    def serve(self, pool: str, product: str) -> None:
-        for request in self.queue(pool, product):
-            command, deadline = self.waiting[request]
+    def serve(self, pool: str) -> None:
+        """In the order of their numbers; who must wait keeps the lines that could serve it, and no other (CC-44)."""
+        kept: set[str] = set()
+        stopped: set[str] = set()  # products for which nobody else can be served
+        self.looked.add(pool)
+        for request, (command, deadline) in self.waits_in(pool).items():
+            if request not in self.waiting or command.product_id in stopped:
+                continue
             session = self.sessions[command.session_id]
             if self.now.lease >= deadline:
                 answer: Words = ("refused", Reason.WAIT_EXPIRED)
             elif not session.open or self.now.lease >= session.expires:
                 answer = ("refused", Reason.LEASE_EXPIRED)
             else:
-                answer = self.trying(lambda: self.in_turn(request, command))  # noqa: B023  # called at once
-                if answer == ("refused", Reason.NO_SEAT_AVAILABLE):
-                    return
+                answer = self.trying(lambda: self.in_turn(request, command, kept))  # noqa: B023  # called at once
+                if answer == WAITS:
+                    kept |= self.could(command)
+                    granting = [line for line in self.lines if self.grants(pool, line, command.product_id)]
+                    if kept.issuperset(granting):
+                        stopped.add(command.product_id)
+                    if not self.now.frozen:
+                        self.dates[pool, command.product_id] = self.next_date(granting)
+                    continue
             if request in self.waiting:
                 self.leave(request)
+                self.freed.pop()  # who stands behind it is looked at anyway
             self.served.append((request[1], answer))
 
-    def in_turn(self, request: tuple[str, str], command: c.CheckOut) -> Words:
+    def in_turn(self, request: tuple[str, str], command: c.CheckOut, kept: set[str]) -> Words:
         self.leave(request)
-        return self.check_out(command, in_turn=True)
+        self.freed.pop()
+        return self.check_out(command, turn=kept)
 
     def cancel_wait(self, command: c.CancelWait) -> Words:
         request = (command.node_id, command.request_id)
@@ -465,14 +553,14 @@ class Model:
     def move(self, command: c.MoveSeats) -> Words:
         """Only what is unused moves, and all of it or nothing (EV-5)."""
         source, target, (asked,) = command.source_id, command.target_id, command.moves
-        self.end_due(source)
+        self.find_due(source)
         if not self.counts.get((source, asked.line)):
             raise Refused(Reason.NOT_FOUND)
         if self.free(source, asked.line) < asked.count:
             raise Refused(Reason.NO_SEAT_AVAILABLE)
         self.counts[source, asked.line] -= asked.count
         self.counts[target, asked.line] = self.counts.get((target, asked.line), 0) + asked.count
-        self.freed.append(target)
+        self.freed += [source, target]
         return ("done",)
 
     def update(self, command: c.UpdatePool) -> Words:
@@ -497,6 +585,7 @@ DECIDE: Mapping[type, Callable[[Model, Any], Words]] = {
     c.ReleaseAllocation: Model.release,
     c.CancelWait: Model.cancel_wait,
     c.Expire: Model.expire,
+    c.ServeQueues: Model.look_at_queues,
     c.MoveSeats: Model.move,
     c.UpdatePool: Model.update,
 }

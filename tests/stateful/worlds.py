@@ -252,7 +252,9 @@ class CommitterWorld:
             else:
                 futures.append(future)
         await asyncio.gather(*futures)
-        for _ in range(3):  # what nobody hears the answer of, and what the committer asks of itself
+        for _ in range(
+            24
+        ):  # for what nobody hears the answer of, and what the committer asks of itself, it takes fewer
             await asyncio.sleep(0)
         while self._begun != self._ended:  # noqa: ASYNC110  # the committer's own task moves it on
             await asyncio.sleep(0.0005)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Set as AbstractSet
 from typing import Final
 
 from poolkeeper_server.domain.epoch import is_quiet, quiet_end
@@ -85,13 +86,18 @@ def is_renewable(licence: Licence, now: Moment) -> bool:
     return licence.valid_before is None or now.civil < licence.valid_before + EXPIRY_GRACE
 
 
-def choose(lines: list[Candidate], licensed_by: LicensedBy, need: int) -> Pairs | None:
-    """Seats from the best lines of one kind, several if one is not enough; None when all together are (CC-20)."""
+def choose(
+    lines: list[Candidate], licensed_by: LicensedBy, need: int, kept: AbstractSet[str] = frozenset()
+) -> Pairs | None:
+    """Seats from the best lines of one kind, several if one is not enough; None when all together are (CC-20).
+
+    Lines that are `kept` for others give none.
+    """
     chosen: list[tuple[str, int]] = []
     for line in lines:
         if need == 0:
             break
-        if line.licence.licensed_by is licensed_by and (free := line.free) > 0:
+        if line.licence.licensed_by is licensed_by and (free := line.free) > 0 and line.licence.licence_id not in kept:
             taken = min(need, free)
             chosen.append((line.licence.licence_id, taken))
             need -= taken
@@ -118,9 +124,20 @@ def quarantine_ends(state: State, pool: Pool, lines: list[Candidate]) -> list[in
 
 
 def denial(
-    state: State, now: Moment, lines: list[Candidate], pool: Pool, product: Product, need: int, *, queued: int = 0
+    state: State,
+    now: Moment,
+    lines: list[Candidate],
+    pool: Pool,
+    product: Product,
+    need: int,
+    *,
+    queued: int = 0,
+    never: bool = False,
 ) -> Refusal:
-    """The refusal of a check-out that these lines cannot cover, with everything that explains it (CC-17)."""
+    """The refusal of a check-out that these lines cannot cover, with everything that explains it (CC-17).
+
+    So many are `queued` for the same seats; `never` says that no waiting will help.
+    """
     by_reason = Counter([line.rejected or Reason.NO_SEAT_AVAILABLE for line in lines])
     reason = Reason.NO_SEAT_AVAILABLE
     if lines and all(line.rejected is not None for line in lines):
@@ -135,6 +152,13 @@ def denial(
     elif reason is Reason.LICENCE_EXPIRED:
         message = f"Every licence for {product.product_id} in {where[0].lower()}{where[1:]} is outside its dates."
         hint = "An admin can add a purchase or move licences that are valid into the pool."
+    elif never:
+        message = (
+            f"{where} could not give {need} seats for {product.product_id} if all of its {counts.total} were free."
+        )
+        if need <= counts.total:
+            message += " One kind of licence must cover them alone."
+        hint = "No waiting helps: ask for fewer, or have an admin move seats into the pool."
     elif is_quiet(pool, now):
         ends = [quiet_end(pool, now)]
         message = (
@@ -143,7 +167,7 @@ def denial(
         )
         hint = "Ask again with a waiting time to queue up; whoever holds a seat keeps it."
     elif queued:
-        message = f"{where}: {queued} check-outs for {product.product_id} wait already and go first."
+        message = f"{where}: {queued} check-outs for seats that grant {product.product_id} wait already and go first."
         hint = "Ask again with a waiting time to queue up."
     else:
         message = (

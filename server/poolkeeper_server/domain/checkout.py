@@ -8,6 +8,7 @@ pool, after those who wait.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 from poolkeeper_server.domain import allocations, uses
@@ -28,12 +29,14 @@ from poolkeeper_server.domain.epoch import is_quiet, quiet_end
 from poolkeeper_server.domain.moment import SECOND, Moment
 from poolkeeper_server.domain.need import seats_needed
 from poolkeeper_server.domain.outcomes import remember, remembered
+from poolkeeper_server.domain.precedence import MustWait, next_date, servable
 from poolkeeper_server.domain.records import (
     KIND_OF,
     Allocation,
     AllocationState,
     CheckInReason,
     Consumer,
+    Estate,
     Kind,
     Licence,
     LicensedBy,
@@ -68,10 +71,13 @@ class _Ask:
     pool: Pool
     product: Product
     need: int
+    keys: dict[LicensedBy, CountingKey]
     now: Moment
     ids: Iterator[str]
-    #: It waited, and is the next in its queue.
+    #: It waited, and it is its turn.
     in_turn: bool
+    #: Lines that others wait for who go first.
+    kept: AbstractSet[str]
     found: list[Candidate] | None = None
 
     def lines(self) -> list[Candidate]:
@@ -81,20 +87,21 @@ class _Ask:
         return self.found
 
     def choose(self, licensed_by: LicensedBy, seats: int) -> Pairs | None:
-        """Free seats; None where they are too few."""
-        return choose(self.lines(), licensed_by, seats)
+        """Free seats that nobody else waits for; None where they are too few."""
+        return choose(self.lines(), licensed_by, seats, self.kept)
 
     def queue(self) -> Queue:
         """Who waits for the product."""
         key = (self.pool.estate_id, self.pool.pool_id, self.product.product_id)
-        return self.state.get(Queue, *key) or Queue(
-            estate_id=key[0], pool_id=key[1], product_id=key[2], length=0, sequence=0
-        )
+        return self.state.get(Queue, *key) or Queue(estate_id=key[0], pool_id=key[1], product_id=key[2], length=0)
 
-    def must_queue(self) -> bool:
-        """Whether others go first."""
-        queue = self.state.get(Queue, self.pool.estate_id, self.pool.pool_id, self.product.product_id)
-        return not self.in_turn and queue is not None and queue.length > 0
+    def queued(self, lines: list[Candidate]) -> int:
+        """How many wait for seats of these lines, and go first."""
+        if not any(line.licence.licence_id in self.kept for line in lines):
+            return 0
+        queues = self.state.many(Queue, self.state.queues[(self.pool.estate_id, self.pool.pool_id)])
+        granted = {product_id for line in lines for product_id in line.licence.products}
+        return sum([queue.length for queue in queues if queue.product_id in granted])
 
 
 def check_out(state: State, command: CheckOut, now: Moment, ids: Iterator[str]) -> Granted | Waiting:
@@ -121,13 +128,26 @@ def check_out(state: State, command: CheckOut, now: Moment, ids: Iterator[str]) 
             state.put(replace(session, waiting=session.waiting + 1))
             state.put(replace(waiter, session_id=session.session_id))
         return _place(state, waiter, now)
-    return take(state, command, session, now, ids)
+    answer = take(state, command, session, now, ids)
+    if isinstance(answer, MustWait):
+        raise TypeError(f"{command} is nobody's turn")
+    return answer
 
 
 def take(
-    state: State, command: CheckOut, session: Session, now: Moment, ids: Iterator[str], *, in_turn: bool = False
-) -> Granted | Waiting:
-    """Takes seats for a session; `in_turn` says that it waited and is the next in its queue."""
+    state: State,
+    command: CheckOut,
+    session: Session,
+    now: Moment,
+    ids: Iterator[str],
+    *,
+    turn: AbstractSet[str] | None = None,
+) -> Granted | Waiting | MustWait:
+    """Takes seats for a session.
+
+    A waiter whose `turn` it is lets the lines alone that are kept for those with earlier numbers, and goes on waiting
+    while there is something to wait for. Who comes now lets all lines alone that are kept for anybody.
+    """
     pool = _pool(state, session)
     product = state.get(Product, command.product_id)
     if product is None:
@@ -145,9 +165,11 @@ def take(
         pool=pool,
         product=product,
         need=seats_needed(product, command.quantity, command.demand),
+        keys=_keys(state, command, session, pool),
         now=now,
         ids=ids,
-        in_turn=in_turn,
+        in_turn=turn is not None,
+        kept=state.kept.get((pool.estate_id, pool.pool_id), frozenset()) if turn is None else turn,
     )
     granted = _attempt(ask)
     if granted is None and _end_due(ask):
@@ -159,8 +181,7 @@ def take(
 def _attempt(ask: _Ask) -> Granted | None:
     """Serves the check-out from what there is; None, with nothing changed, when it cannot be covered."""
     ask.found = None
-    keys = _keys(ask)
-    held = _held(ask, keys)
+    held = _held(ask)
     if held is not None:
         return _share(ask, held)
     lines = ask.lines()
@@ -171,7 +192,7 @@ def _attempt(ask: _Ask) -> Granted | None:
             hint="An admin can move such seats into the pool with `poolkeeper pool move`.",
         )
     for licensed_by in dict.fromkeys([line.licence.licensed_by for line in lines]):
-        key = keys[licensed_by]
+        key = ask.keys[licensed_by]
         granted = _resume(ask, licensed_by, key) or _grant(ask, licensed_by, key, lines)
         if granted is not None:
             return granted
@@ -179,14 +200,15 @@ def _attempt(ask: _Ask) -> Granted | None:
 
 
 def _end_due(ask: _Ask) -> bool:
-    """Ends what is due where the check-out draws; not while others go first."""
-    return not ask.must_queue() and end_due(ask.state, ask.now, ask.pool, ask.ids)
+    """Ends what is due where the check-out draws; not while others go first on all of its lines."""
+    if ask.kept and all(line.licence.licence_id in ask.kept for line in ask.lines()):
+        return False
+    return end_due(ask.state, ask.now, ask.pool, ask.ids)
 
 
-def _keys(ask: _Ask) -> dict[LicensedBy, CountingKey]:
-    command = ask.command
-    registered = ask.state.get(Consumer, command.estate_id, command.consumer) if command.consumer else None
-    return counting_keys(command, ask.session.node_id, ask.pool.counting, registered)
+def _keys(state: State, command: CheckOut, session: Session, pool: Pool) -> dict[LicensedBy, CountingKey]:
+    registered = state.get(Consumer, command.estate_id, command.consumer) if command.consumer else None
+    return counting_keys(command, session.node_id, pool.counting, registered)
 
 
 def _pool(state: State, session: Session) -> Pool:
@@ -200,12 +222,12 @@ def _pool(state: State, session: Session) -> Pool:
     return pool
 
 
-def _held(ask: _Ask, keys: dict[LicensedBy, CountingKey]) -> Allocation | None:
+def _held(ask: _Ask) -> Allocation | None:
     """The consumer's own live allocation: of this pool, or an installed one of the estate (CC-8, CC-12).
 
     The seats of another pool may be shared, and nothing is drawn from that pool for it (CC-34).
     """
-    for licensed_by, key in keys.items():
+    for licensed_by, key in ask.keys.items():
         if not key.shared:
             continue
         group = (ask.command.estate_id, ask.product.product_id, key.key)
@@ -231,7 +253,7 @@ def _share(ask: _Ask, held: Allocation) -> Granted | None:
     if size > held.quantity:
         if held.pool_id != ask.pool.pool_id:
             raise mismatch(state, now, held, ask.session, size)
-        more = None if ask.must_queue() else ask.choose(held.licensed_by, size - held.quantity)
+        more = ask.choose(held.licensed_by, size - held.quantity)
     if more is None:
         return None
     if held.state is AllocationState.PROVISIONAL and not ask.in_turn:
@@ -250,17 +272,11 @@ def _share(ask: _Ask, held: Allocation) -> Granted | None:
 def _resume(ask: _Ask, licensed_by: LicensedBy, key: CountingKey) -> Granted | None:
     """Takes up the consumer's own quarantined seats, with free ones beside them where they are too few (CC-22)."""
     state, now = ask.state, ask.now
-    resting = state.quarantined[(ask.command.estate_id, ask.product.product_id, key.key)]
-    if not resting or is_quiet(ask.pool, now):
+    if is_quiet(ask.pool, now):
         return None  # while it is quiet it may have done so before, or an admin given them to another
-    own = [
-        found
-        for found in state.many(Allocation, resting)
-        if found.pool_id == ask.pool.pool_id
-        and found.licensed_by is licensed_by
-        and found.quarantine_until is not None
-        and found.quarantine_until > now.civil
-    ]
+    own = _resting(ask, licensed_by, key)
+    if not own:
+        return None
     barred = _barred(ask, own)
     usable = {
         found.allocation_id: sum([seats for licence, seats in found.lines if licence not in barred]) for found in own
@@ -272,8 +288,6 @@ def _resume(ask: _Ask, licensed_by: LicensedBy, key: CountingKey) -> Granted | N
     lacking = max(0, ask.need - sum(usable.values()))
     more: Pairs | None = ()
     if lacking:
-        if ask.must_queue():
-            return None
         more = ask.choose(licensed_by, lacking)
         if more is None:
             return None
@@ -291,6 +305,20 @@ def _resume(ask: _Ask, licensed_by: LicensedBy, key: CountingKey) -> Granted | N
     return _use(ask, resumed, resumed=True)
 
 
+def _resting(ask: _Ask, licensed_by: LicensedBy, key: CountingKey) -> list[Allocation]:
+    """The consumer's own seats in quarantine, of the pool that it draws from."""
+    return [
+        found
+        for found in ask.state.many(
+            Allocation, ask.state.quarantined[(ask.command.estate_id, ask.product.product_id, key.key)]
+        )
+        if found.pool_id == ask.pool.pool_id
+        and found.licensed_by is licensed_by
+        and found.quarantine_until is not None
+        and found.quarantine_until > ask.now.civil
+    ]
+
+
 def _barred(ask: _Ask, own: list[Allocation]) -> frozenset[str]:
     """The licences of these allocations of which nobody may keep or take up a seat any more."""
     licences = {licence_id for found in own for licence_id, _ in found.lines}
@@ -303,8 +331,8 @@ def _barred(ask: _Ask, own: list[Allocation]) -> frozenset[str]:
 
 
 def _grant(ask: _Ask, licensed_by: LicensedBy, key: CountingKey, lines: list[Candidate]) -> Granted | None:
-    """Takes free seats of the lines, unless others wait for them."""
-    chosen = None if ask.must_queue() else choose(lines, licensed_by, ask.need)
+    """Takes free seats of the lines that nobody else waits for."""
+    chosen = choose(lines, licensed_by, ask.need, ask.kept)
     if chosen is None:
         return None
     command, now = ask.command, ask.now
@@ -441,13 +469,18 @@ def _move_use(state: State, session: Session, allocation: Allocation, use: Use) 
     return uses.set_use(state, allocation, session, use.quantity, use.demand, use.request_id)
 
 
-def _deny_or_wait(ask: _Ask) -> Waiting:
-    state, command, queue = ask.state, ask.command, ask.queue()
-    queued = 0 if ask.in_turn else queue.length
-    lines = ask.lines()
-    refusal = denial(state, ask.now, lines, ask.pool, ask.product, ask.need, queued=queued)
-    never = ask.need > sum([line.holding.count for line in lines if line.rejected is None])
-    if ask.in_turn or not command.wait or refusal.reason is not Reason.NO_SEAT_AVAILABLE or never:
+def _deny_or_wait(ask: _Ask) -> Waiting | MustWait:
+    """Queues up, or goes on waiting in turn; a need that nothing could ever cover is denied at once (CC-44)."""
+    state, command, lines = ask.state, ask.command, ask.lines()
+    could: frozenset[str] | None = None
+    if ask.in_turn or command.wait or not any(line.holding.count >= ask.need for line in lines):
+        could = _servable(ask, lines)
+    look_at = next_date(lines, ask.now)
+    if ask.in_turn and could:
+        return MustWait(lines=could, granting=frozenset([line.licence.licence_id for line in lines]), look_at=look_at)
+    never = could is not None and not could
+    refusal = denial(state, ask.now, lines, ask.pool, ask.product, ask.need, queued=ask.queued(lines), never=never)
+    if not command.wait or refusal.reason is not Reason.NO_SEAT_AVAILABLE or not could:
         raise refusal
     if ask.session.waiting >= MOST_WAITING:
         raise Refusal(
@@ -458,12 +491,17 @@ def _deny_or_wait(ask: _Ask) -> Waiting:
     # The session is read again: what was due may have been one of its own allocations.
     session = open_session_of(state, ask.session.estate_id, ask.session.session_id)
     state.put(replace(session, waiting=session.waiting + 1))
-    queue = replace(queue, length=queue.length + 1, sequence=queue.sequence + 1)
+    estate = state.get(Estate, command.estate_id)
+    if estate is None:
+        raise LookupError(f"estate {command.estate_id} was not loaded")
+    state.put(replace(estate, next_waiter=estate.next_waiter + 1))
+    queue = ask.queue()
+    queue = replace(queue, length=queue.length + 1, look_at=look_at)
     waiter = Waiter(
         estate_id=queue.estate_id,
         pool_id=queue.pool_id,
         product_id=queue.product_id,
-        sequence=queue.sequence,
+        sequence=estate.next_waiter,
         session_id=ask.session.session_id,
         node_id=ask.session.node_id,
         request_id=command.request_id,
@@ -479,7 +517,19 @@ def _deny_or_wait(ask: _Ask) -> Waiting:
     )
     state.put(queue)
     state.put(waiter)
+    here = (ask.pool.estate_id, ask.pool.pool_id)
+    state.kept[here] = state.kept.get(here, frozenset()) | could
     return _place(state, waiter, ask.now, place=queue.length)
+
+
+def _servable(ask: _Ask, lines: list[Candidate]) -> frozenset[str]:
+    """The lines that could serve the check-out, if not now."""
+    resting: dict[LicensedBy, list[tuple[str, int]]] = {}
+    for licensed_by, key in ask.keys.items():
+        own = _resting(ask, licensed_by, key)
+        barred = _barred(ask, own)
+        resting[licensed_by] = [line for found in own for line in found.lines if line[0] not in barred]
+    return servable(lines, ask.now, ask.need, held=_held(ask), resting=resting)
 
 
 def _place(state: State, waiter: Waiter, now: Moment, *, place: int | None = None) -> Waiting:

@@ -18,7 +18,7 @@ from poolkeeper_server.domain import (
 )
 from poolkeeper_server.domain.commands import Answer, Command
 from poolkeeper_server.domain.moment import Moment
-from poolkeeper_server.domain.records import Key, Session, replace
+from poolkeeper_server.domain.records import Key, Queue, Session, replace
 from poolkeeper_server.domain.refusal import Refusal
 from poolkeeper_server.domain.state import State
 
@@ -104,16 +104,27 @@ def decide(state: State, command: Command, now: Moment, ids: Iterator[str]) -> A
 def decide_all(
     state: State, batch: Sequence[Command], now: Moment, ids: Iterator[str]
 ) -> tuple[list[Answer], tuple[Key, ...]]:
-    """Decides a batch in order; those who wait for a seat that came free go before the next command.
+    """Decides a batch in order; those who wait go before the next command.
 
     Gives the answers, and the pools whose queues could be served further than what was loaded of them.
     """
     answers: list[Answer] = []
     more: dict[Key, None] = {}
+    crowded = any(queue.length for queue in state.records(Queue).values())
     for command in batch:
+        if crowded and isinstance(command, commands.CheckOut):
+            waiting.look(state, command)
+            if state.freed:
+                _follow(state, now, ids, more)
         answers.append(decide(state, command, now, ids))
+        if state.freed or state.unsettled:
+            _follow(state, now, ids, more)
+    return answers, tuple(more)
+
+
+def _follow(state: State, now: Moment, ids: Iterator[str], more: dict[Key, None]) -> None:
+    """What follows of a command before the next one: what it found due ends, and who waits is served."""
+    while state.freed or state.unsettled:
         if state.unsettled:
             due.settle(state, now, ids)
-        if state.freed:
-            more |= waiting.serve_queues(state, now, ids)
-    return answers, tuple(more)
+        more |= waiting.serve_queues(state, now, ids)

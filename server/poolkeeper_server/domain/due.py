@@ -19,6 +19,7 @@ from poolkeeper_server.domain.records import (
     Kind,
     Pool,
     Product,
+    Queue,
     Session,
     SessionState,
     Waiter,
@@ -84,6 +85,11 @@ def expire(state: State, command: Expire, now: Moment, ids: Iterator[str]) -> Ex
     for session in sorted(state.all(Session), key=_by_expiry):
         if _session_is_due(session, now):
             ended += _by_itself(state, partial(_end_session, state, session, now, ids))
+    for queue in state.all(Queue):
+        if queue.look_at is not None and queue.length and now.civil >= queue.look_at and not now.frozen:
+            # A line has begun or ended, of which no command tells those who wait.
+            state.freed[(queue.estate_id, queue.pool_id)] = None
+            ended += 1
     for found in state.all(Allocation):
         ended += _by_itself(state, partial(_end_allocation, state, found, now))
     return Expired(ended=ended, more=state.more_due or ended >= command.limit)

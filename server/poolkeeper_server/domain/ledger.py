@@ -77,8 +77,9 @@ def move_seats(
             raise InvariantViolation(f"{event} on {pool.estate_id}/{pool.pool_id}: {old} would become {new}")
         if free < 0:
             over.append(delta.licence_id)
-        if free > before or new.quarantined > old.quarantined:
-            # Seats that rest may be those of the first who waits.
+        if free > before or new.quarantined > old.quarantined or new.count < old.count:
+            # Seats that rest may be those of the first who waits; seats that go may be those without which it never
+            # gets as many as it needs.
             state.freed[(pool.estate_id, pool.pool_id)] = None
         state.put(new)
         lines.append([delta.licence_id, delta.count, delta.active, delta.quarantined])

@@ -14,7 +14,7 @@ from typing import Any
 from poolkeeper_server.domain import commands as c
 from poolkeeper_server.domain import records as r
 from poolkeeper_server.domain.attempts import INSTALLATION, POOL, SOURCE, bucket_name
-from poolkeeper_server.domain.candidates import candidates
+from poolkeeper_server.domain.candidates import Candidate, candidates
 from poolkeeper_server.domain.counting import counting_keys
 from poolkeeper_server.domain.moment import Moment
 from poolkeeper_server.domain.need import seats_needed
@@ -89,6 +89,8 @@ def named(batch: Sequence[c.Command]) -> Needs:
 def _check_out(needs: Needs, command: c.CheckOut) -> None:
     needs.add(r.Session, command.estate_id, command.session_id)
     needs.add(r.Product, command.product_id)
+    if command.wait:
+        needs.add(r.Estate, command.estate_id)
     needs.request_waiters.add((command.estate_id, command.caller, command.request_id))
     if command.consumer:
         needs.add(r.Consumer, command.estate_id, command.consumer)
@@ -395,14 +397,27 @@ def contended(batch: Sequence[c.Command], state: State, now: Moment) -> Needs:
             _keys(needs, wanted, resting, state, command)
     for waiter in state.all(r.Waiter):
         _keys(needs, wanted, resting, state, waiter)
-    for (estate_id, pool_id, product_id), need in wanted.items():
-        pool = state.get(r.Pool, estate_id, pool_id)
+    in_pools: Counter[Key] = Counter()
+    for key, need in wanted.items():
+        in_pools[key[:2]] += need
+    for (*of_pool, product_id), need in wanted.items():
+        pool = state.get(r.Pool, *of_pool)
         if pool is None:
             continue
-        free = sum(line.holding.free for line in candidates(state, now, pool, product_id) if line.rejected is None)
-        if free < need:
-            needs.due_in.add((estate_id, pool_id))
+        lines = candidates(state, now, pool, product_id)
+        # Who asks for other products may come first on a line that grants them too.
+        shared = any(len(line.licence.products) > 1 for line in lines)
+        if _too_few(lines, in_pools[pool.estate_id, pool.pool_id] if shared else need):
+            needs.due_in.add((pool.estate_id, pool.pool_id))
     return needs
+
+
+def _too_few(lines: list[Candidate], need: int) -> bool:
+    """Whether the free seats of some kind, which must cover a need alone, may be too few."""
+    free: Counter[r.LicensedBy] = Counter()
+    for line in lines:
+        free[line.licence.licensed_by] += max(0, line.holding.free) if line.rejected is None else 0
+    return min(free.values(), default=0) < need
 
 
 def _keys(needs: Needs, wanted: Counter[Key], resting: set[Key], state: State, ask: _Ask) -> None:

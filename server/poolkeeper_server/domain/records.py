@@ -131,13 +131,14 @@ class AlertKind(Word):
 
 @frozen
 class Estate:
-    """A customer account. `next_licence` numbers its purchases."""
+    """A customer account. `next_licence` numbers its purchases, `next_waiter` those who wait for seats."""
 
     estate_id: str
     title: str
     created_at: int
     enrolment_frozen: bool = False
     next_licence: int = 1
+    next_waiter: int = 1
 
 
 @frozen
@@ -394,18 +395,21 @@ class Use:
 
 @frozen
 class Queue:
-    """The waiters of one product in one pool; `sequence` is the newest number drawn."""
+    """The waiters of one product in one pool.
+
+    At the civil instant `look_at` the dates of a line change what may be given to them; None: that never happens.
+    """
 
     estate_id: str
     pool_id: str
     product_id: str
     length: int
-    sequence: int
+    look_at: int | None = None
 
 
 @frozen
 class Waiter:
-    """A check-out that waits for its turn (CC-18)."""
+    """A check-out that waits for its turn (CC-18); `sequence` is its number, of one sequence in the estate."""
 
     estate_id: str
     pool_id: str

@@ -19,6 +19,7 @@ from poolkeeper_server.domain.records import (
     Key,
     Pairs,
     PendingEnrolment,
+    Queue,
     Session,
     SessionState,
     Use,
@@ -46,6 +47,10 @@ def _quarantined_pool(record: Allocation) -> Key | None:
 
 def _deadline_pool(record: Allocation) -> Key | None:
     return None if record.deadline_lease is None else (record.estate_id, record.pool_id)
+
+
+def _waited_in(record: Queue) -> Key | None:
+    return (record.estate_id, record.pool_id) if record.length else None
 
 
 def _session_pool(record: Session) -> Key | None:
@@ -133,6 +138,8 @@ class State:
     quarantined = _Indexed(Allocation, _quarantined_key)
     quarantined_in = _Indexed(Allocation, _quarantined_pool)
     deadlines_in = _Indexed(Allocation, _deadline_pool)
+    #: Queues by pool, those in which somebody waits.
+    queues = _Indexed(Queue, _waited_in)
     waiters = _Indexed(Waiter, lambda record: (record.estate_id, record.pool_id, record.product_id))
     session_waiters = _Indexed(Waiter, lambda record: (record.estate_id, record.session_id))
     request_waiters = _Indexed(Waiter, lambda record: (record.estate_id, record.node_id, record.request_id))
@@ -162,11 +169,13 @@ class State:
         #: is not ended for good yet.
         self.settled: set[Key] = set()
         self.unsettled: dict[Key, None] = {}
+        #: The licences of which nothing is free for those who come now, by pool: they are kept for who waits.
+        self.kept: dict[Key, frozenset[str]] = {}
         #: Whether more is due than was loaded.
         self.more_due = False
         #: Faults of single records that were left as they are.
         self.faults: list[str] = []
-        #: Pools in which seats came free or to rest, or were added: their queues are served at the end of the batch.
+        #: Pools in which seats came free or to rest, were added or taken away: their queues are looked at next.
         self.freed: dict[Key, None] = {}
         #: What sessions must be told at once, and waiters that were granted or turned away.
         self.told: dict[Key, tuple[object, ...]] = {}

@@ -13,7 +13,7 @@ from poolkeeper_server.storage.loading import GET, HOLDINGS, LICENCES, QUEUES, U
 #: After how many records it begins anew, counted each time they are learnt; one takes about a kilobyte.
 MOST_LEARNT: Final = 16_384
 #: Kinds whose records are asked for one by one, and questions for all records that have something in common.
-_SINGLE: Final = (r.Product, r.Pool, r.Session, r.Allocation)
+_SINGLE: Final = (r.Estate, r.Product, r.Pool, r.Session, r.Allocation)
 _GROUPS: Final = (USES, HOLDINGS, LICENCES, QUEUES)
 
 Answers = dict[Key, Sequence[Any]]

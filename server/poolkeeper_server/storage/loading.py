@@ -128,6 +128,7 @@ _DUE_QUARANTINES = _one(
 )
 _DUE_SESSIONS = _one(r.Session, "t.state <> 'ENDED' AND t.expires_lease <= ? ORDER BY t.expires_lease LIMIT ?")
 _DUE_WAITERS = _one(r.Waiter, "t.deadline_lease <= ? ORDER BY t.deadline_lease LIMIT ?")
+_DUE_QUEUES = _one(r.Queue, "t.length > 0 AND t.look_at <= ? ORDER BY t.look_at LIMIT ?")
 _UNSEEN = Within(
     r.Allocation,
     "pools AS p",
@@ -168,6 +169,7 @@ STATEMENTS: tuple[Statement, ...] = (
     _DUE_QUARANTINES,
     _DUE_SESSIONS,
     _DUE_WAITERS,
+    _DUE_QUEUES,
     _UNSEEN,
     _QUARANTINE_ENDS,
 )
@@ -332,9 +334,18 @@ def _load_due(state: State, most: int, now: Moment) -> Loading:
             _fetch(state, r.Allocation, _DUE_QUARANTINES, (now.civil, most)),
             _fetch(state, r.Allocation, _DUE_DEADLINES, (now.lease, most)),
             _fetch(state, r.Allocation, _UNSEEN, (now.civil, most)),
+            _load_due_queues(state, most, now),
         ]
     )
     state.more_due = state.more_due or more
+
+
+def _load_due_queues(state: State, most: int, now: Moment) -> Loading:
+    """Queues for which the dates of a line have changed something, with the pools that they are in."""
+    if now.frozen:
+        return  # nobody knows what day it is
+    queues = yield from _fetch(state, r.Queue, _DUE_QUEUES, (now.civil, most))
+    yield from _together(_seats(state, {(queue.estate_id, queue.pool_id) for queue in queues}))
 
 
 def _seats(state: State, pools: Iterable[Key]) -> list[Loading]:
@@ -356,8 +367,9 @@ def _load_queues(state: State, pools: Sequence[Key]) -> Loading:
     heads = yield from _together(
         [_fetch(state, r.Waiter, _FIRST_WAITERS, (*key, WAITERS_AT_ONCE)) for key in waiting],
     )
-    for key, head in zip(waiting, heads, strict=True):
-        if len(head) == WAITERS_AT_ONCE:
+    lengths = [queue.length for queue in queues if queue.length]
+    for key, head, length in zip(waiting, heads, lengths, strict=True):
+        if len(head) == WAITERS_AT_ONCE < length:
             state.loaded_to[key] = head[-1].sequence
 
 

@@ -82,6 +82,7 @@ _ADDED: Final[dict[tuple[type, str], Any]] = {
     (r.Session, "used"): false(),
     (r.Limit, "attempts"): "0",
     (r.Limit, "known"): "[]",
+    (r.Estate, "next_waiter"): "1",
 }
 
 
@@ -206,6 +207,7 @@ _index("uses_by_node", r.Use, "estate_id", "node_id", "session_id")
 _index("waiters_by_session", r.Waiter, "estate_id", "session_id")
 _index("waiters_by_request", r.Waiter, "estate_id", "node_id", "request_id")
 _index("waiters_due", r.Waiter, "deadline_lease")
+_index("queues_due", r.Queue, "look_at", where="length > 0")
 _index("queues_waiting", r.Queue, "estate_id", "pool_id", where="length > 0")
 _index("outcomes_by_age", r.Outcome, "at")
 _index("alerts_by_time", r.Alert, "at")

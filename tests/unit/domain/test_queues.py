@@ -7,7 +7,8 @@ import pytest
 from poolkeeper_server.domain import commands as c
 from poolkeeper_server.domain.decide import decide_all
 from poolkeeper_server.domain.moment import SECOND, Moment
-from poolkeeper_server.domain.records import LicensedBy, Node, NodeState, Queue, Waiter
+from poolkeeper_server.domain.records import Holding, Licence, LicensedBy, Node, NodeState, Queue, Waiter, replace
+from poolkeeper_server.domain.refusal import Refusal
 from poolkeeper_server.domain.state import State
 
 NOW = Moment(lease=0, civil=0)
@@ -94,12 +95,27 @@ def test_the_first_in_the_queue_is_served_first_in_whatever_order_it_was_loaded(
     assert served(before, Waiter, order) == ["s1"]
 
 
+@pytest.mark.parametrize("products", [("camera", "encoder"), ("encoder", "camera")])
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)])
-def test_which_of_two_queues_is_served_first_does_not_rest_on_which_was_loaded_first(order: tuple[int, ...]) -> None:
+def test_of_two_queues_the_one_with_the_older_head_is_served_first(
+    order: tuple[int, ...], products: tuple[str, str]
+) -> None:
     before = used_up_pool()
     ids = iter(f"j{number}" for number in itertools.count())
-    decide_all(before, [ask("n", "s1", wait=60 * SECOND), ask("n", "s2", wait=60 * SECOND, product="camera")], NOW, ids)
-    assert served(before, Queue, order) == ["s2"]
+    queued = [ask("n", f"s{number}", wait=60 * SECOND, product=product) for number, product in enumerate(products, 1)]
+    decide_all(before, queued, NOW, ids)
+    assert served(before, Queue, order) == ["s1"]
+
+
+def test_who_comes_in_the_same_batch_lets_the_waiter_before_it_go_first() -> None:
+    state = used_up_pool()
+    licence = next(state.all(Licence))
+    state.put(replace(licence, count=2))
+    state.put(replace(next(state.all(Holding)), count=2))
+    ids = iter(f"j{number}" for number in itertools.count())
+    large = replace(ask("n", "s1", wait=60 * SECOND), quantity=2)
+    answers, _ = decide_all(state, [large, ask("n", "s2", product="camera"), ask("n", "s3")], NOW, ids)
+    assert [type(answer) for answer in answers] == [c.Waiting, Refusal, Refusal]
 
 
 def served(before: State, kind: type, order: tuple[int, ...]) -> list[str]:
