@@ -127,11 +127,8 @@ def _cancel_wait(needs: Needs, command: c.CancelWait) -> None:
 
 def _open_session(needs: Needs, command: c.OpenSession) -> None:
     needs.add(r.Session, command.estate_id, command.session_id)
-    node = (command.estate_id, command.node_id)
-    if node in needs.records.get(r.Node, ()):
-        needs.node_sessions.add(node)  # the one before in this batch rolls its secret
-    needs.add(r.Node, *node)
-    needs.bindings_of.add(node)
+    needs.add(r.Node, command.estate_id, command.node_id)
+    needs.bindings_of.add((command.estate_id, command.node_id))
 
 
 def _expire(needs: Needs, command: c.Expire) -> None:
