@@ -144,6 +144,27 @@ async def test_five_failures_within_any_quarter_of_an_hour_are_too_many(
 
 
 @pytest.mark.behaviour("CC-5")
+async def test_sources_are_kept_as_long_as_their_failures_count_and_no_longer(installation: Installation) -> None:
+    await installation.studio()
+    code = await installation.code("studio-7")
+    async with sources_of(installation) as sources:
+        for _ in range(6):
+            await refusal(await sources.stranger(), "", code)
+        # The longest wait of a source, and the quarter of an hour for which it must be quiet afterwards.
+        await installation.leap(75 * MINUTE - 1)
+        await installation.daemon.housekeeping.care()
+        await refusal(await sources.stranger(), "", code)
+    kept = []
+    for _ in range(2):
+        await installation.stop()
+        kept += await installation.sql("SELECT count(*) FROM limits WHERE scope = 'source'")
+        await installation.start()
+        await installation.leap(2)
+        await installation.daemon.housekeeping.care()
+    assert [count for (count,) in kept] == [7, 1]
+
+
+@pytest.mark.behaviour("CC-5")
 async def test_a_source_that_waits_still_waits_after_a_restart(installation: Installation) -> None:
     await installation.studio()
     code = await installation.code("studio-7")

@@ -18,6 +18,8 @@ from poolkeeper_server.domain.state import State
 SOURCE, POOL, INSTALLATION = "source", "pool", "installation"
 SOURCE_FAILURES, SOURCE_WINDOW = 5, 15 * MINUTE
 FIRST_BLOCK, LONGEST_BLOCK = 30 * SECOND, HOUR
+#: When a failure of a source counts for nothing any more, however long it had to wait for it.
+FORGOTTEN_AFTER = LONGEST_BLOCK + SOURCE_WINDOW
 POOL_FAILURES, POOL_FREEZE = 5, DAY
 INSTALLATION_FAILURES, INSTALLATION_WINDOW = 10, HOUR
 #: How many attempts of a source at frozen pools are known again, so that who waits and asks again is no guesser.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+from poolkeeper_server.domain.attempts import FORGOTTEN_AFTER
 from poolkeeper_server.domain.commands import AddCheckpoint, Expire, Expired, ServeQueues
 from poolkeeper_server.domain.records import Checkpoint, Pool, Queue, Session
 from poolkeeper_server.services import metrics
@@ -94,8 +95,10 @@ class Housekeeping:
         await self._checkpoint()
         if self._clock.explanation:
             return  # what is old is not to be judged by a clock that is not trusted
-        before = self._clock.glance().civil - self._retention
-        while await self._store.purge(before, _PURGED_AT_ONCE) >= _PURGED_AT_ONCE:
+        now = self._clock.glance().civil
+        while await self._store.purge(now - self._retention, _PURGED_AT_ONCE) >= _PURGED_AT_ONCE:
+            pass
+        while await self._store.forget(now - FORGOTTEN_AFTER, _PURGED_AT_ONCE) >= _PURGED_AT_ONCE:
             pass
 
     async def _checkpoint(self) -> None:

@@ -145,6 +145,7 @@ _index("codes_by_digest", r.Code, "estate_id", "digest")
 _index("codes_by_pool", r.Code, "estate_id", "pool_id", "code_id")
 _index("codes_by_expiry", r.Code, "expires_at")
 _index("limits_by_time", r.Limit, "last_at")
+_index("limits_by_scope", r.Limit, "scope", "last_at")
 _index("pending_by_time", r.PendingEnrolment, "requested_at")
 _index("bindings_by_pool", r.Binding, "estate_id", "pool_id", "node_id")
 _index("sessions_due", r.Session, "expires_lease", where="state <> 'ENDED'")
@@ -234,6 +235,8 @@ KEPT_NO_LONGER: Final = (
     ("pending_enrolments", "pending_enrolments", "estate_id, node_id, code_id, fingerprint", "requested_at < {before}"),
     ("limits", "limits", "scope, subject", "last_at < {before}"),
 )
+#: What is deleted sooner, in the same form: failures that count against nobody any more.
+FORGOTTEN: Final = (("limits", "limits", "scope, subject", "scope = 'source' AND last_at < {before}"),)
 
 
 def quoted(columns: Iterable[str]) -> str:

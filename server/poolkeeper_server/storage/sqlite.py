@@ -34,7 +34,7 @@ from poolkeeper_server.storage.loading import (
     loaded,
     select,
 )
-from poolkeeper_server.storage.schema import ENUMERATIONS, KEPT_NO_LONGER, NAMES, ROWS, quoted
+from poolkeeper_server.storage.schema import ENUMERATIONS, FORGOTTEN, KEPT_NO_LONGER, NAMES, ROWS, quoted
 from poolkeeper_server.storage.store import (
     MARK_FIELDS,
     Committed,
@@ -158,8 +158,9 @@ WRITE_MARK: Final = f"UPDATE marks SET {', '.join(f'{name} = ?' for name in MARK
 PURGES: Final = tuple(
     f"DELETE FROM {table} WHERE ({key}) IN "
     f"(SELECT {key} FROM {origin} WHERE {old.format(before=':before')} LIMIT :most)"
-    for table, origin, key, old in KEPT_NO_LONGER
+    for table, origin, key, old in (*KEPT_NO_LONGER, *FORGOTTEN)
 )
+_OLD: Final = len(KEPT_NO_LONGER)
 
 
 class SqliteStore:
@@ -227,11 +228,18 @@ class SqliteStore:
 
     async def purge(self, before: int, most: int) -> int:
         """Deletes what ended before that instant."""
+        return await self._delete(PURGES[:_OLD], before, most)
+
+    async def forget(self, before: int, most: int) -> int:
+        """Deletes failures of sources that were before that instant."""
+        return await self._delete(PURGES[_OLD:], before, most)
+
+    async def _delete(self, statements: Sequence[str], before: int, most: int) -> int:
         found = {"before": before, "most": most}
 
         def delete() -> int:
             self.kept.forget()
-            return sum(int(self._connection.execute(statement, found).rowcount) for statement in PURGES)
+            return sum(int(self._connection.execute(statement, found).rowcount) for statement in statements)
 
         return await self._write(delete)
 

@@ -202,5 +202,8 @@ class Store(Protocol):
     async def purge(self, before: int, most: int) -> int:
         """Deletes what ended before that civil instant and is kept for nothing; gives how many rows."""
 
+    async def forget(self, before: int, most: int) -> int:
+        """Deletes failures of sources that were before that civil instant; gives how many rows."""
+
     async def close(self) -> None:
         """Lets go of the database."""

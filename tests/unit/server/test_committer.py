@@ -60,6 +60,9 @@ class ScriptedStore:
     async def purge(self, before: int, most: int) -> int:
         raise NotImplementedError
 
+    async def forget(self, before: int, most: int) -> int:
+        raise NotImplementedError
+
     async def close(self) -> None:
         raise NotImplementedError
 

@@ -37,7 +37,7 @@ from poolkeeper_server.storage.loading import (
 )
 from poolkeeper_server.storage.migration import VERSION
 from poolkeeper_server.storage.postgres.connection import HOLD, WRITER, connect, is_passing
-from poolkeeper_server.storage.schema import KEPT_NO_LONGER, NAMES, ROWS, TABLES, quoted
+from poolkeeper_server.storage.schema import FORGOTTEN, KEPT_NO_LONGER, NAMES, ROWS, TABLES, quoted
 from poolkeeper_server.storage.store import MARK_FIELDS, Committed, Mark, SharedTime, StoreUnavailable, Take, committed
 
 #: Who has this lock is the only one to change what the committer writes.
@@ -71,8 +71,9 @@ _SIGHT: Final = (
 PURGES: Final = tuple(
     f"DELETE FROM {table} WHERE ({key}) IN "
     f"(SELECT {key} FROM {origin} WHERE {old.format(before='$1')} LIMIT $2 FOR UPDATE SKIP LOCKED)"
-    for table, origin, key, old in KEPT_NO_LONGER
+    for table, origin, key, old in (*KEPT_NO_LONGER, *FORGOTTEN)
 )
+_OLD: Final = len(KEPT_NO_LONGER)
 
 
 def _array(column: Column[Any]) -> str:
@@ -232,9 +233,16 @@ class PostgresStore:
 
     async def purge(self, before: int, most: int) -> int:
         """Deletes what ended before that instant."""
+        return await self._delete(PURGES[:_OLD], before, most)
+
+    async def forget(self, before: int, most: int) -> int:
+        """Deletes failures of sources that were before that instant."""
+        return await self._delete(PURGES[_OLD:], before, most)
+
+    async def _delete(self, statements: Sequence[str], before: int, most: int) -> int:
         gone = 0
         async with self._turn:
-            for statement in PURGES:
+            for statement in statements:
                 gone += int((await self._execute(statement, before, most)).rpartition(" ")[2])
         return gone
 

@@ -31,4 +31,5 @@ def upgrade() -> None:
     )
     op.create_index("pending_by_time", "pending_enrolments", ["requested_at"], unique=False)
     op.add_column("limits", sa.Column("attempts", sa.BigInteger(), server_default="0", nullable=False))
+    op.create_index("limits_by_scope", "limits", ["scope", "last_at"], unique=False)
     op.add_column("limits", sa.Column("known", TEXT, server_default="[]", nullable=False))
