@@ -1,6 +1,7 @@
 """What the SDK and a real daemon guarantee together: both sides count by the same driven time."""
 
 import asyncio
+import contextlib
 import shutil
 import socket
 from datetime import UTC, datetime
@@ -412,6 +413,25 @@ async def test_a_copied_identity_is_refused_until_an_admin_picks_one(
         await client.check_out(SEAT)
     with pytest.raises(poolkeeper.NodeCopied):
         await AsyncClient(identity=copy).check_out(SEAT)
+
+
+@pytest.mark.behaviour("CC-32")
+async def test_programs_that_share_an_identity_are_no_copies_whatever_answers_are_lost(
+    daemon: RealDaemon, node: Path
+) -> None:
+    async def program(attempt: int) -> None:
+        # A start that was given up may have left its answer behind, before or after it was stored.
+        given_up = AsyncClient(identity=node)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(0.02 * attempt):
+                await given_up.__aenter__()
+        await given_up.close()
+        async with AsyncClient(identity=node) as client:
+            await client.check_out("enc", consumer="shared")
+
+    for _ in range(2):
+        await asyncio.gather(*(program(attempt) for attempt in range(4)))
+    assert not daemon.ask("alerts", "ListAlerts", admin_pb2.ListAlertsRequest()).alerts
 
 
 @pytest.mark.behaviour("CC-21")
