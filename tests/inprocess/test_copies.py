@@ -19,6 +19,8 @@ DAY = 86_400
 PROMISE = 8.5
 
 Call = Callable[[NodeClient], Awaitable[object]]
+#: Of what the stores have no part in.
+ONE_STORE = pytest.mark.parametrize("store", ["sqlite"], indirect=True)
 
 
 async def alerts(installation: Installation) -> list[tuple[str, str]]:
@@ -114,6 +116,7 @@ async def cancel(node: NodeClient) -> None:
 CALLS = [heartbeat, check_out, denied, check_in, acknowledge, read, close, on_a_stream, cancel]
 
 
+@ONE_STORE
 @pytest.mark.behaviour("CC-32")
 @pytest.mark.parametrize("call", CALLS)
 async def test_any_call_of_the_session_makes_the_secret_before_it_worthless(
@@ -128,6 +131,7 @@ async def test_any_call_of_the_session_makes_the_secret_before_it_worthless(
     assert await reason_of(second.open()) == "NODE_COPIED"
 
 
+@ONE_STORE
 @pytest.mark.behaviour("CC-32")
 async def test_a_copy_of_a_machine_that_was_just_enrolled_shows(installation: Installation) -> None:
     await installation.studio()
@@ -154,6 +158,7 @@ async def test_a_copy_that_only_opens_gets_no_session_beside_that_of_the_other(i
     assert await reason_of(second.open()) == "NODE_COPIED"
 
 
+@ONE_STORE
 @pytest.mark.behaviour("CC-32")
 async def test_several_sessions_of_one_machine_are_no_copies(installation: Installation) -> None:
     await installation.studio()
@@ -214,6 +219,7 @@ async def test_what_is_kept_no_longer_does_not_hide_a_copy(installation: Install
     assert await reason_of(second.open()) == "NODE_COPIED"
 
 
+@ONE_STORE
 @pytest.mark.behaviour("CC-32")
 async def test_a_repeated_challenge_is_the_same_session_and_no_call(installation: Installation) -> None:
     await installation.studio()
@@ -233,6 +239,7 @@ async def test_a_repeated_challenge_is_the_same_session_and_no_call(installation
     assert await alerts(installation) == []
 
 
+@ONE_STORE
 @pytest.mark.behaviour("CC-32")
 async def test_an_old_challenge_opens_nothing(installation: Installation) -> None:
     await installation.studio()
@@ -242,6 +249,7 @@ async def test_an_old_challenge_opens_nothing(installation: Installation) -> Non
     assert await reason_of(node.open(challenge=challenge)) == "UNAUTHENTICATED"
 
 
+@ONE_STORE
 @pytest.mark.behaviour("CC-32")
 async def test_redeeming_the_code_again_is_not_a_copy(installation: Installation) -> None:
     await installation.studio()
@@ -326,6 +334,7 @@ async def test_an_admin_sees_from_where_the_sessions_were_opened(installation: I
     assert "laptop at 127.0.0.8" in listed.alerts[0].message
 
 
+@ONE_STORE
 @pytest.mark.behaviour("CC-32")
 async def test_a_copy_that_opens_often_does_not_hide_the_other(installation: Installation) -> None:
     await installation.studio()
@@ -379,6 +388,7 @@ async def test_a_machine_that_was_picked_is_watched_again(installation: Installa
     assert len(await alerts(installation)) == 3
 
 
+@ONE_STORE
 @pytest.mark.behaviour("CC-32")
 async def test_the_code_that_enrolled_it_is_no_way_back_in(installation: Installation) -> None:
     await installation.studio()
@@ -400,6 +410,7 @@ async def test_the_code_that_enrolled_it_is_no_way_back_in(installation: Install
     await first.heartbeat()
 
 
+@ONE_STORE
 @pytest.mark.behaviour("CC-32")
 async def test_what_an_admin_may_not_pick(installation: Installation) -> None:
     await installation.studio()
@@ -421,6 +432,7 @@ async def test_what_an_admin_may_not_pick(installation: Installation) -> None:
     assert (await shown(installation)).state == admin_pb2.NODE_STATE_COPIED
 
 
+@ONE_STORE
 @pytest.mark.behaviour("CC-32")
 @pytest.mark.parametrize("who", ["first", "second", "a new machine"])
 async def test_a_new_code_heals(installation: Installation, who: str) -> None:
@@ -440,6 +452,7 @@ async def test_a_new_code_heals(installation: Installation, who: str) -> None:
     assert len(await alerts(installation)) == 1
 
 
+@ONE_STORE
 @pytest.mark.behaviour("CC-32")
 async def test_a_code_for_a_domain_of_it_does_not_heal(installation: Installation) -> None:
     await installation.studio()

@@ -20,6 +20,8 @@ from tests.inprocess.sources import Sources, sources_of
 
 WEST, EAST = "estates/acme/pools/west", "estates/acme/pools/east"
 MINUTE, HOUR, DAY = 60, 3_600, 86_400
+#: Of what the stores have no part in.
+ONE_STORE = pytest.mark.parametrize("store", ["sqlite"], indirect=True)
 
 
 @pytest.fixture
@@ -374,6 +376,7 @@ async def test_a_source_is_counted_and_has_to_wait_at_a_frozen_pool_too(
     assert (await refusal(await sources.stranger(), WEST, code)).reason == "ENROLMENT_PENDING"
 
 
+@ONE_STORE
 @pytest.mark.behaviour("CC-5")
 async def test_a_machine_that_waits_may_ask_as_often_as_it_likes(installation: Installation, sources: Sources) -> None:
     await installation.studio()
@@ -388,6 +391,7 @@ async def test_a_machine_that_waits_may_ask_as_often_as_it_likes(installation: I
     assert len(await pending(installation)) == 3
 
 
+@ONE_STORE
 @pytest.mark.behaviour("CC-5")
 async def test_an_approved_machine_is_let_in_although_its_address_has_to_wait(
     installation: Installation, sources: Sources
@@ -438,6 +442,7 @@ async def test_a_stranger_who_meets_the_code_first_does_not_take_its_owners_plac
         assert await pending(installation) == []
 
 
+@ONE_STORE
 @pytest.mark.behaviour("CC-5")
 async def test_a_key_that_is_turned_down_leaves_the_code_to_its_owner(
     installation: Installation, sources: Sources
@@ -462,6 +467,7 @@ async def test_a_key_that_is_turned_down_leaves_the_code_to_its_owner(
     assert (await owner.enrol(WEST, code)).pool == WEST
 
 
+@ONE_STORE
 @pytest.mark.behaviour("CC-5")
 async def test_a_code_with_which_keys_wait_is_decided_by_an_admin_after_the_thaw_too(
     installation: Installation, sources: Sources
@@ -480,6 +486,7 @@ async def test_a_code_with_which_keys_wait_is_decided_by_an_admin_after_the_thaw
     assert (await refusal(guesser, WEST, code)).reason == "CODE_NOT_ACCEPTED"
 
 
+@ONE_STORE
 @pytest.mark.behaviour("CC-5")
 async def test_so_many_keys_wait_for_one_code_and_none_gives_way_to_another(
     installation: Installation, sources: Sources
@@ -504,6 +511,7 @@ async def test_so_many_keys_wait_for_one_code_and_none_gives_way_to_another(
     assert (await owner.enrol(WEST, code)).pool == WEST
 
 
+@ONE_STORE
 @pytest.mark.behaviour("CC-5")
 async def test_a_revoked_code_lets_no_key_wait(installation: Installation, sources: Sources) -> None:
     await installation.studio()
@@ -696,6 +704,7 @@ async def test_one_use_of_a_bait_code_freezes_the_estate_and_raises_an_alert(ins
     assert [kind for kind in await alert_kinds(installation) if kind == "HONEY_CODE"] == ["HONEY_CODE"]
 
 
+@ONE_STORE
 @pytest.mark.behaviour("CC-6")
 @pytest.mark.parametrize("pool", [WEST, "estates/acme/pools/none"])
 async def test_bait_that_is_met_where_nobody_gets_in_stops_nobody_else(installation: Installation, pool: str) -> None:
@@ -712,6 +721,7 @@ async def test_bait_that_is_met_where_nobody_gets_in_stops_nobody_else(installat
         assert (await (await sources.stranger()).enrol(EAST, east)).pool == EAST
 
 
+@ONE_STORE
 @pytest.mark.behaviour("CC-6")
 async def test_pools_of_a_frozen_estate_and_names_of_none_are_answered_alike(installation: Installation) -> None:
     await installation.studio()
