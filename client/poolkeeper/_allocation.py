@@ -142,7 +142,7 @@ class AsyncAllocation:
     @property
     def quantity(self) -> int:
         """Seats that this program has; a shared allocation may have more."""
-        return self._holding.granted.quantity
+        return self._holding.session.keeper.quantity(self.name) or self._holding.granted.quantity
 
     @property
     def grant(self) -> str:
@@ -182,7 +182,7 @@ class AsyncAllocation:
     def held_for(self) -> float | None:
         """Seconds for which the program may go on without another word; never negative.
 
-        None when silence does not end it, as with installed allocations.
+        None when silence does not end it. What is installed goes on for its pool's continuation, 40 days by default.
         """
         if self._holder.ended or self._holding.lost is not None:
             return 0.0

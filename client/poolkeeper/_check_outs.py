@@ -43,8 +43,8 @@ class Caller(Protocol):
     ) -> tuple[float, Any]:
         """When the answered attempt was sent, and the answer."""
 
-    def holds(self, allocation: str) -> bool:
-        """Whether the program has it."""
+    def quantity(self, allocation: str) -> int | None:
+        """How many seats of it the program has; None when it has none."""
 
     def record(self, granted: pb.Granted, *, sent_at: float) -> None:
         """Puts a grant among what is held."""
@@ -186,9 +186,11 @@ class CheckOuts:
             granted = answer.granted
             while self._shared_with_another(request, granted):
                 await self._landed.wait()
-            if self._session.holds(granted.allocation.name):
-                # Another call of this program shares it; the size is what was answered last.
-                self._session.record(granted, sent_at=sent_at)
+            present = self._session.quantity(granted.allocation.name)
+            if present is not None:
+                # The program has it, for another call; it was not told that it has more, but may have given some up.
+                if granted.quantity < present:
+                    self._session.record(granted, sent_at=sent_at)
                 return
             await self._give_back(granted)
         except PoolkeeperError:

@@ -24,6 +24,10 @@ from poolkeeper.v1 import licensing_pb2 as pb
 _START: Final = 1_800_000_000.0
 
 
+CONTINUATION = 40 * 86_400.0
+"""Seconds for which what is installed may be used after the last contact, as of a pool that says nothing else."""
+
+
 @dataclass(slots=True)
 class Refusal(Exception):
     """An answer that is an error."""
@@ -74,6 +78,7 @@ class Session:
     expires_at: float
     open: bool = True
     used: bool = False
+    installed: set[str] = field(default_factory=set)
     notices: dict[str, pb.AllocationNotice] = field(default_factory=dict)
     push: Callable[[pb.ConnectResponse], None] | None = None
 
@@ -299,6 +304,8 @@ class FakePool:
         seats.resumed = seats.state == pb.ALLOCATION_STATE_QUARANTINED
         seats.state = pb.ALLOCATION_STATE_PROVISIONAL if provisional else pb.ALLOCATION_STATE_ACTIVE
         seats.uses[use] = need
+        if product.installed:
+            session.installed.add(seats.name)
         return seats
 
     def granted(self, session: Session, seats: Seats) -> pb.Granted:
@@ -311,9 +318,9 @@ class FakePool:
             provisional=seats.state == pb.ALLOCATION_STATE_PROVISIONAL,
             resumed=seats.resumed,
         )
+        granted.remaining.CopyFrom(duration(max(0.0, session.expires_at - self.now)))
         if seats.kind == pb.ALLOCATION_KIND_LEASED:
             granted.expire_time.CopyFrom(stamp(session.expires_at))
-            granted.remaining.CopyFrom(duration(max(0.0, session.expires_at - self.now)))
         return granted
 
     def allocation(self, seats: Seats) -> pb.Allocation:
@@ -402,15 +409,17 @@ class FakePool:
         if request.HasField("known"):
             self.reconcile(session, request.known)
         mine = {
-            seats.name: seats.uses[session.name]
+            seats.name: seats.uses.get(session.name, seats.uses.get("", 0))
             for seats in self.seats.values()
-            if session.name in seats.uses and seats.state != pb.ALLOCATION_STATE_PROVISIONAL
+            if session.name in seats.uses or ("" in seats.uses and seats.name in session.installed)
+            if seats.state != pb.ALLOCATION_STATE_PROVISIONAL
         }
         digest = sum(weight(name, size) for name, size in mine.items()) % (1 << 64)
         same = (request.allocation_count, request.digest) == (len(mine), digest)
         answer = pb.HeartbeatResponse(
             expire_time=stamp(session.expires_at),
             remaining=duration(session.expires_at - self.now),
+            continuation=duration(CONTINUATION),
             heartbeat_interval=duration(self.heartbeat),
             reconcile=0 if same or request.HasField("known") else next(self.sequence),
         )
@@ -419,7 +428,8 @@ class FakePool:
 
     def reconcile(self, session: Session, known: pb.KnownAllocations) -> None:
         """Checks in what the client does not know (CC-29)."""
-        names, pending = set(known.allocations), set(known.pending_request_ids)
+        names, pending = {one.allocation for one in known.allocations}, set(known.pending_request_ids)
+        session.installed |= {name for name in names if name in self.seats and "" in self.seats[name].uses}
         for seats in self.seats.values():
             if (
                 session.name in seats.uses

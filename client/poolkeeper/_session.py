@@ -15,7 +15,7 @@ from poolkeeper._clock import Clock
 from poolkeeper._connector import Connector
 from poolkeeper._core.lease import Change, HoldState, LeaseKeeper
 from poolkeeper._core.receipts import Receipts
-from poolkeeper._core.requests import heartbeat_request, span_of
+from poolkeeper._core.requests import close_request, heartbeat_request, span_of
 from poolkeeper._core.retry import FOR_EVER, Retry, RetryPolicy, of_heartbeats
 from poolkeeper._line import Line
 from poolkeeper._link import OnWaiting
@@ -104,7 +104,7 @@ class Session:
     def hand_over(self, name: str, successor: Session) -> bool:
         """Has an allocation go on in a new session; False when nothing promises or proves it any more."""
         may_be_proven = self._adrift is not None and self._receipts.has(name)
-        if not (may_be_proven or self.keeper.outlasts_silence(name)):
+        if not (may_be_proven or self.keeper.outlasts_session(name)):
             return False
         carried = self.keeper.left(name, self._clock.now())
         if carried is None:
@@ -159,6 +159,10 @@ class Session:
     def holds(self, allocation: str) -> bool:
         """Whether the program has it."""
         return self.keeper.knows(allocation)
+
+    def quantity(self, allocation: str) -> int | None:
+        """How many seats of it the program has; None when it has none."""
+        return self.keeper.quantity(allocation)
 
     def record(self, granted: pb.Granted, *, sent_at: float) -> None:
         """Puts a grant among what is held."""
@@ -226,7 +230,7 @@ class Session:
             with contextlib.suppress(PoolkeeperError, TimeoutError):
                 async with asyncio.timeout(patience):
                     if over is None:
-                        await self.call(pb.CloseSessionRequest(), policy=RetryPolicy(budget=patience))
+                        await self._say_goodbye(RetryPolicy(budget=patience))
                     elif isinstance(over, NODE_LOST):
                         # Its seats are kept until their last promise, unless it says that it has stopped.
                         await self.say(pb.CloseSessionRequest())
@@ -234,6 +238,12 @@ class Session:
             self._closed = True
             self._beat_now.set()
             self._watch_now.set()
+
+    async def _say_goodbye(self, policy: RetryPolicy) -> None:
+        """Ends the session; what the daemon has granted and this client has not heard of must not outlast it."""
+        _, answer = await self.call(close_request(self.keeper.goodbye()), policy=policy)
+        if answer.reconcile:
+            await self.call(close_request(self.keeper.account(answer.reconcile)), policy=policy)
 
     async def drop_links(self) -> None:
         """Lets go of all connections."""
@@ -299,10 +309,13 @@ class Session:
             self._token = answer.session_token
         for notice in answer.notices:
             self._notice(notice)
+        for one in answer.resized:
+            self.keeper.resized(one.allocation, one.quantity)
         self._publish(
             self.keeper.renewed(
                 sent_at=sent_at,
                 remaining=span_of(answer.remaining),
+                continuation=span_of(answer.continuation),
                 interval=span_of(answer.heartbeat_interval),
                 reconcile=answer.reconcile,
                 now=self._clock.now(),

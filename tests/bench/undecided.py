@@ -33,8 +33,8 @@ _ALLOCATION, _REQUEST, _CALLER, _SESSION, _SEQUENCE, _CIVIL, _PROMISE = range(7)
 #: Columns whose values are a command's own; its ids are known by what they are.
 _COLUMNS: Final = {
     **dict.fromkeys(("sequence", "ledger_sequence", "fence"), _SEQUENCE),
-    **dict.fromkeys(("at", "allocated_at", "seen_at", "ended_at", "renewed_at"), _CIVIL),
-    **dict.fromkeys(("promised_lease", "expires_lease"), _PROMISE),
+    **dict.fromkeys(("at", "allocated_at", "ended_at", "renewed_at"), _CIVIL),
+    **dict.fromkeys(("promised_lease", "expires_lease", "continued_lease"), _PROMISE),
 }
 #: Those of which each command has another one; a ledger entry has nothing else of its own.
 _UNIQUE: Final = frozenset({_ALLOCATION, _REQUEST})

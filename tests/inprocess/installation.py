@@ -24,6 +24,8 @@ from poolkeeper_server.storage.schema import metadata
 from poolkeeper_server.storage.sqlite import connect
 
 SECOND = 1_000_000
+#: The settings of a pool that are spans, which tests give in seconds.
+SPANS = ("minimum_allocation", "lease_duration", "heartbeat_interval", "margin", "reclaim_after", "continuation")
 #: 2026-06-01T00:00:00Z: where the hand-driven civil time begins.
 BEGINNING = 1_780_272_000 * SECOND
 
@@ -241,6 +243,7 @@ class NodeClient:
                 metadata=self.metadata,
             )
         )
+        self.token = found.session_token or self.token
         return found
 
     async def acknowledge(self, allocation: str, fence: licensing_pb2.Fence) -> licensing_pb2.Allocation:
@@ -409,8 +412,7 @@ class Installation:
         self, pool: str = "west", *, moves: dict[str, int] | None = None, estate: str = "estates/acme", **settings: Any
     ) -> admin_pb2.Pool:
         """A pool; `settings` are fields of Pool, spans in seconds (minimum_allocation=30)."""
-        spans = ("minimum_allocation", "lease_duration", "heartbeat_interval", "margin", "reclaim_after")
-        fields: dict[str, Any] = {name: span(value) if name in spans else value for name, value in settings.items()}
+        fields: dict[str, Any] = {name: span(value) if name in SPANS else value for name, value in settings.items()}
         found: admin_pb2.Pool = await self.admin.pools.CreatePool(
             admin_pb2.CreatePoolRequest(
                 parent=estate,

@@ -13,18 +13,17 @@ import grpc.aio
 from google.protobuf import field_mask_pb2
 
 from poolkeeper.v1 import admin_pb2, licensing_pb2
-from tests.inprocess.installation import Installation, NodeClient, Refused, span
+from tests.inprocess.installation import SECOND, SPANS, Installation, NodeClient, Refused, span
 
 WEST = "estates/acme/pools/west"
 #: The shortest lease there is: a seat comes back 8.5 seconds after its holder was last heard.
 SHORT: dict[str, Any] = {"lease_duration": 6, "heartbeat_interval": 2, "margin": 2.5}
 DAY = 86_400
-_SPANS = ("minimum_allocation", "lease_duration", "heartbeat_interval", "margin", "reclaim_after")
 
 
 async def update(installation: Installation, pool: str = WEST, **settings: Any) -> admin_pb2.Pool:
     """The pool with these settings changed; spans in seconds."""
-    fields: dict[str, Any] = {name: span(value) if name in _SPANS else value for name, value in settings.items()}
+    fields: dict[str, Any] = {name: span(value) if name in SPANS else value for name, value in settings.items()}
     found: admin_pb2.Pool = await installation.admin.pools.UpdatePool(
         admin_pb2.UpdatePoolRequest(
             pool=admin_pb2.Pool(name=pool, **fields), update_mask=field_mask_pb2.FieldMask(paths=list(settings))
@@ -48,6 +47,30 @@ async def move(installation: Installation, source: str, target: str, **lines: in
 async def close_pool(installation: Installation, pool: str = WEST) -> None:
     """Closes a pool."""
     await installation.admin.pools.ClosePool(admin_pb2.ClosePoolRequest(name=pool))
+
+
+async def named(node: NodeClient, *granted: licensing_pb2.Granted) -> licensing_pb2.HeartbeatResponse:
+    """A heartbeat that knows these grants, and that the daemon agrees with."""
+    found = await node.heartbeat(*granted)
+    assert found.reconcile == 0
+    return found
+
+
+def knowing(as_of: int, *held: licensing_pb2.Granted, pending: tuple[str, ...] = ()) -> dict[str, Any]:
+    """The field of a heartbeat that says what its client knows."""
+    known = [licensing_pb2.KnownAllocation(allocation=one.allocation.name, quantity=one.quantity) for one in held]
+    return {"known": licensing_pb2.KnownAllocations(as_of=as_of, allocations=known, pending_request_ids=pending)}
+
+
+async def live_through(installation: Installation, seconds: float, *nodes: NodeClient) -> None:
+    """Lets time pass as a daemon counts it that commits every second, and nobody calls."""
+    await installation.stop()
+    await installation.sql(f"UPDATE marks SET lease = lease + {round(seconds * SECOND)}")  # noqa: S608 - a number
+    installation.time.pass_by(seconds)
+    await installation.start()
+    for node in nodes:
+        node.channel = installation.channel
+    await installation.daemon.housekeeping.tick()
 
 
 async def release(installation: Installation, allocation: str, **fields: Any) -> licensing_pb2.Allocation:

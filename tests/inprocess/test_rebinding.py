@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from poolkeeper.v1 import admin_pb2
+from poolkeeper.v1 import admin_pb2, licensing_pb2
 from tests.inprocess.installation import Installation, NodeClient, Refused
 from tests.inprocess.ledgers import entries
-from tests.inprocess.steps import SHORT, counts, reason_of
+from tests.inprocess.steps import SHORT, counts, named, reason_of
 
 WEST, EAST = "estates/acme/pools/west", "estates/acme/pools/east"
 NODE = "estates/acme/nodes/studio-7"
@@ -26,6 +27,14 @@ async def rebound(installation: Installation, node: NodeClient | None = None) ->
     """The name is taken, into pool east, by another machine or by that node itself."""
     node = node or replace(installation.stranger(), requests=itertools.count(1_000))
     await node.enrol(EAST, await installation.code("studio-7", EAST, replace=True))
+    await node.open()
+    return node
+
+
+async def rebound_in_west(installation: Installation) -> NodeClient:
+    """The name is taken by another machine, into the same pool."""
+    node = replace(installation.stranger(), requests=itertools.count(1_000))
+    await node.enrol(WEST, await installation.code("studio-7", WEST, replace=True))
     await node.open()
     return node
 
@@ -96,7 +105,7 @@ async def test_a_machine_can_be_bound_anew_with_the_key_it_has(installation: Ins
 async def test_installed_seats_stay_charged_to_the_old_pool(installation: Installation) -> None:
     await two_pools(installation, **SHORT)
     old = await installation.node()
-    await old.check_out(installation="i1")
+    await named(old, await old.check_out(installation="i1"))
     await rebound(installation)
     await installation.pass_by(20)
     assert await counts(installation, WEST) == (2, 1, 0, 1)
@@ -106,18 +115,99 @@ async def test_installed_seats_stay_charged_to_the_old_pool(installation: Instal
 @pytest.mark.behaviour("CC-8")
 async def test_an_installation_that_asks_again_takes_no_second_seat(installation: Installation) -> None:
     await two_pools(installation)
-    held = await (await installation.node()).check_out(installation="i1")
-    again = await (await rebound(installation)).check_out(installation="i1")
+    old = await installation.node()
+    held = await old.check_out(installation="i1")
+    new = await rebound(installation)
+    await old.close()
+    again = await new.check_out(installation="i1")
     assert again.allocation.name == held.allocation.name
     assert await counts(installation, WEST) == (2, 1, 0, 1)
     assert await counts(installation, EAST) == (2, 0, 0, 2)
 
 
+async def let_go(old: NodeClient, held: licensing_pb2.Granted) -> None:
+    await old.acknowledge(held.allocation.name, held.fence)
+
+
+async def close(old: NodeClient, _: licensing_pb2.Granted) -> None:
+    await old.close()
+
+
+@pytest.mark.behaviour("CC-8")
+@pytest.mark.behaviour("CC-33")
+@pytest.mark.parametrize("farewell", [let_go, close])
+async def test_a_successor_waits_until_the_machine_before_it_has_let_go(
+    installation: Installation, farewell: Callable[[NodeClient, licensing_pb2.Granted], Awaitable[None]]
+) -> None:
+    await two_pools(installation)
+    old = await installation.node()
+    held = await old.check_out(installation="i1")
+    await named(old, held)
+    new = await rebound(installation)
+    with pytest.raises(Refused) as refused:
+        await new.check_out(installation="i1")
+    assert refused.value.reason == "NO_SEAT_AVAILABLE"
+    assert "--force" in refused.value.hint
+    await farewell(old, held)
+    assert (await new.check_out(installation="i1")).allocation.name == held.allocation.name
+
+
+@pytest.mark.behaviour("CC-8")
+@pytest.mark.behaviour("CC-33")
+async def test_a_successor_waits_for_the_promise_of_a_machine_that_is_out_of_contact(
+    installation: Installation,
+) -> None:
+    await two_pools(installation, continuation=60, **SHORT)
+    old = await installation.node()
+    await named(old, await old.check_out(installation="i1"))
+    await installation.pass_by(9)
+    new = await rebound(installation)
+    assert await reason_of(new.check_out(installation="i1")) == "NO_SEAT_AVAILABLE"
+    for _ in range(9):
+        await installation.pass_by(5.94)
+        await new.heartbeat()
+    assert await reason_of(new.check_out(installation="i1")) == "NO_SEAT_AVAILABLE"
+    await installation.pass_by(0.1)
+    assert (await new.check_out(installation="i1")).quantity == 1
+    assert await counts(installation, WEST) == (2, 1, 0, 1)
+
+
+@pytest.mark.behaviour("CC-33")
+async def test_a_successor_gives_back_only_what_the_machine_before_it_uses_no_more(
+    installation: Installation,
+) -> None:
+    await two_pools(installation, continuation=60, **SHORT)
+    old = await installation.node()
+    held = await old.check_out(installation="i1")
+    await named(old, held)
+    await installation.pass_by(9)
+    new = await rebound(installation)
+    given = await new.check_in(held.allocation.name)
+    assert given.state == licensing_pb2.ALLOCATION_STATE_REVOKED
+    await installation.pass_by(53)
+    assert await counts(installation, WEST) == (2, 1, 0, 1)
+    await installation.pass_by(0.5)
+    assert await counts(installation, WEST) == (2, 0, 0, 2)
+
+
+@pytest.mark.behaviour("CC-33")
+async def test_a_successor_shares_no_leased_seat_with_the_machine_before_it(installation: Installation) -> None:
+    await installation.studio(seats=2, **SHORT)
+    old = await installation.node()
+    await old.check_out(consumer="ann")
+    new = await rebound_in_west(installation)
+    assert await reason_of(new.check_out(consumer="ann")) == "NO_SEAT_AVAILABLE"
+    await old.close()
+    assert (await new.check_out(consumer="ann")).quantity == 1
+
+
 @pytest.mark.behaviour("CC-8")
 async def test_checking_in_frees_the_seat_of_the_old_pool(installation: Installation) -> None:
     await two_pools(installation)
-    held = await (await installation.node()).check_out(installation="i1")
+    old = await installation.node()
+    held = await old.check_out(installation="i1")
     new = await rebound(installation)
+    await old.close()
     assert [one.name for one in await new.allocations()] == [held.allocation.name]
     await new.check_in(held.allocation.name)
     assert await counts(installation, WEST) == (2, 0, 0, 2)
@@ -130,6 +220,7 @@ async def test_migrating_moves_the_installed_seats_to_the_new_pool(installation:
     old = await installation.node()
     held = [await old.check_out(installation=name) for name in ("i1", "i2")]
     new = await rebound(installation)
+    await old.close()
     moved = (await migrate(installation)).allocations
     assert {one.name for one in moved} == {one.allocation.name.replace(WEST, EAST) for one in held}
     assert {one.allocate_time.ToMicroseconds() for one in moved} == {held[0].allocation.allocate_time.ToMicroseconds()}

@@ -154,18 +154,6 @@ async def test_force_cuts_a_release_short_that_was_begun_without(installation: I
 
 
 @pytest.mark.behaviour("CC-23")
-async def test_a_seat_whose_holder_is_silent_for_long_is_free_at_once(installation: Installation) -> None:
-    await installation.studio(licensed_by="INSTALLED_INSTANCE", **SHORT)
-    node = await installation.node()
-    held = await node.check_out(installation="i1")
-    await installation.pass_by(9)
-    assert await counts(installation) == (4, 1, 0, 3)
-    await release(installation, held)
-    assert await counts(installation) == (4, 0, 0, 4)
-    assert [entry["by_force"] for entry in await entries(installation, event="RELEASED")] == [False]
-
-
-@pytest.mark.behaviour("CC-23")
 async def test_a_quarantined_seat_is_freed_without_the_rest_of_its_quarantine(installation: Installation) -> None:
     await installation.studio(minimum_allocation=3_600)
     node = await installation.node()

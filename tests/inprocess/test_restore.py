@@ -38,7 +38,9 @@ async def show(
     """A heartbeat that shows receipts for all that is held."""
     known = licensing_pb2.KnownAllocations(
         as_of=1,
-        allocations=[one.allocation.name for one in held],
+        allocations=[
+            licensing_pb2.KnownAllocation(allocation=one.allocation.name, quantity=one.quantity) for one in held
+        ],
         proofs=[proof(*held)] if proofs is None else proofs,
     )
     return await node.heartbeat(*held, known=known)
@@ -405,7 +407,9 @@ async def test_installed_allocations_stand_and_later_ones_are_proven(
     # No digest is about them: a client that says how far it has heard is told to account for what it has.
     assert (await node.heartbeat(epoch=late.fence.epoch)).reconcile
     known = licensing_pb2.KnownAllocations(
-        as_of=1, allocations=[early.allocation.name, late.allocation.name], proofs=[proof(early, late)]
+        as_of=1,
+        allocations=[licensing_pb2.KnownAllocation(allocation=one.allocation.name) for one in (early, late)],
+        proofs=[proof(early, late)],
     )
     assert gone(await node.heartbeat(known=known)) == []
     assert await counts(installation) == (2, 2, 0, 0)

@@ -12,7 +12,7 @@ import pytest
 from poolkeeper.v1 import admin_pb2, errors_pb2, licensing_pb2
 from tests.inprocess.installation import Installation, NodeClient, Refused, answer
 from tests.inprocess.ledgers import entries
-from tests.inprocess.steps import SHORT, counts, reason_of, talking
+from tests.inprocess.steps import SHORT, counts, named, reason_of, talking
 
 WEST, EAST = "estates/acme/pools/west", "estates/acme/pools/east"
 NODE = "estates/acme/nodes/studio-7"
@@ -206,11 +206,11 @@ async def test_a_revoked_node_can_be_forced_later(installation: Installation) ->
 
 
 @pytest.mark.behaviour("CC-9")
-async def test_a_revoked_nodes_installed_seats_stay(installation: Installation) -> None:
+async def test_a_revoked_nodes_installed_seats_outlast_its_lease(installation: Installation) -> None:
     await installation.studio(licensed_by="INSTALLED_INSTANCE", **SHORT)
     node = await installation.node()
-    await node.check_out(installation="i1")
-    await revoke(installation)
+    await named(node, await node.check_out(installation="i1"))
+    await revoke(installation, force=True)
     await installation.pass_by(PROMISE + 1)
     assert await counts(installation) == (4, 1, 0, 3)
 

@@ -366,9 +366,11 @@ class EverythingMachine(RuleBasedStateMachine):
             self.commit()
         sent = self.lease
         session = self.get(Session, ESTATE, caller.session_id)
-        names = frozenset(
-            allocation_name(found) for one in caller.known if (found := self.get(Allocation, ESTATE, one)) is not None
-        )
+        names = {
+            allocation_name(found): 0
+            for one in caller.known
+            if (found := self.get(Allocation, ESTATE, one)) is not None
+        }
         command = c.Heartbeat(
             estate_id=ESTATE,
             session_id=caller.session_id,

@@ -30,10 +30,9 @@ class Receipts:
     __slots__ = (
         "_changes",
         "_epoch",
+        "_grants",
         "_inherited",
-        "_installed",
         "_is_due",
-        "_leased",
         "_passing",
         "_renewal",
         "_returned",
@@ -41,8 +40,7 @@ class Receipts:
 
     def __init__(self) -> None:
         """Nothing is held, and no epoch is known."""
-        self._leased: dict[str, _Grant] = {}
-        self._installed: dict[str, bytes] = {}
+        self._grants: dict[str, _Grant] = {}
         self._changes = 0
         #: The newest renewal's receipt and its mark.
         self._renewal: tuple[bytes, int] | None = None
@@ -57,37 +55,31 @@ class Receipts:
         """Keeps the receipt of a grant; daemons of before have none."""
         if not granted.receipt:
             return
-        name = granted.allocation.name
-        if granted.allocation.kind == pb.ALLOCATION_KIND_INSTALLED:
-            self._installed[name] = granted.receipt
-        else:
-            self._take(name, granted.receipt)
+        self._take(granted.allocation.name, granted.receipt)
         self._epoch = max(self._epoch, granted.fence.epoch)
 
     def forgotten(self, name: str) -> None:
         """The allocation is not held any more."""
-        self._installed.pop(name, None)
-        grant = self._leased.pop(name, None)
+        grant = self._grants.pop(name, None)
         if grant is not None:
             self._changes += 1
             self._let_go(_Returned(grant, until=self._changes))
 
     def inherit(self, other: Receipts) -> None:
         """Takes over what an earlier session could prove; it is to be shown."""
-        for name, grant in other._leased.items():
+        for name, grant in other._grants.items():
             self._take(name, grant.receipt)
-        self._installed |= other._installed
         self._inherited += tuple(other._renewals())
         self._epoch = max(self._epoch, other._epoch)
         self._is_due = self._is_due or bool(other)
 
     def __bool__(self) -> bool:
         """Whether there is anything to show."""
-        return bool(self._leased or self._installed)
+        return bool(self._grants)
 
     def has(self, name: str) -> bool:
         """Whether there is a receipt of the allocation."""
-        return name in self._leased or name in self._installed
+        return name in self._grants
 
     @property
     def epoch(self) -> int:
@@ -114,7 +106,7 @@ class Receipts:
             for returned in earlier:
                 if returned.until > about:
                     self._let_go(returned)
-        elif not self._leased:
+        elif not self._grants:
             self._renewal = None
             self._returned.clear()
         while self._passing and self._passing[0].until <= about:
@@ -126,14 +118,13 @@ class Receipts:
             return []
         found = self._renewals()
         renewed = {receipt for renewal in found for receipt in renewal.receipts}
-        leased = (grant.receipt for grant in self._leased.values())
-        newer = [receipt for receipt in (*leased, *self._installed.values()) if receipt not in renewed]
+        newer = [grant.receipt for grant in self._grants.values() if grant.receipt not in renewed]
         return [*found, pb.Proof(receipts=newer)] if newer else found
 
     def _take(self, name: str, receipt: bytes) -> None:
         self.forgotten(name)
         self._changes += 1
-        self._leased[name] = _Grant(receipt, since=self._changes)
+        self._grants[name] = _Grant(receipt, since=self._changes)
 
     def _let_go(self, returned: _Returned) -> None:
         is_renewed = self._renewal is not None and returned.grant.since <= self._renewal[1]
@@ -143,5 +134,5 @@ class Receipts:
         if self._renewal is None:
             return list(self._inherited)
         receipt, mark = self._renewal
-        grants = [*self._leased.values(), *(one.grant for one in self._returned)]
+        grants = [*self._grants.values(), *(one.grant for one in self._returned)]
         return [pb.Proof(session_receipt=receipt, receipts=[one.receipt for one in grants if one.since <= mark])]

@@ -92,13 +92,26 @@ def _check_size(quantity: int | None, demand: Mapping[str, int] | None) -> None:
             raise InvalidRequest(f"demand has {unit!r}: {amount}.", hint="Units by name, each 0 or more.")
 
 
+def close_request(beat: Beat) -> pb.CloseSessionRequest:
+    """The end of a session that knows this."""
+    request = pb.CloseSessionRequest(allocation_count=beat.count, digest=beat.digest)
+    if beat.as_of:
+        _tell_known(request.known, beat)
+    return request
+
+
+def _tell_known(known: pb.KnownAllocations, beat: Beat) -> None:
+    known.as_of = beat.as_of
+    for name, quantity in beat.known:
+        known.allocations.add(allocation=name, quantity=quantity)
+    known.pending_request_ids.extend(beat.pending)
+
+
 def heartbeat_request(beat: Beat, *, epoch: int = 0, proofs: Iterable[pb.Proof] = ()) -> pb.HeartbeatRequest:
     """A heartbeat as it goes over the wire; proofs go with what is known."""
     request = pb.HeartbeatRequest(allocation_count=beat.count, digest=beat.digest, epoch=epoch)
     if beat.as_of:
-        request.known.as_of = beat.as_of
-        request.known.allocations.extend(beat.known)
-        request.known.pending_request_ids.extend(beat.pending)
+        _tell_known(request.known, beat)
         request.known.proofs.extend(proofs)
     return request
 

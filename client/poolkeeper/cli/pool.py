@@ -42,6 +42,7 @@ DETAILS: tuple[Column[pb.Pool], ...] = (
     Column("Margin", lambda pool: phrase.span(pool, "margin")),
     Column("Counting", lambda pool: phrase.choice(pool, "counting")),
     Column("Skip quarantine", lambda pool: phrase.choices(pool, "skip_quarantine")),
+    Column("Continuation", lambda pool: phrase.span(pool, "continuation")),
     Column("Reclaim after", lambda pool: phrase.span(pool, "reclaim_after") or "never"),
     Column("Gives no seat until", lambda pool: phrase.instant(pool, "quiet_until_time")),
     Column("Codes frozen until", lambda pool: phrase.instant(pool, "enrolment_thaw_time")),
@@ -66,6 +67,10 @@ ReclaimAfter = Annotated[
     str | None, Parameter(help="Take installed seats back that were not seen for so long, as 30d.")
 ]
 
+Continuation = Annotated[
+    str | None, Parameter(help="How long installed seats may be used after the last contact, as 40d.")
+]
+
 
 def _settings(
     pool: pb.Pool,
@@ -78,6 +83,7 @@ def _settings(
     counting: Counting | None,
     skip_quarantine: tuple[CheckInReason, ...] | None,
     reclaim_after: str | None,
+    continuation: str | None,
 ) -> list[str]:
     # The fields that were given, set on the pool.
     spans = {
@@ -86,6 +92,7 @@ def _settings(
         "heartbeat_interval": ("--heartbeat", heartbeat),
         "margin": ("--margin", margin),
         "reclaim_after": ("--reclaim-after", reclaim_after),
+        "continuation": ("--continuation", continuation),
     }
     given = []
     for field, (option, text) in spans.items():
@@ -130,6 +137,7 @@ def create(
     counting: CountingOption = None,
     skip_quarantine: SkipQuarantine = None,
     reclaim_after: ReclaimAfter = None,
+    continuation: Continuation = None,
     connection: Connection = HERE,
 ) -> None:
     """Create a pool and move seats into it, in one step."""
@@ -146,6 +154,7 @@ def create(
         counting=counting,
         skip_quarantine=skip_quarantine,
         reclaim_after=reclaim_after,
+        continuation=continuation,
     )
     request = pb.CreatePoolRequest(
         parent=parent,
@@ -197,6 +206,7 @@ def update(
     skip_quarantine: SkipQuarantine = None,
     no_skip_quarantine: Annotated[bool, Parameter(help="No check-in skips quarantine.")] = False,
     reclaim_after: ReclaimAfter = None,
+    continuation: Continuation = None,
     no_reclaim: Annotated[bool, Parameter(help="Never take installed seats back by themselves.")] = False,
     etag: Annotated[str, Parameter(help="Refuse when the pool was changed since this etag was shown.")] = "",
     connection: Connection = HERE,
@@ -215,6 +225,7 @@ def update(
         counting=counting,
         skip_quarantine=() if no_skip_quarantine else skip_quarantine,
         reclaim_after=reclaim_after,
+        continuation=continuation,
     )
     # A field that is in the mask and not in the message is cleared.
     given += ["reclaim_after"] if no_reclaim else []

@@ -648,6 +648,7 @@ class Pool(google.protobuf.message.Message):
     NODE_COUNT_FIELD_NUMBER: builtins.int
     WAITING_FIELD_NUMBER: builtins.int
     QUIET_UNTIL_TIME_FIELD_NUMBER: builtins.int
+    CONTINUATION_FIELD_NUMBER: builtins.int
     name: builtins.str
     title: builtins.str
     state: Global___PoolState.ValueType
@@ -679,7 +680,7 @@ class Pool(google.protobuf.message.Message):
 
     @property
     def reclaim_after(self) -> google.protobuf.duration_pb2.Duration:
-        """Installed allocations unseen for so long are reclaimed; unset: never (CC-12)."""
+        """Installed allocations whose node is unseen for so long are reclaimed; unset: never (CC-12)."""
 
     @property
     def create_time(self) -> google.protobuf.timestamp_pb2.Timestamp: ...
@@ -696,6 +697,10 @@ class Pool(google.protobuf.message.Message):
     @property
     def quiet_until_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
         """Set while it gives no seat, since a restored or promoted database may not know of all that are held; expected."""
+
+    @property
+    def continuation(self) -> google.protobuf.duration_pb2.Duration:
+        """How long installed allocations may be used after the last contact; 40 days unless told otherwise (EV-23)."""
 
     def __init__(
         self,
@@ -718,9 +723,10 @@ class Pool(google.protobuf.message.Message):
         node_count: builtins.int = ...,
         waiting: builtins.int = ...,
         quiet_until_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        continuation: google.protobuf.duration_pb2.Duration | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["counts", b"counts", "create_time", b"create_time", "enrolment_thaw_time", b"enrolment_thaw_time", "heartbeat_interval", b"heartbeat_interval", "lease_duration", b"lease_duration", "margin", b"margin", "minimum_allocation", b"minimum_allocation", "quiet_until_time", b"quiet_until_time", "reclaim_after", b"reclaim_after"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["counting", b"counting", "counts", b"counts", "create_time", b"create_time", "enrolment_thaw_time", b"enrolment_thaw_time", "etag", b"etag", "heartbeat_interval", b"heartbeat_interval", "holdings", b"holdings", "lease_duration", b"lease_duration", "margin", b"margin", "minimum_allocation", b"minimum_allocation", "name", b"name", "node_count", b"node_count", "quiet_until_time", b"quiet_until_time", "reclaim_after", b"reclaim_after", "skip_quarantine", b"skip_quarantine", "state", b"state", "title", b"title", "waiting", b"waiting"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["continuation", b"continuation", "counts", b"counts", "create_time", b"create_time", "enrolment_thaw_time", b"enrolment_thaw_time", "heartbeat_interval", b"heartbeat_interval", "lease_duration", b"lease_duration", "margin", b"margin", "minimum_allocation", b"minimum_allocation", "quiet_until_time", b"quiet_until_time", "reclaim_after", b"reclaim_after"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["continuation", b"continuation", "counting", b"counting", "counts", b"counts", "create_time", b"create_time", "enrolment_thaw_time", b"enrolment_thaw_time", "etag", b"etag", "heartbeat_interval", b"heartbeat_interval", "holdings", b"holdings", "lease_duration", b"lease_duration", "margin", b"margin", "minimum_allocation", b"minimum_allocation", "name", b"name", "node_count", b"node_count", "quiet_until_time", b"quiet_until_time", "reclaim_after", b"reclaim_after", "skip_quarantine", b"skip_quarantine", "state", b"state", "title", b"title", "waiting", b"waiting"]) -> None: ...
 
 Global___Pool: typing_extensions.TypeAlias = Pool
 
@@ -848,7 +854,9 @@ class UpdatePoolRequest(google.protobuf.message.Message):
 
     @property
     def update_mask(self) -> google.protobuf.field_mask_pb2.FieldMask:
-        """Of title, minimum_allocation, lease_duration, heartbeat_interval, margin, counting, skip_quarantine, reclaim_after."""
+        """Of title, minimum_allocation, lease_duration, heartbeat_interval, margin, counting, skip_quarantine, reclaim_after,
+        continuation.
+        """
 
     def __init__(
         self,

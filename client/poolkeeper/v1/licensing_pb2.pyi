@@ -583,11 +583,16 @@ class Granted(google.protobuf.message.Message):
     def allocation(self) -> Global___Allocation: ...
     @property
     def expire_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
-        """End of the promise in civil time. The client counts by remaining, from the moment it sent the request."""
+        """End of the promise in civil time. The client counts by remaining, from the moment it sent the request. Unset for
+        installed allocations.
+        """
 
     @property
     def remaining(self) -> google.protobuf.duration_pb2.Duration:
-        """Unset for installed allocations, which do not end by silence."""
+        """Of an installed allocation: until the session has named it once, in a heartbeat's digest or known, by Acknowledge or
+        by CloseSession; from then on HeartbeatResponse.continuation holds. What a session that was lost has never named
+        comes back.
+        """
 
     @property
     def heartbeat_interval(self) -> google.protobuf.duration_pb2.Duration: ...
@@ -745,7 +750,7 @@ class CheckInResponse(google.protobuf.message.Message):
     ALLOCATION_FIELD_NUMBER: builtins.int
     @property
     def allocation(self) -> Global___Allocation:
-        """As it is now: ENDED, QUARANTINED, or still ACTIVE when others share it."""
+        """As it is now: ENDED, QUARANTINED, still ACTIVE when others share it, or REVOKED while others of its node must let go."""
 
     def __init__(
         self,
@@ -766,7 +771,7 @@ class HeartbeatRequest(google.protobuf.message.Message):
     KNOWN_FIELD_NUMBER: builtins.int
     EPOCH_FIELD_NUMBER: builtins.int
     allocation_count: builtins.int
-    """How many leased allocations the client knows in this session."""
+    """How many allocations the client knows in this session."""
     digest: builtins.int
     """Sum, modulo 2^64, over them: the first 8 bytes (big endian) of SHA-256(allocation name, NUL, Granted.quantity in
     decimal digits).
@@ -803,7 +808,7 @@ class KnownAllocations(google.protobuf.message.Message):
     as_of: builtins.int
     """The value that HeartbeatResponse.reconcile gave, or 1 in a session that was just opened; later grants are not judged."""
     @property
-    def allocations(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]: ...
+    def allocations(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___KnownAllocation]: ...
     @property
     def pending_request_ids(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
         """Requests that were sent and not answered yet."""
@@ -816,13 +821,36 @@ class KnownAllocations(google.protobuf.message.Message):
         self,
         *,
         as_of: builtins.int = ...,
-        allocations: collections.abc.Iterable[builtins.str] | None = ...,
+        allocations: collections.abc.Iterable[Global___KnownAllocation] | None = ...,
         pending_request_ids: collections.abc.Iterable[builtins.str] | None = ...,
         proofs: collections.abc.Iterable[Global___Proof] | None = ...,
     ) -> None: ...
     def ClearField(self, field_name: typing.Literal["allocations", b"allocations", "as_of", b"as_of", "pending_request_ids", b"pending_request_ids", "proofs", b"proofs"]) -> None: ...
 
 Global___KnownAllocations: typing_extensions.TypeAlias = KnownAllocations
+
+@typing.final
+class KnownAllocation(google.protobuf.message.Message):
+    """An allocation as the client knows it. An installed one of its node may be known from an earlier session: it goes on in
+    this one.
+    """
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ALLOCATION_FIELD_NUMBER: builtins.int
+    QUANTITY_FIELD_NUMBER: builtins.int
+    allocation: builtins.str
+    quantity: builtins.int
+    """Granted.quantity, as the client heard it last: what was granted beyond it is taken back. 0: not told."""
+    def __init__(
+        self,
+        *,
+        allocation: builtins.str = ...,
+        quantity: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["allocation", b"allocation", "quantity", b"quantity"]) -> None: ...
+
+Global___KnownAllocation: typing_extensions.TypeAlias = KnownAllocation
 
 @typing.final
 class Proof(google.protobuf.message.Message):
@@ -834,7 +862,7 @@ class Proof(google.protobuf.message.Message):
     RECEIPTS_FIELD_NUMBER: builtins.int
     session_receipt: builtins.bytes
     """HeartbeatResponse.receipt. It prolongs the promises of the grants below, which must be all that it was about:
-    everything leased that the session held when it sent that heartbeat, what was checked in since included.
+    everything that the session held when it sent that heartbeat, what was checked in since included.
     """
     @property
     def receipts(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.bytes]:
@@ -862,6 +890,8 @@ class HeartbeatResponse(google.protobuf.message.Message):
     NOTICES_FIELD_NUMBER: builtins.int
     EPOCH_FIELD_NUMBER: builtins.int
     RECEIPT_FIELD_NUMBER: builtins.int
+    CONTINUATION_FIELD_NUMBER: builtins.int
+    RESIZED_FIELD_NUMBER: builtins.int
     session_token: builtins.str
     """When present, replaces the token."""
     reconcile: builtins.int
@@ -869,8 +899,8 @@ class HeartbeatResponse(google.protobuf.message.Message):
     epoch: builtins.int
     """Another one than before: the daemon's state was restored, see above."""
     receipt: builtins.bytes
-    """Proves, after a restore, all that is leased in this session until expire_time; see Proof. Absent while count or
-    digest differ, and when nothing is leased.
+    """Proves, after a restore, all that is held in this session until expire_time; see Proof. Absent while count or
+    digest differ, and when nothing is held.
     """
     @property
     def expire_time(self) -> google.protobuf.timestamp_pb2.Timestamp: ...
@@ -884,6 +914,16 @@ class HeartbeatResponse(google.protobuf.message.Message):
     def notices(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___AllocationNotice]:
         """What this session lost since it last heard; repeated until acknowledged (revocations) or no longer known."""
 
+    @property
+    def continuation(self) -> google.protobuf.duration_pb2.Duration:
+        """For how long installed allocations may be used after the last contact, counted like remaining. It holds for what
+        count and digest of this heartbeat had, if reconcile is 0.
+        """
+
+    @property
+    def resized(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___KnownAllocation]:
+        """What the session has of allocations that known named as larger."""
+
     def __init__(
         self,
         *,
@@ -895,9 +935,11 @@ class HeartbeatResponse(google.protobuf.message.Message):
         notices: collections.abc.Iterable[Global___AllocationNotice] | None = ...,
         epoch: builtins.int = ...,
         receipt: builtins.bytes = ...,
+        continuation: google.protobuf.duration_pb2.Duration | None = ...,
+        resized: collections.abc.Iterable[Global___KnownAllocation] | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["expire_time", b"expire_time", "heartbeat_interval", b"heartbeat_interval", "remaining", b"remaining"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["epoch", b"epoch", "expire_time", b"expire_time", "heartbeat_interval", b"heartbeat_interval", "notices", b"notices", "receipt", b"receipt", "reconcile", b"reconcile", "remaining", b"remaining", "session_token", b"session_token"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["continuation", b"continuation", "expire_time", b"expire_time", "heartbeat_interval", b"heartbeat_interval", "remaining", b"remaining"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["continuation", b"continuation", "epoch", b"epoch", "expire_time", b"expire_time", "heartbeat_interval", b"heartbeat_interval", "notices", b"notices", "receipt", b"receipt", "reconcile", b"reconcile", "remaining", b"remaining", "resized", b"resized", "session_token", b"session_token"]) -> None: ...
 
 Global___HeartbeatResponse: typing_extensions.TypeAlias = HeartbeatResponse
 
@@ -1044,7 +1086,9 @@ class AcknowledgeResponse(google.protobuf.message.Message):
     ALLOCATION_FIELD_NUMBER: builtins.int
     @property
     def allocation(self) -> Global___Allocation:
-        """As it is now: ACTIVE after a waiter's grant, ENDED or QUARANTINED after a revocation."""
+        """As it is now: ACTIVE after a waiter's or an installed grant; after a revocation ENDED or QUARANTINED, or REVOKED
+        still while others must let go.
+        """
 
     def __init__(
         self,
@@ -1058,11 +1102,30 @@ Global___AcknowledgeResponse: typing_extensions.TypeAlias = AcknowledgeResponse
 
 @typing.final
 class CloseSessionRequest(google.protobuf.message.Message):
+    """Ends the session: what is leased in it is checked in, what is installed stays its node's."""
+
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ALLOCATION_COUNT_FIELD_NUMBER: builtins.int
+    DIGEST_FIELD_NUMBER: builtins.int
+    KNOWN_FIELD_NUMBER: builtins.int
+    allocation_count: builtins.int
+    """As in a heartbeat. Unset: nothing is said of what the client knows, and all that was granted counts as known."""
+    digest: builtins.int
+    @property
+    def known(self) -> Global___KnownAllocations:
+        """Sent after an answer with reconcile set."""
 
     def __init__(
         self,
+        *,
+        allocation_count: builtins.int | None = ...,
+        digest: builtins.int = ...,
+        known: Global___KnownAllocations | None = ...,
     ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_allocation_count", b"_allocation_count", "allocation_count", b"allocation_count", "known", b"known"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_allocation_count", b"_allocation_count", "allocation_count", b"allocation_count", "digest", b"digest", "known", b"known"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_allocation_count", b"_allocation_count"]) -> typing.Literal["allocation_count"] | None: ...
 
 Global___CloseSessionRequest: typing_extensions.TypeAlias = CloseSessionRequest
 
@@ -1070,9 +1133,15 @@ Global___CloseSessionRequest: typing_extensions.TypeAlias = CloseSessionRequest
 class CloseSessionResponse(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
+    RECONCILE_FIELD_NUMBER: builtins.int
+    reconcile: builtins.int
+    """Not 0: count or digest differ, and the session is still open. Close it again with known, as_of this value."""
     def __init__(
         self,
+        *,
+        reconcile: builtins.int = ...,
     ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["reconcile", b"reconcile"]) -> None: ...
 
 Global___CloseSessionResponse: typing_extensions.TypeAlias = CloseSessionResponse
 

@@ -50,7 +50,14 @@ def grow(state: State, now: Moment, allocation: Allocation, more: Pairs, *, even
 
 
 def shrink(
-    state: State, now: Moment, allocation: Allocation, quantity: int, spare_id: str, *, reason: str
+    state: State,
+    now: Moment,
+    allocation: Allocation,
+    quantity: int,
+    spare_id: str,
+    *,
+    reason: str,
+    no_quarantine: bool = False,
 ) -> Allocation:
     """Leaves an allocation `quantity` seats; the rest is free, or quarantined under `spare_id` (EV-17, EV-19).
 
@@ -60,7 +67,7 @@ def shrink(
     pool = pool_of(state, allocation)
     kept, given = split_lines(allocation.lines, quantity)
     until = _until(allocation, pool, now)
-    waits = now.civil < until and reason not in pool.skip_quarantine
+    waits = _rests(now, until, pool, reason, no_quarantine=no_quarantine)
     shrunk = replace(allocation, lines=kept, quantity=quantity)
     deltas = tuple(
         Delta(licence_id=licence, active=-seats, quarantined=seats if waits else 0) for licence, seats in given
@@ -102,7 +109,7 @@ def end(
     """
     pool = pool_of(state, allocation)
     until = _until(allocation, pool, now)
-    waits = now.civil < until and reason not in pool.skip_quarantine and not no_quarantine
+    waits = _rests(now, until, pool, reason, no_quarantine=no_quarantine)
     ended = replace(
         allocation,
         state=AllocationState.QUARANTINED if waits else AllocationState.ENDED,
@@ -125,6 +132,11 @@ def _until(allocation: Allocation, pool: Pool, now: Moment) -> int:
     rests for the minimum time, not for the years that the clock went back besides.
     """
     return min(allocation.allocated_at, now.civil) + pool.minimum_allocation
+
+
+def _rests(now: Moment, until: int, pool: Pool, reason: str, *, no_quarantine: bool) -> bool:
+    """Whether what is given back for that reason waits for the end of its minimum allocation time."""
+    return now.civil < until and reason not in pool.skip_quarantine and not no_quarantine
 
 
 def confirm(state: State, allocation: Allocation) -> Allocation:
@@ -221,7 +233,7 @@ def resume(
         lines=lines,
         quantity=quantity,
         allocated_at=clock,
-        seen_at=now.civil,
+        seen_lease=now.lease,
         quarantine_until=until,
         ended_at=None,
         end_reason="",

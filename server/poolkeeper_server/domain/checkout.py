@@ -7,6 +7,7 @@ pool, after those who wait.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ from poolkeeper_server.domain.moment import SECOND, Moment
 from poolkeeper_server.domain.need import seats_needed
 from poolkeeper_server.domain.outcomes import remember, remembered
 from poolkeeper_server.domain.precedence import MustWait, next_date, servable
+from poolkeeper_server.domain.promises import continuation, end_of, promise, renew
 from poolkeeper_server.domain.records import (
     KIND_OF,
     Allocation,
@@ -46,13 +48,12 @@ from poolkeeper_server.domain.records import (
     Product,
     Queue,
     Session,
-    SessionState,
     Use,
     Waiter,
     replace,
 )
 from poolkeeper_server.domain.refusal import Reason, Refusal, not_found
-from poolkeeper_server.domain.sessions import open_session_of, pool_of_session, promise, renew
+from poolkeeper_server.domain.sessions import open_session_of, pool_of_session
 from poolkeeper_server.domain.state import State
 
 #: How long a waiter has to acknowledge its grant, in lease time.
@@ -247,8 +248,13 @@ def _share(ask: _Ask, held: Allocation) -> Granted | None:
             hint="It can check out anew when its seats are back.",
         )
     state, now = ask.state, ask.now
-    holder = uses.holder_of(held, ask.session)
-    size = max([ask.need, *(use.quantity for use in uses.uses_of(state, held) if use.holder != holder)])
+    before = uses.of_predecessors(state, now, held, ask.session)
+    if before:
+        raise _held_before(ask, held, max(end_of(state, use, held.kind) for use in before))
+    # What earlier sessions left to this node is its own to size.
+    left = uses.left_to(state, held, ask.session)
+    own = {ask.session.session_id, "" if left is None else left.holder}
+    size = max([ask.need, *(use.quantity for use in uses.uses_of(state, held) if use.holder not in own)])
     more: Pairs | None = ()
     if size > held.quantity:
         if held.pool_id != ask.pool.pool_id:
@@ -264,9 +270,24 @@ def _share(ask: _Ask, held: Allocation) -> Granted | None:
     elif size < held.quantity:
         held = allocations.shrink(state, now, held, size, next(ask.ids), reason=CheckInReason.UNIT_REMOVED.value)
     if held.kind is Kind.INSTALLED:
-        held = replace(held, seen_at=now.civil)
+        held = replace(held, seen_lease=now.lease)
         state.put(held)
     return _use(ask, held)
+
+
+def _held_before(ask: _Ask, held: Allocation, until: int) -> Refusal:
+    """Why a machine that took a name over does not get what the one before it may believe in still (CC-33)."""
+    denied = denial(ask.state, ask.now, ask.lines(), ask.pool, ask.product, ask.need)
+    known = denied.denial
+    at = ask.now.civil + until - ask.now.lease
+    return Refusal(
+        Reason.NO_SEAT_AVAILABLE,
+        f"This seat is still that of the machine that was enrolled as {ask.session.node_id} before: it may be in use "
+        "there until that machine has been told, or until its last promise is over.",
+        hint="An admin who knows that it runs there no more can free the seat: `poolkeeper allocation release "
+        f"{uses.allocation_name(held)} --reason REASON --force`.",
+        denial=None if known is None else dataclasses.replace(known, next_free_at=at),
+    )
 
 
 def _resume(ask: _Ask, licensed_by: LicensedBy, key: CountingKey) -> Granted | None:
@@ -357,7 +378,7 @@ def _grant(ask: _Ask, licensed_by: LicensedBy, key: CountingKey, lines: list[Can
         user=command.user,
         host=command.host,
         allocated_at=now.civil,
-        seen_at=now.civil,
+        seen_lease=now.lease,
         fence=pool.ledger_sequence + 1,
         deadline_lease=now.lease + ACKNOWLEDGE_WITHIN if ask.in_turn else None,
         quarantine_until=None,
@@ -373,7 +394,16 @@ def _use(ask: _Ask, allocation: Allocation, *, resumed: bool = False) -> Granted
     # The session is read again: what was due may have been one of its own allocations.
     session = open_session_of(ask.state, ask.session.estate_id, ask.session.session_id)
     command = ask.command
-    session, use = uses.set_use(ask.state, allocation, session, ask.need, command.demand, command.request_id)
+    session, use = uses.set_use(
+        ask.state,
+        ask.now,
+        allocation,
+        session,
+        ask.need,
+        command.demand,
+        command.request_id,
+        resumed=resumed,
+    )
     remember(ask.state, command, allocation.allocation_id, ask.now)
     return _granted(ask.state, allocation, session, use, ask.now, resumed=resumed)
 
@@ -382,11 +412,11 @@ def _granted(
     state: State, allocation: Allocation, session: Session, use: Use, now: Moment, *, resumed: bool = False
 ) -> Granted:
     pool = pool_of_session(state, session)
-    remaining = None
-    if allocation.kind is Kind.LEASED:
-        remaining = promise(session, now)
-        if session.dirty:
-            remaining = min([remaining, *_last_promises(state, session, pool, now)])
+    remaining = promise(session, now)
+    if allocation.kind is Kind.INSTALLED and use.version <= session.named:
+        remaining = continuation(session, now)
+    elif session.dirty:
+        remaining = min([remaining, *_last_promises(state, session, pool, now)])
     return Granted(
         allocation=allocation,
         use=use,
@@ -407,7 +437,7 @@ def _last_promises(state: State, session: Session, pool: Pool, now: Moment) -> l
     return [
         max(0, found.deadline_lease - pool.margin - now.lease)
         for found in state.many(Allocation, used)
-        if found.state is AllocationState.REVOKED and found.deadline_lease is not None
+        if found.state is AllocationState.REVOKED and found.deadline_lease is not None and found.kind is Kind.LEASED
     ]
 
 
@@ -429,7 +459,7 @@ def _repeat(state: State, command: CheckOut, session: Session, allocation_id: st
         if allocation.kind is Kind.LEASED and allocation.pool_id != session.pool_id:
             raise elsewhere(session, allocation)
         _pool(state, session)  # a closed one promises nothing to another session
-        session, use = _move_use(state, session, allocation, use)
+        session, use = _move_use(state, now, session, allocation, use)
     return _granted(state, allocation, session, use, now)
 
 
@@ -440,33 +470,33 @@ def _own_use(state: State, command: CheckOut, session: Session, allocation: Allo
     """
     own = [use for use in uses.uses_of(state, allocation) if use.node_id == session.node_id]
     by_request = [use for use in own if use.request_id == command.request_id]
-    by_session = [use for use in own if use.holder == uses.holder_of(allocation, session)]
+    by_session = [use for use in own if use.holder == session.session_id]
     for use in (*by_request, *by_session):
-        earlier = state.get(Session, use.estate_id, use.session_id)
-        revoked = earlier is not None and earlier.state is SessionState.REVOKED
-        if allocation.kind is Kind.INSTALLED or not revoked:
+        if use.generation == session.generation and use.quantity:
             return use
     return None
 
 
-def _move_use(state: State, session: Session, allocation: Allocation, use: Use) -> tuple[Session, Use]:
+def _move_use(state: State, now: Moment, session: Session, allocation: Allocation, use: Use) -> tuple[Session, Use]:
     """Lets the node's present session take over what an earlier one of it has been answered.
 
     The promise that was made to the earlier session is not shortened by it.
     """
-    earlier = state.get(Session, use.estate_id, use.session_id)
-    uses.drop_use(state, allocation, use)
+    earlier = state.get(Session, use.estate_id, use.session_id) if use.session_id else None
+    named = use.until_lease is not None or (earlier is not None and use.version <= earlier.named)
+    uses.drop_use(state, use)
     if earlier is not None:
         session = replace(
             session,
             promised_lease=max(session.promised_lease, earlier.promised_lease),
             expires_lease=max(session.expires_lease, earlier.expires_lease),
+            continued_lease=max(session.continued_lease, earlier.continued_lease),
         )
-    own = state.get(Use, use.estate_id, use.allocation_id, uses.holder_of(allocation, session))
+    own = state.get(Use, use.estate_id, use.allocation_id, session.session_id)
     if own is not None and own.quantity > use.quantity:
         # It shares the seat already, and goes on needing what it asked for by itself.
         use = replace(use, quantity=own.quantity, demand=own.demand)
-    return uses.set_use(state, allocation, session, use.quantity, use.demand, use.request_id)
+    return uses.set_use(state, now, allocation, session, use.quantity, use.demand, use.request_id, named=named)
 
 
 def _deny_or_wait(ask: _Ask) -> Waiting | MustWait:

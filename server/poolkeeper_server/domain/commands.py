@@ -7,6 +7,8 @@ whether they fit together and exist is decided. `request_id` with `caller` and `
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from poolkeeper_server.domain.frozen import frozen
 from poolkeeper_server.domain.receipts import GrantReceipt
 from poolkeeper_server.domain.records import (
@@ -100,13 +102,13 @@ class CheckOut(Request):
 class Granted:
     """An allocation with the caller's use of it.
 
-    `remaining` is None for installed allocations; else the microseconds of lease time that the client may believe in,
-    counted from the moment at which it sent its request.
+    `remaining` is how many microseconds of lease time the client may believe in, counted from the moment at which it
+    sent its request; of an installed allocation, until its session has named it (`Renewed.continuation`).
     """
 
     allocation: Allocation
     use: Use
-    remaining: int | None
+    remaining: int
     heartbeat_interval: int
     epoch: int
     resumed: bool = False
@@ -146,11 +148,12 @@ class CheckIn(Request):
 class Known:
     """Everything that a client knows, to be compared with what the daemon knows (CC-29).
 
-    `receipts` prove what the daemon may not know since its state was restored; whom they are of is still to be seen.
+    `allocations` has sizes by names; 0 where the client tells none. `receipts` prove what the daemon may not know since
+    its state was restored; whom they are of is still to be seen.
     """
 
     as_of: int
-    allocations: frozenset[str]
+    allocations: Mapping[str, int]
     pending: frozenset[str]
     receipts: tuple[GrantReceipt, ...] = ()
 
@@ -184,15 +187,18 @@ class Notice:
 class Renewed:
     """A renewed promise. `reconcile` is 0, or the version of the session that the client must account for.
 
-    `agrees` says that the client knows all that the session has, and nothing else.
+    `continuation` is for what is installed and was named. `resized` has the names and sizes of what the client knows as
+    larger than it is. `agrees` says that the client knows all that the session has, and nothing else.
     """
 
     session: Session
     remaining: int
+    continuation: int
     lease_duration: int
     heartbeat_interval: int
     reconcile: int
     notices: tuple[Notice, ...]
+    resized: tuple[tuple[str, int], ...]
     epoch: int
     agrees: bool
 
@@ -217,10 +223,25 @@ class UseSession(Command):
 
 @frozen
 class CloseSession(Command):
-    """Ends a session and checks its leased seats in; answers the session."""
+    """Ends a session and checks its leased seats in; answers `SessionClosed`.
+
+    `told` says that `count` and `digest` are the client's, as in a heartbeat.
+    """
 
     estate_id: str
     session_id: str
+    told: bool = False
+    count: int = 0
+    digest: int = 0
+    known: Known | None = None
+
+
+@frozen
+class SessionClosed:
+    """The session, ended; or still open, with the version that the client must account for in `reconcile`."""
+
+    session: Session
+    reconcile: int = 0
 
 
 # ---- what time asks -------------------------------------------------------------------------------------------------
@@ -282,6 +303,7 @@ class PoolSettings:
     skip_quarantine: tuple[str, ...] | None = None
     #: 0 switches reclaiming off.
     reclaim_after: int | None = None
+    continuation: int | None = None
 
 
 @frozen
@@ -519,7 +541,7 @@ Answer = (
     | Waiting
     | Allocation
     | Renewed
-    | Session
+    | SessionClosed
     | Expired
     | CodeIssued
     | Enrolled

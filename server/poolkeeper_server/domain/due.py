@@ -13,10 +13,12 @@ from poolkeeper_server.domain.epoch import is_quiet
 from poolkeeper_server.domain.ledger import InvariantViolation
 from poolkeeper_server.domain.moment import Moment
 from poolkeeper_server.domain.need import seats_needed
+from poolkeeper_server.domain.promises import end_of
 from poolkeeper_server.domain.records import (
     Allocation,
     AllocationState,
     Kind,
+    Node,
     Pool,
     Product,
     Queue,
@@ -184,22 +186,36 @@ def _end_reason(session: Session) -> str:
     return session.end_reason or LEASE_EXPIRED
 
 
-def _reclaim(state: State, now: Moment, allocation: Allocation) -> bool:
-    """Ends an installed allocation that was unseen for longer than its pool permits (CC-12).
+def is_unseen(allocation: Allocation, pool: Pool, now: Moment) -> bool:
+    """Whether an installed allocation was unseen for as long as its pool permits, as far as it says itself."""
+    return (
+        allocation.kind is Kind.INSTALLED
+        and allocation.state is AllocationState.ACTIVE
+        and pool.reclaim_after is not None
+        and now.lease >= allocation.seen_lease + pool.reclaim_after
+    )
 
-    One whose session has been in contact since is only marked as seen.
+
+def _reclaim(state: State, now: Moment, allocation: Allocation) -> bool:
+    """Ends an installed allocation whose nodes were unseen for longer than its pool permits (CC-12, CC-33).
+
+    Unseen is counted in lease time: an outage of ours is nobody's silence. One whose node has been in contact since, in
+    whatever session, is only marked as seen.
     """
-    if allocation.kind is not Kind.INSTALLED or allocation.state is not AllocationState.ACTIVE:
-        return False
     pool = allocations.pool_of(state, allocation)
-    if pool.reclaim_after is None or now.civil < allocation.seen_at + pool.reclaim_after:
+    if pool.reclaim_after is None or not is_unseen(allocation, pool, now):
         return False
-    for use in uses.uses_of(state, allocation):
-        session = state.get(Session, use.estate_id, use.session_id)
-        if session is not None and session.renewed_at > allocation.seen_at:
-            allocation = replace(allocation, seen_at=session.renewed_at)
-            state.put(allocation)
-    if now.civil < allocation.seen_at + pool.reclaim_after:
+    users = uses.uses_of(state, allocation)
+    seen, believed = allocation.seen_lease, 0
+    for estate_id, node_id in {(use.estate_id, use.node_id) for use in users}:
+        node = state.get(Node, estate_id, node_id)
+        contacts = [session.renewed_lease for session in state.many(Session, state.node_sessions[(estate_id, node_id)])]
+        seen = max([seen, 0 if node is None else node.seen_lease, *contacts])
+    for use in users:
+        believed = max(believed, end_of(state, use, Kind.INSTALLED))
+    until = max(seen + pool.reclaim_after, believed)
+    if now.lease < until:
+        state.put(replace(allocation, seen_lease=until - pool.reclaim_after))
         return False
     uses.end_whole(state, now, allocation, event="RECLAIMED", reason="UNSEEN")
     return True

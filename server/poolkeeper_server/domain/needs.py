@@ -16,12 +16,13 @@ from poolkeeper_server.domain import records as r
 from poolkeeper_server.domain.attempts import INSTALLATION, POOL, SOURCE, bucket_name
 from poolkeeper_server.domain.candidates import Candidate, candidates
 from poolkeeper_server.domain.counting import counting_keys
+from poolkeeper_server.domain.due import is_unseen
 from poolkeeper_server.domain.moment import Moment
 from poolkeeper_server.domain.need import seats_needed
 from poolkeeper_server.domain.purchasing import DEFAULT_POOL
 from poolkeeper_server.domain.records import Key
 from poolkeeper_server.domain.refusal import Refusal
-from poolkeeper_server.domain.sessions import explained, looks_at_allocations
+from poolkeeper_server.domain.sessions import looks_at_allocations, unexplained
 from poolkeeper_server.domain.state import State
 
 #: What asks for seats: a check-out, or a waiter that did.
@@ -99,8 +100,6 @@ def _check_out(needs: Needs, command: c.CheckOut) -> None:
 def _heartbeat(needs: Needs, command: c.Heartbeat) -> None:
     needs.add(r.Session, command.estate_id, command.session_id)
     if command.known is not None:
-        for name in explained(command.known):
-            needs.add(r.Allocation, command.estate_id, name.rpartition("/")[2])
         for receipt in command.known.receipts:
             needs.add(r.Allocation, receipt.estate_id, receipt.allocation_id)
             needs.seats_of.add((receipt.estate_id, receipt.pool_id))
@@ -216,6 +215,7 @@ def _judge_node(needs: Needs, command: c.ApproveNode | c.RejectNode) -> None:
 def _revoke_node(needs: Needs, command: c.RevokeNode) -> None:
     needs.add(r.Node, command.estate_id, command.node_id)
     needs.node_sessions.add((command.estate_id, command.node_id))
+    needs.installed_of.add((command.estate_id, command.node_id))
 
 
 def _migrate_node(needs: Needs, command: c.MigrateNode) -> None:
@@ -297,6 +297,7 @@ def _of_closing(needs: Needs, state: State, command: c.CloseSession) -> None:
     if session is not None:
         needs.seats_of.add((session.estate_id, session.pool_id))
         needs.add_uses(session)
+        needs.add(r.Node, session.estate_id, session.node_id)
 
 
 def _asked_before(needs: Needs, state: State, command: c.CheckOut | c.CheckIn) -> None:
@@ -392,6 +393,10 @@ def contended(batch: Sequence[c.Command], state: State, now: Moment) -> Needs:
     for command in batch:
         if isinstance(command, c.CheckOut):
             _keys(needs, wanted, resting, state, command)
+        elif type(command) in _OF_NODES:
+            _OF_NODES[type(command)](needs, state, command)
+        elif isinstance(command, c.Expire):
+            _unseen(needs, state, now)
     for waiter in state.all(r.Waiter):
         _keys(needs, wanted, resting, state, waiter)
     in_pools: Counter[Key] = Counter()
@@ -415,6 +420,42 @@ def _too_few(lines: list[Candidate], need: int) -> bool:
     for line in lines:
         free[line.licence.licensed_by] += max(0, line.holding.free) if line.rejected is None else 0
     return min(free.values(), default=0) < need
+
+
+def _known(needs: Needs, state: State, command: c.Heartbeat | c.CloseSession) -> None:
+    """What a client knows that is not its session's."""
+    session = state.get(r.Session, command.estate_id, command.session_id)
+    if command.known is not None and session is not None:
+        for name in unexplained(state, command.known, session):
+            needs.add(r.Allocation, command.estate_id, name.rpartition("/")[2])
+
+
+def _released(needs: Needs, state: State, command: c.ReleaseAllocation) -> None:
+    allocation = state.get(r.Allocation, command.estate_id, command.allocation_id)
+    if allocation is not None and allocation.kind is r.Kind.INSTALLED:
+        _nodes_of(needs, state, allocation)
+
+
+def _unseen(needs: Needs, state: State, now: Moment) -> None:
+    """The nodes of what may be reclaimed."""
+    for allocation in state.all(r.Allocation):
+        pool = state.get(r.Pool, allocation.estate_id, allocation.pool_id)
+        if pool is not None and is_unseen(allocation, pool, now):
+            _nodes_of(needs, state, allocation)
+
+
+def _nodes_of(needs: Needs, state: State, allocation: r.Allocation) -> None:
+    """The nodes that use an allocation, with their sessions."""
+    for use in state.many(r.Use, state.uses[(allocation.estate_id, allocation.allocation_id)]):
+        needs.add(r.Node, use.estate_id, use.node_id)
+        needs.node_sessions.add((use.estate_id, use.node_id))
+
+
+_OF_NODES: dict[type, Callable[[Needs, State, Any], None]] = {
+    c.Heartbeat: _known,
+    c.CloseSession: _known,
+    c.ReleaseAllocation: _released,
+}
 
 
 def _keys(needs: Needs, wanted: Counter[Key], resting: set[Key], state: State, ask: _Ask) -> None:

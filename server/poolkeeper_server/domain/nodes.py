@@ -19,7 +19,6 @@ from poolkeeper_server.domain.commands import (
 from poolkeeper_server.domain.enrolment import end_credentials, fits, redeem
 from poolkeeper_server.domain.ledger import Delta, move_seats
 from poolkeeper_server.domain.moment import DAY, Moment
-from poolkeeper_server.domain.notices import revocation
 from poolkeeper_server.domain.opening import pick
 from poolkeeper_server.domain.purchasing import done, pool_named, repeated
 from poolkeeper_server.domain.records import (
@@ -38,6 +37,7 @@ from poolkeeper_server.domain.records import (
     Session,
     SessionState,
     Token,
+    Use,
     replace,
 )
 from poolkeeper_server.domain.refusal import Reason, Refusal, invalid, not_found
@@ -132,7 +132,11 @@ def reject_node(state: State, command: RejectNode, now: Moment) -> Done:
 
 
 def revoke_node(state: State, command: RevokeNode, now: Moment, ids: Iterator[str]) -> Done:
-    """Ends a node's credentials; forced, its leased seats are free at once, and the ledger says so (CC-9)."""
+    """Ends a node's credentials, and takes back what it has installed (CC-9, CC-33).
+
+    Forced, its leased seats are free at once, and the ledger says so. What is installed goes on for as long as it was
+    promised to a machine that may be out of reach: that is only ended by name.
+    """
     before = repeated(state, command)
     if before is not None:
         return before
@@ -140,6 +144,9 @@ def revoke_node(state: State, command: RevokeNode, now: Moment, ids: Iterator[st
     if node is None:
         raise not_found(f"node {command.estate_id}/{command.node_id}")
     end_credentials(state, node, Reason.NODE_REVOKED)
+    for installed in list(state.all(Allocation)):
+        if _is_installed_on(installed, node):
+            _take_from(state, now, installed, node, f"admin: {command.reason}")
     if command.force:
         for session in state.many(Session, state.node_sessions[(node.estate_id, node.node_id)]):
             if session.state is not SessionState.ENDED:
@@ -157,13 +164,34 @@ def revoke_node(state: State, command: RevokeNode, now: Moment, ids: Iterator[st
     return done(state, command, node.node_id, now)
 
 
+def _is_installed_on(allocation: Allocation, node: Node) -> bool:
+    return (
+        (allocation.estate_id, allocation.node_id) == (node.estate_id, node.node_id)
+        and allocation.kind is Kind.INSTALLED
+        and allocation.state is AllocationState.ACTIVE
+    )
+
+
+def _take_from(state: State, now: Moment, allocation: Allocation, node: Node, reason: str) -> None:
+    """Takes an installed allocation back from a node, unless other nodes share it."""
+    users = uses.uses_of(state, allocation)
+    if all(use.node_id == node.node_id for use in users):
+        uses.take_back(state, now, allocation, (), reason=reason)
+
+
 def _force_session(state: State, now: Moment, session: Session, reason: str, ids: Iterator[str]) -> None:
-    """Ends a session's allocations although it may still believe in them."""
-    for key in state.session_uses[(session.estate_id, session.session_id)]:
-        allocation = state.get(Allocation, key[0], key[1])
-        if allocation is None or allocation.kind is not Kind.LEASED or allocation.state not in SEATED:
+    """Ends a session's leased allocations although it may still believe in them.
+
+    While it has something installed it stays, to be told of that and to let it go.
+    """
+    installed = False
+    for use in state.many(Use, state.session_uses[(session.estate_id, session.session_id)]):
+        allocation = state.get(Allocation, use.estate_id, use.allocation_id)
+        if allocation is None or allocation.state not in SEATED:
             continue
-        if len(uses.uses_of(state, allocation)) == 1:
+        if allocation.kind is not Kind.LEASED:
+            installed = True
+        elif len(uses.uses_of(state, allocation)) == 1:
             uses.end_whole(
                 state,
                 now,
@@ -172,8 +200,18 @@ def _force_session(state: State, now: Moment, session: Session, reason: str, ids
                 reason=f"admin: {reason}",
                 details={"by_force": True},
             )
+        else:
+            uses.end_use(
+                state,
+                now,
+                allocation,
+                use,
+                event="EXPIRED",
+                reason=Reason.NODE_REVOKED.value,
+                spare_id=next(ids),
+            )
     left = state.get(Session, session.estate_id, session.session_id)
-    if left is not None:
+    if left is not None and not installed:
         end_session(state, now, left, Reason.NODE_REVOKED.value, ids)
 
 
@@ -191,13 +229,7 @@ def migrate_node(state: State, command: MigrateNode, now: Moment) -> Done:
         raise not_found(f"node {command.estate_id}/{command.node_id} with a pool of its own")
     target_id = binding.pool_id
     for allocation in list(state.all(Allocation)):
-        if (
-            allocation.node_id != node.node_id
-            or allocation.estate_id != node.estate_id
-            or allocation.kind is not Kind.INSTALLED
-            or allocation.state is not AllocationState.ACTIVE
-            or allocation.pool_id == target_id
-        ):
+        if not _is_installed_on(allocation, node) or allocation.pool_id == target_id:
             continue
         target = pool_named(state, node.estate_id, target_id)
         if target.state is not PoolState.ACTIVE:
@@ -231,7 +263,7 @@ def migrate_node(state: State, command: MigrateNode, now: Moment) -> Done:
 def release_allocation(state: State, command: ReleaseAllocation, now: Moment) -> Done:
     """Takes an allocation back (CC-23).
 
-    A live holder is told; its seats are free when it acknowledges, or when the last promise to it is over. Forced,
+    Its holders are told; its seats are free when they acknowledge, or when the last promise to them is over. Forced,
     they are free at once. Quarantined seats are only freed without quarantine.
     """
     before = repeated(state, command)
@@ -252,45 +284,25 @@ def release_allocation(state: State, command: ReleaseAllocation, now: Moment) ->
             )
         allocations.end_quarantine(state, now, allocation, event="RELEASED", reason=reason)
         return done(state, command, allocation.allocation_id, now)
-    promises = [
-        session.expires_lease
-        for use in uses.uses_of(state, allocation)
-        if (session := state.get(Session, use.estate_id, use.session_id)) is not None and uses.is_live(session, now)
-    ]
-    if promises and not command.force:
-        revoked = replace(
-            allocation,
-            state=AllocationState.REVOKED,
-            deadline_lease=max(promises)
-            if allocation.deadline_lease is None or allocation.state is AllocationState.PROVISIONAL
-            else allocation.deadline_lease,
-            release_without_quarantine=command.no_quarantine,
-            end_reason=reason,
-        )
-        written = move_seats(
-            state,
-            now,
-            allocations.pool_of(state, allocation),
-            "REVOKED",
-            (),
-            allocation=revoked,
-            details={"reason": reason},
-        )
-        revoked = replace(revoked, fence=written.ledger_sequence)
-        state.put(revoked)
-        for use in uses.uses_of(state, allocation):
-            uses.tell(state, use.estate_id, use.session_id, revocation(revoked))
-    else:
-        uses.end_whole(
-            state,
-            now,
-            allocation,
-            event="RELEASED",
-            reason=reason,
-            no_quarantine=command.no_quarantine,
-            details={"by_force": bool(promises)},
-        )
+    uses.take_back(
+        state,
+        now,
+        allocation,
+        _beside(state, allocation),
+        reason=reason,
+        no_quarantine=command.no_quarantine,
+        force=command.force,
+    )
     return done(state, command, allocation.allocation_id, now)
+
+
+def _beside(state: State, allocation: Allocation) -> tuple[Session, ...]:
+    """The open sessions of the nodes that have an installed allocation: each may know of it from an earlier one."""
+    if allocation.kind is not Kind.INSTALLED:
+        return ()
+    nodes = {(use.estate_id, use.node_id) for use in uses.uses_of(state, allocation)}
+    sessions = [session for node in sorted(nodes) for session in state.many(Session, state.node_sessions[node])]
+    return tuple(session for session in sessions if session.state is SessionState.OPEN)
 
 
 def create_token(state: State, command: CreateToken, now: Moment) -> Done:

@@ -25,7 +25,9 @@ from poolkeeper_server.domain.ledger import Delta, genesis, move_seats
 from poolkeeper_server.domain.moment import DAY, SECOND, Moment
 from poolkeeper_server.domain.notices import closing
 from poolkeeper_server.domain.outcomes import remember, remembered
+from poolkeeper_server.domain.promises import DRIFT
 from poolkeeper_server.domain.records import (
+    CONTINUATION,
     Code,
     CodeState,
     Consumer,
@@ -45,13 +47,12 @@ from poolkeeper_server.domain.state import State
 from poolkeeper_server.domain.uses import tell
 
 DEFAULT_POOL = "default"
-#: The most a clock may drift against another: 200 microseconds a second.
-DRIFT = 200
 SHORTEST_LEASE, LONGEST_LEASE = 6 * SECOND, 5 * DAY
 SHORTEST_HEARTBEAT = 2 * SECOND
 #: How many lines a pool may have, and how many products they may name in all: every check-out looks at the lines, and
 #: a pool is told in one message.
 MOST_LINES, MOST_PRODUCTS = 2_000, 10_000
+LONGEST_CONTINUATION = 3650 * DAY
 
 
 def repeated(state: State, command: Request) -> Done | None:
@@ -220,6 +221,7 @@ def _new_pool(state: State, now: Moment, estate_id: str, pool_id: str, settings:
         counting=settings.counting or Counting.CONSUMER,
         skip_quarantine=("UNIT_REMOVED",) if settings.skip_quarantine is None else settings.skip_quarantine,
         reclaim_after=settings.reclaim_after or None,
+        continuation=CONTINUATION if settings.continuation is None else settings.continuation,
         created_at=now.civil,
         version=1,
         ledger_sequence=0,
@@ -254,6 +256,15 @@ def _check(pool: Pool) -> None:
         raise invalid("minimum_allocation", "The minimum allocation time must lie between 0 and 10 years.")
     if pool.reclaim_after is not None and pool.reclaim_after < DAY:
         raise invalid("reclaim_after", "Installed allocations can be reclaimed after one day unseen at the earliest.")
+    if not 0 <= pool.continuation <= LONGEST_CONTINUATION:
+        raise invalid("continuation", "The continuation of installed allocations must lie between 0 and 10 years.")
+    if pool.reclaim_after is not None and pool.reclaim_after < pool.continuation:
+        raise invalid(
+            "reclaim_after",
+            "A seat cannot be reclaimed while an installation that is out of reach may still use it: with this pool's "
+            f"continuation, that is for {pool.continuation / DAY:g} days.",
+            hint="Choose a longer time unseen, or a shorter continuation.",
+        )
 
 
 def update_pool(state: State, command: UpdatePool, now: Moment) -> Done:
@@ -274,6 +285,7 @@ def update_pool(state: State, command: UpdatePool, now: Moment) -> Done:
         counting=asked.counting or pool.counting,
         skip_quarantine=pool.skip_quarantine if asked.skip_quarantine is None else asked.skip_quarantine,
         reclaim_after=pool.reclaim_after if asked.reclaim_after is None else asked.reclaim_after or None,
+        continuation=_or(asked.continuation, pool.continuation),
         version=pool.version + 1,
     )
     if pool.pool_id == DEFAULT_POOL and changed.title != pool.title:

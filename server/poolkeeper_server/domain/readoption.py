@@ -66,7 +66,7 @@ def _is_good(receipt: GrantReceipt, session: Session, pool: Pool, now: Moment) -
 
 def _accept(state: State, session: Session, found: Allocation) -> bool:
     """Of what it knows the restored state has the last word; only that a waiter has accepted it, it may not know."""
-    own = state.get(Use, found.estate_id, found.allocation_id, uses.holder_of(found, session))
+    own = state.get(Use, found.estate_id, found.allocation_id, session.session_id)
     if own is None or found.state is not AllocationState.PROVISIONAL:
         return False
     allocations.confirm(state, found)
@@ -78,7 +78,7 @@ def _join(
 ) -> bool:
     """The session's use of an allocation that is there, with the size that was granted."""
     pool = allocations.pool_of(state, found)
-    holder = uses.holder_of(found, session)
+    holder = session.session_id
     own = state.get(Use, found.estate_id, found.allocation_id, holder)
     if own is not None and found.fence > pool.restored_sequence:
         return True  # taken up already; what has happened to it here since then is newer than the receipt
@@ -92,7 +92,7 @@ def _join(
         found = allocations.grow(state, now, found, more, event="READOPTED")
     elif size < found.quantity:
         found = allocations.shrink(state, now, found, size, next(ids), reason=CheckInReason.UNIT_REMOVED.value)
-    uses.set_use(state, found, session, receipt.quantity, receipt.demand, receipt.request_id)
+    uses.set_use(state, now, found, session, receipt.quantity, receipt.demand, receipt.request_id, named=True)
     return True
 
 
@@ -116,7 +116,7 @@ def _made(state: State, receipt: GrantReceipt, lines: Pairs, now: Moment) -> All
         user=receipt.user,
         host=receipt.host,
         allocated_at=receipt.allocated_at,
-        seen_at=now.civil,
+        seen_lease=now.lease,
         fence=0,
         deadline_lease=None,
         quarantine_until=None,

@@ -85,4 +85,5 @@ def proven(session: SessionReceipt | None, grants: Iterable[GrantReceipt]) -> li
     of_one = {(session.estate_id, session.node_id)} == {(one.estate_id, one.node_id) for one in found}
     if not of_one or (len(found), total) != (session.count, session.digest):
         return found
-    return [replace(one, until=max(one.until or 0, session.until)) for one in found]
+    # Installed ones are promised for as long as they stand.
+    return [one if one.until is None else replace(one, until=max(one.until, session.until)) for one in found]

@@ -12,6 +12,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from poolkeeper_server.domain.frozen import frozen
+from poolkeeper_server.domain.moment import DAY
 
 R = TypeVar("R")
 
@@ -26,6 +27,10 @@ else:
         made.__dict__ = record.__dict__ | changes
         return made
 
+
+#: How long an installed allocation may be used on without contact, unless its pool says otherwise: ten days of trying
+#: again, and thirty of grace (EV-23).
+CONTINUATION: Final = 40 * DAY
 
 Key = tuple[Any, ...]
 Pairs = tuple[tuple[str, int], ...]
@@ -170,6 +175,8 @@ class Licence:
 class Pool:
     """Where licences are drawn from, its policy, and the head of its ledger.
 
+    `continuation` is how long an installed allocation may be used on after the last contact (EV-23).
+
     While lease time is before `quiet_until_lease` nobody new gets a seat: what was granted after the state that was
     restored is believed in still. `restored_epoch` and `restored_sequence` are the fence up to which the restored
     state knows everything; all three are 0 where nothing was ever restored.
@@ -193,6 +200,7 @@ class Pool:
     quiet_until_lease: int = 0
     restored_epoch: int = 0
     restored_sequence: int = 0
+    continuation: int = CONTINUATION
 
 
 @frozen
@@ -219,6 +227,7 @@ class Node:
     `generation` rises whenever its credentials end, so that older tokens are known. `secret` and `previous_secret` are
     hashes of the rolling secret, which was given in `secret_epoch` to the session `secret_session`; to none where an
     enrolment gave it. `copied_at` is set from when it was found on two machines until it is enrolled anew (CC-32).
+    `seen_lease` is the newest contact of its sessions that have ended; open ones know their own.
     """
 
     estate_id: str
@@ -234,6 +243,7 @@ class Node:
     secret_epoch: int = 1
     secret_session: str = ""
     copied_at: int | None = None
+    seen_lease: int = 0
 
 
 @frozen
@@ -313,10 +323,12 @@ class Consumer:
 class Session:
     """One running SDK instance; the arbiter of every leased seat in it (CC-10, CC-16).
 
-    `promised_lease` is the end of what the client was told, `expires_lease` a margin later; neither ever falls.
-    `digest` and `count` sum up its leased uses as the client does; `version` counts its grants; `dirty` says that a
-    heartbeat must look at the allocations; `waiting` counts its waiters. `source` and `host` say where it was opened
-    from, `secret` is the hash of the rolling secret that it was given; `used` says that it has made a call (CC-32).
+    `promised_lease` is the end of what the client was told, `expires_lease` a margin later, and `continued_lease` the
+    end of what it was told of installed seats; none of them ever falls. `generation` is that of its node's credentials.
+    `digest` and `count` sum up its uses as the client does; `version` counts its grants, and those up to `named` the
+    client has shown to know; `dirty` says that a heartbeat must look at the allocations; `waiting` counts its waiters.
+    `source` and `host` say where it was opened from, `secret` is the hash of the rolling secret that it was given;
+    `used` says that it has made a call (CC-32).
     """
 
     estate_id: str
@@ -340,6 +352,10 @@ class Session:
     host: str = ""
     secret: bytes = b""
     used: bool = False
+    generation: int
+    continued_lease: int
+    renewed_lease: int
+    named: int
 
 
 @frozen
@@ -348,7 +364,8 @@ class Allocation:
 
     `lines` says how many from which licence. `shared` allocations have at most one live one per counting key; others
     are counted by themselves. `deadline_lease` is set while PROVISIONAL or REVOKED: then the seats come back. `fence`
-    is the ledger sequence of its newest change that a client must know.
+    is the ledger sequence of its newest change that a client must know. `seen_lease` is a contact of its node, though
+    perhaps not the newest.
     """
 
     estate_id: str
@@ -369,18 +386,24 @@ class Allocation:
     user: str
     host: str
     allocated_at: int
-    seen_at: int
     fence: int
     deadline_lease: int | None
     quarantine_until: int | None
     release_without_quarantine: bool
     ended_at: int | None
     end_reason: str
+    seen_lease: int
 
 
 @frozen
 class Use:
-    """One session's, or one installation's, use of an allocation; the allocation ends with its last (CC-30)."""
+    """A session's use of an allocation, or what sessions left to their node; the allocation ends with its last (CC-30).
+
+    `pool_id` is the pool under whose name the session knows it, which stays when seats move. `granted_lease` is when
+    the session was granted its size; None where it took up what had rested. A `version` of 0 needs no naming any more.
+    What was left has no session, and `until_lease`: the end of what the last session that used it was promised.
+    `quantity` is 0 for a session that only has to hear that the allocation is taken from its node (CC-33).
+    """
 
     estate_id: str
     allocation_id: str
@@ -391,6 +414,10 @@ class Use:
     demand: Pairs
     request_id: str
     version: int
+    pool_id: str
+    generation: int
+    granted_lease: int | None
+    until_lease: int | None
 
 
 @frozen

@@ -14,17 +14,20 @@ from poolkeeper_server.domain.commands import (
     Known,
     Notice,
     Renewed,
+    SessionClosed,
     UseSession,
 )
 from poolkeeper_server.domain.moment import Moment
 from poolkeeper_server.domain.notices import closing, revocation
 from poolkeeper_server.domain.outcomes import remember, remembered
+from poolkeeper_server.domain.promises import continuation, end_for, promise, renew
 from poolkeeper_server.domain.readoption import readopt
 from poolkeeper_server.domain.records import (
     SEATED,
     Allocation,
     AllocationState,
     Kind,
+    Node,
     Pool,
     PoolState,
     Queue,
@@ -51,25 +54,6 @@ _ENDS: dict[str, tuple[str, str]] = {
 }
 #: How many allocations of a client's list one heartbeat explains; a client with more asks again.
 MOST_EXPLAINED = 1000
-
-
-def renew(session: Session, pool: Pool, now: Moment) -> Session:
-    """The session with its promise prolonged from now, never shortened; a closed pool prolongs nothing.
-
-    It is the same one when it was renewed at this instant already.
-    """
-    if pool.state is not PoolState.ACTIVE:
-        return session
-    promised = max(session.promised_lease, now.lease + pool.lease_duration)
-    expires = max(session.expires_lease, promised + pool.margin)
-    if (promised, expires, now.civil) == (session.promised_lease, session.expires_lease, session.renewed_at):
-        return session
-    return replace(session, promised_lease=promised, expires_lease=expires, renewed_at=now.civil)
-
-
-def promise(session: Session, now: Moment) -> int:
-    """Microseconds of lease time that the client may believe in: the daemon's margin is not told."""
-    return max(0, session.promised_lease - now.lease)
 
 
 def pool_of_session(state: State, session: Session) -> Pool:
@@ -133,6 +117,7 @@ def heartbeat(state: State, command: Heartbeat, now: Moment, ids: Iterator[str])
     if closed and now.lease >= session.expires_lease:
         raise Refusal(Reason.POOL_NOT_ACTIVE, f"Pool {pool.estate_id}/{pool.pool_id} is closed.", at=now.civil)
     notices: list[Notice] = []
+    resized: list[tuple[str, int]] = []
     same_epoch = command.epoch in (0, now.epoch)
     # A client that has not heard of the restore yet is asked again rather than judged: it has proofs to show.
     known = command.known if same_epoch or (command.known and command.known.receipts) else None
@@ -142,7 +127,8 @@ def heartbeat(state: State, command: Heartbeat, now: Moment, ids: Iterator[str])
             if receipt.name in known.allocations:
                 session = open_session_of(state, command.estate_id, command.session_id)
                 readopt(state, session, receipt, now, ids)
-        notices += _reconcile(state, known, session, now, ids)
+        gone, resized = _reconcile(state, known, session, now, ids)
+        notices += gone
         session = open_session_of(state, command.estate_id, command.session_id)
     if session.dirty or known is not None:
         waiting = _revocations(state, session)
@@ -152,16 +138,19 @@ def heartbeat(state: State, command: Heartbeat, now: Moment, ids: Iterator[str])
     if closed:
         notices.append(closing(pool, now))
     session = renew(session, pool, now)
-    state.put(session)
     agree = (session.count, session.digest) == (command.count, command.digest)
-    # After a restore installed allocations, which are in no digest, may be unknown here too.
+    if agree:
+        session = replace(session, named=session.version)
+    state.put(session)
     return Renewed(
         session=session,
         remaining=promise(session, now),
+        continuation=continuation(session, now),
         lease_duration=pool.lease_duration,
         heartbeat_interval=pool.heartbeat_interval,
         reconcile=0 if (agree and same_epoch) or known is not None else session.version,
         notices=tuple(notices),
+        resized=tuple(resized),
         epoch=now.epoch,
         agrees=agree,
     )
@@ -172,35 +161,94 @@ def looks_at_allocations(command: Heartbeat, session: Session) -> bool:
     return session.dirty or command.known is not None
 
 
-def _reconcile(state: State, known: Known, session: Session, now: Moment, ids: Iterator[str]) -> list[Notice]:
-    """Checks in what the client does not know, and tells it what is gone (CC-29)."""
-    here: set[str] = set()
+def _reconcile(
+    state: State, known: Known, session: Session, now: Moment, ids: Iterator[str]
+) -> tuple[list[Notice], list[tuple[str, int]]]:
+    """Takes back what the client does not know, and tells it what is gone, or smaller than it knows (CC-29).
+
+    What it knows and its node holds is its own from now on, whichever session asked for it (CC-33).
+    """
+    strange = unexplained(state, known, session)
+    resized: list[tuple[str, int]] = []
     for use in state.many(Use, state.session_uses[(session.estate_id, session.session_id)]):
         allocation = state.get(Allocation, use.estate_id, use.allocation_id)
-        if allocation is None or allocation.kind is not Kind.LEASED:
+        if allocation is None or not use.quantity or use.version > known.as_of or use.request_id in known.pending:
             continue
-        name = uses.allocation_name(allocation)
-        if name in known.allocations or use.version > known.as_of or use.request_id in known.pending:
-            here.add(name)
-        elif allocation.state is AllocationState.PROVISIONAL:
+        name = uses.allocation_name(use)
+        size = known.allocations.get(name)
+        if size is None and allocation.state is AllocationState.PROVISIONAL:
             continue  # its client may not have been told yet; the deadline decides
+        if size is not None and not 0 < size < use.quantity:
+            if size > use.quantity:
+                resized.append((name, use.quantity))
+            continue
+        # Nobody has had what its client gives up before it has ever named it.
+        pool = pool_of_session(state, session)
+        unheld = (
+            use.version > session.named
+            and use.granted_lease is not None
+            and now.lease - use.granted_lease <= pool.heartbeat_interval + pool.margin
+        )
+        if size is None and allocation.state is AllocationState.REVOKED:
+            uses.let_go(state, now, allocation, session, use, spare_id=next(ids))
+        elif size is None:
+            uses.end_use(
+                state,
+                now,
+                allocation,
+                use,
+                event="CHECKED_IN",
+                reason="ENDED",
+                spare_id=next(ids),
+                no_quarantine=unheld,
+            )
         else:
-            uses.end_use(state, now, allocation, use, event="CHECKED_IN", reason="ENDED", spare_id=next(ids))
+            uses.resize_use(state, now, allocation, use, size, spare_id=next(ids), no_quarantine=unheld)
     gone = []
-    for name in explained(known):
+    for name in strange:
         pool_id, _, allocation_id = name.removeprefix(f"estates/{session.estate_id}/pools/").partition("/allocations/")
         allocation = state.get(Allocation, session.estate_id, allocation_id)
-        if name in here or (allocation is not None and allocation.kind is not Kind.LEASED):
+        if allocation is not None and _goes_on(state, now, allocation, session, pool_id, known.allocations[name]):
             continue
         if allocation is not None and allocation.node_id != session.node_id:
             allocation = None  # what others hold is nobody else's business
         gone.append(Notice(allocation_id=allocation_id, pool_id=pool_id, refusal=_gone(allocation), fence=0))
-    return gone
+    current = open_session_of(state, session.estate_id, session.session_id)
+    state.put(replace(current, named=max(current.named, min(known.as_of, current.version))))
+    return gone, resized
 
 
-def explained(known: Known) -> list[str]:
-    """The names whose fate is looked up: all of an honest client's, and not so many that others must wait."""
-    return heapq.nsmallest(MOST_EXPLAINED, known.allocations)
+def _goes_on(state: State, now: Moment, allocation: Allocation, session: Session, pool_id: str, quantity: int) -> bool:
+    """Has the session go on with an installed allocation of its node that it knows from an earlier one."""
+    if allocation.kind is not Kind.INSTALLED or allocation.state not in SEATED:
+        return False
+    of_node = [
+        use
+        for use in uses.uses_of(state, allocation)
+        if (use.node_id, use.generation) == (session.node_id, session.generation) and use.quantity
+    ]
+    if pool_id not in {allocation.pool_id, *(use.pool_id for use in of_node)} or not of_node:
+        return False
+    newest = max(of_node, key=lambda use: use.version)
+    current = open_session_of(state, session.estate_id, session.session_id)
+    uses.set_use(
+        state,
+        now,
+        replace(allocation, pool_id=pool_id),
+        current,
+        min(quantity or newest.quantity, allocation.quantity),
+        newest.demand,
+        newest.request_id,
+        named=True,
+    )
+    return True
+
+
+def unexplained(state: State, known: Known, session: Session) -> list[str]:
+    """What the client names that is not its session's own, in order; so many at a time that nobody must wait."""
+    own = state.many(Use, state.session_uses[(session.estate_id, session.session_id)])
+    strange = known.allocations.keys() - {uses.allocation_name(use) for use in own if use.quantity}
+    return heapq.nsmallest(MOST_EXPLAINED, strange)
 
 
 def _gone(allocation: Allocation | None) -> Refusal:
@@ -233,13 +281,11 @@ def check_in(state: State, command: CheckIn, now: Moment, ids: Iterator[str]) ->
     if session is None or allocation is None:
         raise not_found(f"allocation {command.allocation_id} of this node")
     session = heard(state, session)
-    use = state.get(Use, command.estate_id, command.allocation_id, uses.holder_of(allocation, session))
-    if use is not None and use.node_id == session.node_id and outcome is None:
-        allocation = uses.end_use(
-            state, now, allocation, use, event="CHECKED_IN", reason=command.reason.value, spare_id=next(ids)
-        )
-        remember(state, command, allocation.allocation_id, now)
-        return allocation
+    if outcome is None:
+        ended = _given_back(state, now, allocation, session, command.reason.value, next(ids))
+        if ended is not None:
+            remember(state, command, ended.allocation_id, now)
+            return ended
     if outcome is None and (
         allocation.node_id != session.node_id
         or allocation.state not in (AllocationState.ENDED, AllocationState.QUARANTINED)
@@ -250,8 +296,22 @@ def check_in(state: State, command: CheckIn, now: Moment, ids: Iterator[str]) ->
     return allocation
 
 
+def _given_back(
+    state: State, now: Moment, allocation: Allocation, session: Session, reason: str, spare_id: str
+) -> Allocation | None:
+    """The allocation after the session's part in it has ended; None where it has none."""
+    if allocation.kind is Kind.INSTALLED:
+        if allocation.state not in SEATED or session.state is not SessionState.OPEN:
+            return None
+        return uses.give_up(state, now, allocation, session, event="CHECKED_IN", reason=reason, spare_id=spare_id)
+    use = state.get(Use, allocation.estate_id, allocation.allocation_id, session.session_id)
+    if use is None or use.node_id != session.node_id:
+        return None
+    return uses.end_use(state, now, allocation, use, event="CHECKED_IN", reason=reason, spare_id=spare_id)
+
+
 def acknowledge(state: State, command: Acknowledge, now: Moment, ids: Iterator[str]) -> Allocation:
-    """Makes a waiter's grant firm, or ends the caller's use of a revoked allocation.
+    """Makes a grant firm, a waiter's or an installed one, or ends the caller's use of a revoked allocation.
 
     An acknowledgement with an older fence than the allocation's is of earlier news, and changes nothing.
     """
@@ -261,7 +321,7 @@ def acknowledge(state: State, command: Acknowledge, now: Moment, ids: Iterator[s
     if session is not None:
         session = heard(state, session)
     if allocation is not None and session is not None:
-        use = state.get(Use, command.estate_id, command.allocation_id, uses.holder_of(allocation, session))
+        use = state.get(Use, command.estate_id, command.allocation_id, session.session_id)
     if allocation is None or session is None or use is None:
         own = allocation is not None and session is not None and allocation.node_id == session.node_id
         if allocation is not None and own and allocation.state not in SEATED:
@@ -269,19 +329,24 @@ def acknowledge(state: State, command: Acknowledge, now: Moment, ids: Iterator[s
         raise not_found(f"allocation {command.allocation_id} held by this session")
     if session.state is SessionState.REVOKED:
         # A revoked node lets go of what it held (CC-9).
-        return uses.end_use(
-            state, now, allocation, use, event="CHECKED_IN", reason=session.end_reason, spare_id=next(ids)
-        )
+        return _let_go_of(state, now, allocation, use, session.end_reason, next(ids))
     if command.fence < allocation.fence:
         return allocation
-    if allocation.state is AllocationState.PROVISIONAL:
-        open_session_of(state, command.estate_id, command.session_id)
-        return allocations.confirm(state, allocation)
     if allocation.state is AllocationState.REVOKED:
-        return uses.end_use(
-            state, now, allocation, use, event="RELEASED", reason=allocation.end_reason, spare_id=next(ids)
-        )
+        return uses.let_go(state, now, allocation, session, use, spare_id=next(ids))
+    open_session_of(state, command.estate_id, command.session_id)
+    state.put(replace(use, version=0))
+    if allocation.state is AllocationState.PROVISIONAL:
+        return allocations.confirm(state, allocation)
     return allocation
+
+
+def _let_go_of(state: State, now: Moment, allocation: Allocation, use: Use, reason: str, spare_id: str) -> Allocation:
+    """Ends the use of a session whose node may not go on; installed seats stay charged for whoever it is now (CC-8)."""
+    if allocation.kind is Kind.INSTALLED and allocation.state is not AllocationState.REVOKED and use.quantity:
+        uses.leave(state, use, now.lease)
+        return allocation
+    return uses.end_use(state, now, allocation, use, event="CHECKED_IN", reason=reason, spare_id=spare_id)
 
 
 def use_session(state: State, command: UseSession, now: Moment) -> None:
@@ -290,21 +355,33 @@ def use_session(state: State, command: UseSession, now: Moment) -> None:
     open_session_of(state, command.estate_id, command.session_id)
 
 
-def close_session(state: State, command: CloseSession, now: Moment, ids: Iterator[str]) -> Session:
-    """Ends a session at its own wish; what is closed stays closed."""
+def close_session(state: State, command: CloseSession, now: Moment, ids: Iterator[str]) -> SessionClosed:
+    """Ends a session at its own wish; what is closed stays closed.
+
+    What its client does not know has to be told apart first: then it is asked for what it knows, and closes again.
+    """
     session = state.get(Session, command.estate_id, command.session_id)
     if session is None:
         raise not_found("session")
     session = heard(state, session)
     if session.state is SessionState.ENDED:
-        return session
-    return end_session(state, now, session, session.end_reason or "CLOSED", ids)
+        return SessionClosed(session=session)
+    if session.state is SessionState.OPEN:
+        if command.known is not None:
+            _reconcile(state, command.known, session, now, ids)
+            session = open_session_of(state, command.estate_id, command.session_id)
+        elif command.told and (session.count, session.digest) != (command.count, command.digest):
+            return SessionClosed(session=session, reconcile=session.version)
+    return SessionClosed(session=end_session(state, now, session, session.end_reason or "CLOSED", ids, orderly=True))
 
 
-def end_session(state: State, now: Moment, session: Session, reason: str, ids: Iterator[str]) -> Session:
+def end_session(
+    state: State, now: Moment, session: Session, reason: str, ids: Iterator[str], *, orderly: bool = False
+) -> Session:
     """OPEN or REVOKED to ENDED: its leased seats return by the same rules as a check-in (CC-15).
 
-    Installed allocations stay, and remember that they were seen.
+    Installed ones stay its node's, but for those that a session which was lost has never named: nobody may know of
+    them (CC-29).
     """
     event = "CHECKED_IN" if reason == "CLOSED" else "EXPIRED"
     for waiter in state.many(Waiter, state.session_waiters[(session.estate_id, session.session_id)]):
@@ -314,18 +391,27 @@ def end_session(state: State, now: Moment, session: Session, reason: str, ids: I
         allocation = state.get(Allocation, use.estate_id, use.allocation_id)
         if allocation is None:
             continue
-        if allocation.kind is Kind.LEASED:
-            uses.end_use(
-                state,
-                now,
-                allocation,
-                use,
-                event=event,
-                reason="ENDED" if reason == "CLOSED" else reason,
-                spare_id=next(ids),
-            )
-        else:
-            state.put(replace(allocation, seen_at=max(allocation.seen_at, session.renewed_at)))
+        stays = use.quantity and (orderly or use.version <= session.named)
+        if allocation.kind is Kind.INSTALLED and allocation.state is not AllocationState.PROVISIONAL and stays:
+            # Whoever was told that its right has ended believes in nothing once it says that it has stopped.
+            over = orderly and session.state is SessionState.REVOKED
+            if over and allocation.state is AllocationState.REVOKED:
+                uses.end_use(state, now, allocation, use, event=event, reason=reason, spare_id=next(ids))
+            else:
+                uses.leave(state, use, now.lease if over else end_for(session, Kind.INSTALLED))
+            continue
+        uses.end_use(
+            state,
+            now,
+            allocation,
+            use,
+            event=event,
+            reason="ENDED" if reason == "CLOSED" else reason,
+            spare_id=next(ids),
+        )
+    node = state.get(Node, session.estate_id, session.node_id)
+    if node is not None and session.renewed_lease > node.seen_lease:
+        state.put(replace(node, seen_lease=session.renewed_lease))
     current = state.get(Session, session.estate_id, session.session_id) or session
     ended = replace(current, state=SessionState.ENDED, dirty=False, ended_at=now.civil, end_reason=reason)
     state.put(ended)

@@ -451,7 +451,7 @@ class LeasingService:
             "lines": [list(line) for line in allocation.lines],
             "fence": [granted.epoch, allocation.fence],
         }
-        if granted.remaining is not None:
+        if allocation.kind is Kind.LEASED:
             claims["exp"] = (now + granted.remaining) // 1_000_000
         return self._signer.sign_grant(claims)
 

@@ -42,12 +42,12 @@ _ODDITIES: Final = (
         ),
     ),
     (
-        "session {0}/{1} counts {2} leased allocations and has {3}",
+        "session {0}/{1} counts {2} allocations and has {3}",
         (
             'SELECT s.estate_id, s.session_id, s."count", count(a.allocation_id) FROM sessions AS s '
             "LEFT JOIN uses AS u "
             "ON u.estate_id = s.estate_id AND u.node_id = s.node_id AND u.session_id = s.session_id "
-            f"LEFT JOIN allocations AS a ON {_ALLOCATION_OF_USE} AND a.kind = 'LEASED' "
+            f"LEFT JOIN allocations AS a ON {_ALLOCATION_OF_USE} AND u.quantity > 0 "
             "WHERE s.state <> 'ENDED' GROUP BY s.estate_id, s.session_id, s.\"count\" "
             'HAVING s."count" <> count(a.allocation_id)'
         ),

@@ -134,7 +134,7 @@ _UNSEEN = Within(
     "pools AS p",
     "p.reclaim_after IS NOT NULL",
     "t.estate_id = p.estate_id AND t.pool_id = p.pool_id AND t.kind = 'INSTALLED' AND t.state = 'ACTIVE' "
-    "AND t.seen_at <= ? - p.reclaim_after",
+    "AND t.seen_lease <= ? - p.reclaim_after",
 )
 _QUARANTINE_ENDS = Query(
     "SELECT quarantine_until, lines FROM allocations WHERE estate_id = ? AND pool_id = ? "
@@ -333,7 +333,7 @@ def _load_due(state: State, most: int, now: Moment) -> Loading:
             _fetch_placed(state, _DUE_WAITERS, (now.lease, most)),
             _fetch(state, r.Allocation, _DUE_QUARANTINES, (now.civil, most)),
             _fetch(state, r.Allocation, _DUE_DEADLINES, (now.lease, most)),
-            _fetch(state, r.Allocation, _UNSEEN, (now.civil, most)),
+            _fetch(state, r.Allocation, _UNSEEN, (now.lease, most)),
             _load_due_queues(state, most, now),
         ]
     )
@@ -411,7 +411,7 @@ def _complete(state: State, now: Moment) -> Loading:
             if allocation.state is not r.AllocationState.ENDED
         } - state.whole_allocations
         state.whole_allocations |= live
-        users = {(use.estate_id, use.session_id) for use in state.all(r.Use)}
+        users = {(use.estate_id, use.session_id) for use in state.all(r.Use) if use.session_id}
         users |= {(waiter.estate_id, waiter.session_id) for waiter in waiters}
         consumers = {(waiter.estate_id, waiter.consumer) for waiter in waiters if waiter.consumer}
         products = {(found.product_id,) for found in allocations} | {(waiter.product_id,) for waiter in waiters}
@@ -422,6 +422,7 @@ def _complete(state: State, now: Moment) -> Loading:
                 *_session_uses(state, due),
                 *_keys(state, USES, live),
                 *_missing(state, r.Session, users),
+                *_missing(state, r.Node, {(estate, node) for estate, node, _ in due}),
                 *_missing(state, r.Consumer, consumers),
                 *_missing(state, r.Product, products),
                 *_seats(state, pools),

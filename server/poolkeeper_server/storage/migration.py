@@ -12,7 +12,7 @@ from poolkeeper_server.storage.sqlite import connect, unusable
 from poolkeeper_server.storage.store import StoreUnusable
 
 #: The version that this release reads and writes: the newest module in `migrations/versions`.
-VERSION = "0007"
+VERSION = "0008"
 _VERSIONS = Path(__file__).parent / "migrations"
 
 

@@ -83,6 +83,15 @@ _ADDED: Final[dict[tuple[type, str], Any]] = {
     (r.Limit, "attempts"): "0",
     (r.Limit, "known"): "[]",
     (r.Estate, "next_waiter"): "1",
+    (r.Pool, "continuation"): str(r.CONTINUATION),
+    (r.Node, "seen_lease"): "0",
+    (r.Allocation, "seen_lease"): "0",
+    (r.Session, "generation"): "1",
+    (r.Session, "continued_lease"): "0",
+    (r.Session, "renewed_lease"): "0",
+    (r.Session, "named"): "0",
+    (r.Use, "generation"): "1",
+    (r.Use, "pool_id"): "",
 }
 
 
@@ -189,7 +198,7 @@ _index(
     r.Allocation,
     "estate_id",
     "pool_id",
-    "seen_at",
+    "seen_lease",
     where="kind = 'INSTALLED' AND state = 'ACTIVE'",
 )
 _index("allocations_by_pool", r.Allocation, "estate_id", "pool_id", "allocation_id", where="state <> 'ENDED'")

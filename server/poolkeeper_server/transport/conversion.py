@@ -141,6 +141,7 @@ def pool(view: PoolView) -> admin_pb2.Pool:
             licensing_pb2.CheckInReason.Value(f"CHECK_IN_REASON_{reason}") for reason in found.skip_quarantine
         ],
         reclaim_after=None if found.reclaim_after is None else duration(found.reclaim_after),
+        continuation=duration(found.continuation),
         create_time=timestamp(found.created_at),
         etag=str(found.version),
         counts=_counts(part.holding for part in view.holdings),

@@ -8,7 +8,7 @@ from poolkeeper.v1 import licensing_pb2 as pb
 from poolkeeper_server.domain import commands
 from poolkeeper_server.domain.digest import signed
 from poolkeeper_server.domain.receipts import GrantReceipt
-from poolkeeper_server.domain.records import Allocation, AllocationState, CheckInReason, Session
+from poolkeeper_server.domain.records import Allocation, AllocationState, CheckInReason, Kind
 from poolkeeper_server.domain.refusal import Refusal, invalid
 from poolkeeper_server.services.contract import Leasing
 from poolkeeper_server.services.tokens import SessionIdentity
@@ -91,24 +91,26 @@ class Exchange:
 
     def heartbeat(self, request: pb.HeartbeatRequest) -> commands.Heartbeat:
         """Renews the session."""
-        known = None
-        if request.HasField("known"):
-            told = request.known
-            if len(told.allocations) + len(told.pending_request_ids) > _MOST_KNOWN:
-                raise invalid("known", "known has too many names.", hint=f"It may have {_MOST_KNOWN:,}.")
-            known = commands.Known(
-                as_of=told.as_of,
-                allocations=names.read_own_allocations(told.allocations, self._identity.estate, "known.allocations"),
-                pending=frozenset(names.request_id(one, required=True) for one in told.pending_request_ids),
-                receipts=self._receipts(told.proofs),
-            )
         return commands.Heartbeat(
             estate_id=self._identity.estate,
             session_id=self._identity.session,
             count=request.allocation_count,
             digest=signed(request.digest),
-            known=known,
+            known=self._known(request.known) if request.HasField("known") else None,
             epoch=request.epoch,
+        )
+
+    def _known(self, told: pb.KnownAllocations) -> commands.Known:
+        """All that the client knows."""
+        if len(told.allocations) + len(told.pending_request_ids) > _MOST_KNOWN:
+            raise invalid("known", "known has too many names.", hint=f"It may have {_MOST_KNOWN:,}.")
+        sizes = {one.allocation: max(0, one.quantity) for one in told.allocations}
+        names.check_own_allocations(sizes, self._identity.estate, "known.allocations")
+        return commands.Known(
+            as_of=told.as_of,
+            allocations=sizes,
+            pending=frozenset(names.request_id(one, required=True) for one in told.pending_request_ids),
+            receipts=self._receipts(told.proofs),
         )
 
     def batch_heartbeat(self, request: pb.BatchHeartbeatRequest) -> list["Renewal | Refusal"]:
@@ -150,9 +152,16 @@ class Exchange:
             fence=request.fence.sequence,
         )
 
-    def close_session(self) -> commands.CloseSession:
+    def close_session(self, request: pb.CloseSessionRequest) -> commands.CloseSession:
         """Ends the session."""
-        return commands.CloseSession(estate_id=self._identity.estate, session_id=self._identity.session)
+        return commands.CloseSession(
+            estate_id=self._identity.estate,
+            session_id=self._identity.session,
+            told=request.HasField("allocation_count"),
+            count=request.allocation_count,
+            digest=signed(request.digest),
+            known=self._known(request.known) if request.HasField("known") else None,
+        )
 
     async def allocations(self, request: pb.ListAllocationsRequest) -> pb.ListAllocationsResponse:
         """The allocations of the node."""
@@ -189,10 +198,10 @@ class Exchange:
         message.quantity = answer.use.quantity
         message.provisional = found.state is AllocationState.PROVISIONAL
         message.resumed = answer.resumed
+        set_span(message.remaining, answer.remaining)
         until = None
-        if answer.remaining is not None:
+        if found.kind is Kind.LEASED:
             until = self._leasing.civil_now() + answer.remaining
-            set_span(message.remaining, answer.remaining)
             set_instant(message.expire_time, until)
         message.receipt = self._leasing.grant_receipt(answer, until=until)
         if want_grant:
@@ -224,6 +233,9 @@ class Exchange:
         message.epoch = renewed.epoch
         if renewed.agrees and renewed.session.count:
             message.receipt = self._leasing.session_receipt(renewed, until=until)
+        set_span(message.continuation, renewed.continuation)
+        for name, quantity in renewed.resized:
+            message.resized.add(allocation=name, quantity=quantity)
         for one in renewed.notices:
             message.notices.append(self.notice(one, epoch=renewed.epoch))
 
@@ -295,9 +307,9 @@ def fill_acknowledge(message: pb.AcknowledgeResponse, answer: commands.Answer) -
 
 
 def fill_close(message: pb.CloseSessionResponse, answer: commands.Answer) -> None:
-    """That the session is over, which needs no words."""
+    """That the session is over, which needs no words, or what has to be told first."""
     message.SetInParent()
-    _expected(answer, Session)
+    message.reconcile = _expected(answer, commands.SessionClosed).reconcile
 
 
 def fill_cancel(message: pb.CancelWaitResponse, answer: commands.Answer) -> None:

@@ -179,9 +179,8 @@ class LicensingServicer:
 
     async def CloseSession(self, request: pb.CloseSessionRequest, call: NodeCall) -> pb.CloseSessionResponse:
         """Ends the session."""
-        del request
         message = pb.CloseSessionResponse()
-        fill_close(message, await self._leasing.submit(Exchange(self._leasing, call.identity).close_session()))
+        fill_close(message, await self._leasing.submit(Exchange(self._leasing, call.identity).close_session(request)))
         return message
 
     async def ListAllocations(self, request: pb.ListAllocationsRequest, call: NodeCall) -> pb.ListAllocationsResponse:

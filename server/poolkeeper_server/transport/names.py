@@ -164,14 +164,12 @@ def find_pool(name: str) -> Parent:
     return Parent("")
 
 
-def read_own_allocations(given: Iterable[str], estate: str, field: str) -> frozenset[str]:
+def check_own_allocations(given: Iterable[str], estate: str, field: str) -> None:
     """Names of allocations of an estate."""
     of_estate = re.compile(rf"estates/{re.escape(estate)}/pools/{_ID.pattern}/allocations/{_MADE.pattern}").fullmatch
-    found = frozenset(given)
-    for name in found:
+    for name in given:
         if of_estate(name) is None:
             raise _no_name(name, field, f"estates/{estate}/pools/west/allocations/01j0")
-    return found
 
 
 def read_code(name: str, field: str) -> Child:

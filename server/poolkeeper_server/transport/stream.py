@@ -313,7 +313,7 @@ class Conversation:
         self._submit(
             request,
             "CloseSession",
-            self._exchange.close_session(),
+            self._exchange.close_session(request.close_session),
             lambda message, answer: fill_close(message.close_session, answer),
         )
 

@@ -449,6 +449,7 @@ class Client:
         keeper.renewed(
             sent_at=self._sent_at,
             remaining=answer.remaining * _MICRO,
+            continuation=answer.continuation * _MICRO,
             interval=answer.heartbeat_interval * _MICRO,
             reconcile=answer.reconcile,
             now=now,

@@ -144,7 +144,7 @@ async def test_a_receipt_that_is_refused_leaves_the_seat_lost_with_the_reason(da
         seat = await client.check_out("enc", on_lost=lambda _, error: told.append(error))
         session = client._current  # noqa: SLF001 - what a program cannot reach, and a broken disk could.
         assert session is not None
-        receipts = session._receipts._leased  # noqa: SLF001 - as above.
+        receipts = session._receipts._grants  # noqa: SLF001 - as above.
         grant = receipts[seat.name]
         receipts[seat.name] = dataclasses.replace(grant, receipt=grant.receipt[:-1])
         daemon.stop()

@@ -18,6 +18,10 @@ class Holding:
     closing: LeaseLost | None = None
     closed_at: float = math.inf
     carried_until: float = math.inf
+    asked: bool = False
+    """Whether a heartbeat was about it."""
+    named: bool = False
+    """Whether it is installed, and a heartbeat that was about it was agreed on."""
 
 
 class NaiveKeeper:
@@ -25,6 +29,7 @@ class NaiveKeeper:
 
     def __init__(self, *, sent_at: float, lease: float, interval: float, stop_before: float) -> None:
         self.deadline = sent_at + lease
+        self.continued = math.inf
         self.renewed_at = sent_at
         self.interval = interval
         self.stop_before = min(stop_before, lease / 4)
@@ -47,33 +52,44 @@ class NaiveKeeper:
 
     def carried(self, name: str, earlier: Holding, until: float) -> None:
         holding = Holding(quantity=earlier.quantity, leased=earlier.leased, told=earlier.told)
-        if holding.leased:
-            holding.carried_until, holding.lapsed = until, earlier.told[0]
+        holding.carried_until, holding.lapsed, holding.named = until, earlier.told[0], not earlier.leased
         self.held[name] = holding
 
-    def renewed(self, *, sent_at: float, remaining: float, interval: float, reconcile: int, now: float) -> list[Change]:
+    def beat(self) -> None:
+        for holding in self.held.values():
+            holding.asked = True
+
+    def renewed(
+        self, *, sent_at: float, remaining: float, continuation: float, interval: float, reconcile: int, now: float
+    ) -> list[Change]:
         changes = self.observed(now)
         self.deadline = max(self.deadline, sent_at + remaining)
         self.renewed_at = max(self.renewed_at, sent_at)
         self.interval = interval or self.interval
         if not reconcile:
+            until = sent_at + continuation
+            self.continued = until if self.continued == math.inf else max(self.continued, until)
             for holding in self.held.values():
                 holding.lapsed, holding.carried_until = False, math.inf
+                holding.named = holding.named or (holding.asked and not holding.leased)
         return changes + self.observed(now)
 
     def noticed(self, name: str | None, error: LeaseLost, *, final_at: float | None, now: float) -> list[Change]:
         for holding in self.held.values() if name is None else filter(None, [self.held.get(name)]):
             if holding.lost is not None:
                 continue
-            if final_at is not None and holding.leased:
-                holding.closed_at, holding.closing = min(holding.closed_at, max(final_at, now)), error
+            if final_at is not None:
+                if name is None and holding.closing is not None:
+                    continue  # It has heard so already, and promises are not shortened.
+                last = self.continued if holding.named else final_at
+                holding.closed_at, holding.closing = min(holding.closed_at, max(last, now)), error
             else:
                 holding.lost = error
         return self.observed(now)
 
     def ended(self, error: LeaseLost, *, everything: bool, now: float) -> list[Change]:
         for holding in self.held.values():
-            if holding.lost is None and (holding.leased or everything):
+            if holding.lost is None and (everything or not holding.named):
                 holding.lost = error
         return self.observed(now)
 
@@ -93,7 +109,7 @@ class NaiveKeeper:
         holding = self.held.get(name)
         if holding is None:
             return HoldState.ENDED
-        if holding.lost or (holding.leased and (holding.lapsed or now >= self.end(holding) - self.stop_before)):
+        if holding.lost or holding.lapsed or now >= self.end(holding) - self.stop_before:
             return HoldState.LOST
         overdue = self.renewed_at + self.interval + max(self.interval / 2, 1)
         return HoldState.DOUBTFUL if holding.leased and now >= overdue else HoldState.HELD
@@ -102,16 +118,16 @@ class NaiveKeeper:
         holding = self.held.get(name)
         if holding is None or holding.lost is not None:
             return -math.inf
-        return self.end(holding) - self.stop_before if holding.leased else None
+        until = self.end(holding) - self.stop_before
+        return None if until == math.inf else until
 
     def changes_at(self) -> float:
-        running = [one for one in self.held.values() if one.leased and not one.lost and not one.lapsed]
+        running = [one for one in self.held.values() if not one.lost and not one.lapsed]
         return min((self.end(holding) - self.stop_before for holding in running), default=math.inf)
 
     def end(self, holding: Holding) -> float:
-        if not holding.leased:
-            return math.inf
-        return min(self.deadline, holding.closed_at, holding.carried_until)
+        promised = self.continued if holding.named else self.deadline
+        return min(promised, holding.closed_at, holding.carried_until)
 
     @staticmethod
     def why(holding: Holding) -> LeaseLost | None:

@@ -18,7 +18,7 @@ def keeper(*, lease: float = 120, interval: float = 30, stop_before: float = 5) 
 
 
 def renew(one: LeaseKeeper, *, sent_at: float, now: float, reconcile: int = 0) -> list[HoldState]:
-    changes = one.renewed(sent_at=sent_at, remaining=120, interval=30, reconcile=reconcile, now=now)
+    changes = one.renewed(sent_at=sent_at, remaining=120, continuation=1000, interval=30, reconcile=reconcile, now=now)
     return [change.state for change in changes]
 
 
@@ -46,7 +46,7 @@ def test_the_promise_counts_from_the_moment_the_renewal_was_sent() -> None:
 def test_a_promise_is_never_shortened() -> None:
     one = keeper()
     renew(one, sent_at=30, now=31)
-    one.renewed(sent_at=10, remaining=20, interval=30, reconcile=0, now=32)
+    one.renewed(sent_at=10, remaining=20, continuation=20, interval=30, reconcile=0, now=32)
     assert one.deadline == 150
 
 
@@ -98,11 +98,12 @@ def test_a_closed_pool_lets_it_run_to_the_end_of_its_last_promise() -> None:
 
 def test_the_end_of_the_session_ends_its_leases_but_not_what_is_installed() -> None:
     one = keeper()
-    one.granted("installed", 1, leased=False, sent_at=0, remaining=None)
+    one.granted("installed", 1, leased=False, sent_at=0, remaining=120)
+    one.beat()
+    renew(one, sent_at=0, now=1)
     changes = one.ended(LeaseExpired(), everything=False, now=1)
     assert [(change.allocation, change.final) for change in changes] == [(NAME, True)]
-    assert one.state("installed", 1e9) is HoldState.HELD
-    assert one.held_until("installed") is None
+    assert one.state("installed", 900) is HoldState.HELD
 
 
 def test_a_revoked_node_loses_everything() -> None:
@@ -118,13 +119,47 @@ def test_a_loss_by_silence_that_becomes_final_is_told_again() -> None:
     assert change.final
 
 
-def test_only_leased_allocations_are_in_the_digest_and_all_are_in_what_is_known() -> None:
+def test_all_allocations_are_in_the_digest_and_with_their_sizes_in_what_is_known() -> None:
     one = keeper()
-    one.granted("installed", 1, leased=False, sent_at=0, remaining=None)
-    assert (one.beat(["r1"]).count, one.beat(["r1"]).known) == (1, ())
+    one.granted("installed", 3, leased=False, sent_at=0, remaining=120)
+    assert (one.beat(["r1"]).count, one.beat(["r1"]).known) == (2, ())
     renew(one, sent_at=1, now=2, reconcile=9)
     beat = one.beat(["r1"])
-    assert (beat.as_of, beat.known, beat.pending) == (9, (NAME, "installed"), ("r1",))
+    assert (beat.as_of, beat.known, beat.pending) == (9, ((NAME, 1), ("installed", 3)), ("r1",))
+
+
+def test_what_is_installed_lasts_as_a_lease_until_a_heartbeat_that_named_it_is_agreed_on() -> None:
+    one = keeper()
+    one.beat()
+    one.granted("installed", 1, leased=False, sent_at=1, remaining=120)
+    renew(one, sent_at=0, now=2)  # It was about what was held before.
+    assert one.held_until("installed") == 120 - 5
+    one.beat()
+    renew(one, sent_at=3, now=4, reconcile=9)
+    assert one.held_until("installed") == 123 - 5
+    one.beat()
+    renew(one, sent_at=5, now=6)
+    assert one.held_until("installed") == 1005 - 5
+    assert one.state("installed", 900) is HoldState.HELD
+    assert one.state("installed", 1000) is HoldState.LOST
+
+
+def test_what_is_installed_and_named_outlasts_its_session() -> None:
+    one = keeper()
+    one.granted("named", 1, leased=False, sent_at=0, remaining=120)
+    one.beat()
+    renew(one, sent_at=1, now=2)
+    one.granted("unnamed", 1, leased=False, sent_at=3, remaining=120)
+    lost = one.ended(LeaseExpired(), everything=False, now=10)
+    assert {change.allocation for change in lost} == {NAME, "unnamed"}
+    found = one.left("named", 10)
+    assert found is not None
+    two = LeaseKeeper(sent_at=10, lease=120, interval=30)
+    two.carried(found, prove=False)
+    assert two.held_until("named") == 1001 - 5
+    two.beat()
+    renew(two, sent_at=20, now=21)
+    assert two.held_until("named") == 1020 - 5
 
 
 def test_it_reconciles_at_once_but_never_in_a_loop() -> None:
@@ -157,7 +192,7 @@ def test_it_never_believes_longer_than_some_promise_that_was_made(
         sent_at = now + gap
         now = sent_at + delay
         promised = max(promised, sent_at + remaining)
-        one.renewed(sent_at=sent_at, remaining=remaining, interval=30, reconcile=0, now=now)
+        one.renewed(sent_at=sent_at, remaining=remaining, continuation=1000, interval=30, reconcile=0, now=now)
         until = one.held_until(NAME)
         assert until is not None
         assert until <= promised - one.stop_before
@@ -183,7 +218,7 @@ def test_what_is_carried_over_is_held_to_the_end_of_its_promise_until_it_is_conf
     assert two.held_until(NAME) == 120 - 5
     assert two.state(NAME, 115) is HoldState.LOST
     # The first heartbeat says that it is known; asked again, it is not confirmed yet.
-    assert (two.beat().as_of, two.beat().known, two.beat().count) == (1, (NAME,), 1)
+    assert (two.beat().as_of, two.beat().known, two.beat().count) == (1, ((NAME, 1),), 1)
     renew(two, sent_at=101, now=102, reconcile=2)
     assert two.held_until(NAME) == 120 - 5
     renew(two, sent_at=103, now=104)

@@ -52,9 +52,21 @@ class Keepers(RuleBasedStateMachine):
         for each in (self.one, self.naive):
             each.forgotten(name)
 
-    @rule(ago=SPANS, remaining=SPANS, interval=st.sampled_from([0.0, 2.0]), reconcile=st.sampled_from([0, 0, 7]))
-    def renew(self, ago: float, remaining: float, interval: float, reconcile: int) -> None:
-        told = {"sent_at": self.now - ago, "remaining": remaining, "interval": interval, "now": self.now}
+    @rule(
+        ago=SPANS,
+        remaining=SPANS,
+        longer=SPANS,
+        interval=st.sampled_from([0.0, 2.0]),
+        reconcile=st.sampled_from([0, 0, 7]),
+    )
+    def renew(self, ago: float, remaining: float, longer: float, interval: float, reconcile: int) -> None:
+        told = {
+            "sent_at": self.now - ago,
+            "remaining": remaining,
+            "continuation": remaining + longer,
+            "interval": interval,
+            "now": self.now,
+        }
         self.both(self.one.renewed(reconcile=reconcile, **told), self.naive.renewed(reconcile=reconcile, **told))
 
     @rule(name=NAMES | st.none(), closes=st.booleans(), early=SPANS)
@@ -70,6 +82,11 @@ class Keepers(RuleBasedStateMachine):
         error: LeaseLost = NodeRevoked() if everything else LeaseExpired()
         told = self.one.ended(error, everything=everything, now=self.now)
         self.both(told, self.naive.ended(error, everything=everything, now=self.now))
+
+    @rule()
+    def beat(self) -> None:
+        self.one.beat()
+        self.naive.beat()
 
     @rule(names=st.permutations(["a", "b", "c", "d"]), number=st.integers(1, 4))
     def move(self, names: list[str], number: int) -> None:
@@ -93,9 +110,10 @@ class Keepers(RuleBasedStateMachine):
             return
         digest = Digest()
         for name, holding in self.naive.held.items():
-            if holding.leased:
-                digest.put(name, holding.quantity)
-        assert (self.one.beat().count, self.one.beat().digest) == (digest.count, digest.value)
+            digest.put(name, holding.quantity)
+        account = self.one.account(1)
+        assert (account.count, account.digest) == (digest.count, digest.value)
+        assert dict(account.known) == {name: holding.quantity for name, holding in self.naive.held.items()}
         assert self.one.deadline == self.naive.deadline
         assert set(self.one.names) == set(self.naive.held)
         for name in ("a", "b", "c", "d"):
@@ -122,7 +140,7 @@ def _grant(one: LeaseKeeper) -> None:
 
 
 def _renew(one: LeaseKeeper) -> None:
-    one.renewed(sent_at=2, remaining=20, interval=5, reconcile=0, now=3)
+    one.renewed(sent_at=2, remaining=20, continuation=20, interval=5, reconcile=0, now=3)
 
 
 def _look(one: LeaseKeeper) -> None:
@@ -169,8 +187,10 @@ def test_a_lapse_and_its_end_are_told_of_each_once() -> None:
         one.granted(str(number), 1, leased=True, sent_at=0, remaining=20)
     assert len(one.observed(100)) == 1000
     assert effort(lambda: one.observed(101)) < 500
-    assert len(one.renewed(sent_at=101, remaining=20, interval=5, reconcile=0, now=101)) == 1000
-    assert effort(lambda: one.renewed(sent_at=102, remaining=20, interval=5, reconcile=0, now=102)) < 500
+    assert len(one.renewed(sent_at=101, remaining=20, continuation=20, interval=5, reconcile=0, now=101)) == 1000
+    assert (
+        effort(lambda: one.renewed(sent_at=102, remaining=20, continuation=20, interval=5, reconcile=0, now=102)) < 500
+    )
 
 
 @pytest.mark.invariant("SDK-COST")
@@ -180,7 +200,7 @@ def test_what_a_closed_pool_took_is_passed_by_from_then_on() -> None:
         one.granted(str(number), 1, leased=True, sent_at=0, remaining=20)
     one.noticed(None, PoolClosed(), final_at=20, now=1)
     assert effort(lambda: one.noticed(None, PoolClosed(), final_at=20, now=2)) < 500
-    assert len(one.renewed(sent_at=17, remaining=20, interval=5, reconcile=0, now=17)) == 1000
+    assert len(one.renewed(sent_at=17, remaining=20, continuation=20, interval=5, reconcile=0, now=17)) == 1000
     assert one.state("1", 18) is HoldState.LOST
-    assert effort(lambda: one.renewed(sent_at=18, remaining=20, interval=5, reconcile=0, now=18)) < 500
+    assert effort(lambda: one.renewed(sent_at=18, remaining=20, continuation=20, interval=5, reconcile=0, now=18)) < 500
     assert one.changes_at(18) == math.inf

@@ -33,20 +33,20 @@ def proven(proofs: list[pb.Proof]) -> dict[bytes, set[bytes]]:
 
 @given(STEPS)
 def test_a_renewal_proves_just_what_it_was_about(steps: list[tuple[str, str]]) -> None:
-    receipts, leased, installed = Receipts(), dict[str, bytes](), dict[str, bytes]()
+    receipts, granted = Receipts(), dict[str, bytes]()
     renewed: dict[bytes, set[bytes]] = {}
     under_way: tuple[int, set[bytes]] | None = None
     for number, (step, name) in enumerate(steps):
         match step:
             case "grant" | "install":
-                chosen, kind = (leased, "l") if step == "grant" else (installed, "i")
-                chosen[kind + name] = f"{name}{number}".encode()
+                kind = "l" if step == "grant" else "i"
+                granted[kind + name] = f"{name}{number}".encode()
                 receipts.granted(grant(kind + name, f"{name}{number}", installed=step == "install"))
             case "forget":
-                leased.pop("l" + name, None)
+                granted.pop("l" + name, None)
                 receipts.forgotten("l" + name)
             case "ask":
-                under_way = receipts.mark, set(leased.values())
+                under_way = receipts.mark, set(granted.values())
             case "inherit":
                 # A session that was replaced: all is taken over by the next, and what it asked is forgotten.
                 earlier, receipts, under_way = receipts, Receipts(), None
@@ -57,7 +57,7 @@ def test_a_renewal_proves_just_what_it_was_about(steps: list[tuple[str, str]]) -
                 receipts.renewed(pb.HeartbeatResponse(epoch=1, receipt=receipt), about=mark, shown=False)
                 if receipt:
                     renewed = {receipt: about}
-    held = set(leased.values()) | set(installed.values())
+    held = set(granted.values())
     # Another epoch has begun: all is to be shown.
     receipts.renewed(pb.HeartbeatResponse(epoch=2), about=receipts.mark, shown=False)
     told = proven(receipts.proofs())

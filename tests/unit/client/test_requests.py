@@ -63,8 +63,9 @@ def test_durations_survive_the_wire() -> None:
 
 def test_a_heartbeat_tells_what_is_known_only_when_asked() -> None:
     assert not heartbeat_request(Beat(count=1, digest=2**64 - 1)).HasField("known")
-    request = heartbeat_request(Beat(count=1, digest=5, as_of=7, known=("a",), pending=("r",)))
-    assert (request.known.as_of, list(request.known.allocations)) == (7, ["a"])
+    request = heartbeat_request(Beat(count=1, digest=5, as_of=7, known=(("a", 2),), pending=("r",)))
+    assert request.known.as_of == 7
+    assert [(one.allocation, one.quantity) for one in request.known.allocations] == [("a", 2)]
     assert list(request.known.pending_request_ids) == ["r"]
 
 

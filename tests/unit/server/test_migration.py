@@ -53,7 +53,16 @@ NODE = r.Node(
 OUTCOME = r.Outcome(
     estate_id="acme", request_id="r1", caller="studio-7", digest=b"digest", subject="a1", at=1_780_272_000_000_000
 )
-ADDED = {"quiet_until_lease", "restored_epoch", "restored_sequence", "secret_epoch", "secret_session", "copied_at"}
+ADDED = {
+    "quiet_until_lease",
+    "restored_epoch",
+    "restored_sequence",
+    "secret_epoch",
+    "secret_session",
+    "copied_at",
+    "continuation",
+    "seen_lease",
+}
 #: What records had once, by kind.
 GONE: dict[type, dict[str, bytes]] = {r.Node: {"copied_secret": b""}}
 MARK = (

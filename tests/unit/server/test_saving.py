@@ -25,7 +25,7 @@ ALLOCATION = r.Allocation(
     user="",
     host="",
     allocated_at=1,
-    seen_at=1,
+    seen_lease=1,
     fence=1,
     deadline_lease=None,
     quarantine_until=None,
@@ -39,10 +39,14 @@ USE = r.Use(
     holder="s",
     session_id="s",
     node_id="studio-7",
+    generation=1,
+    pool_id="west",
     quantity=1,
     demand=(),
     request_id="q",
     version=1,
+    granted_lease=None,
+    until_lease=None,
 )
 ENTRY = r.Entry(estate_id="acme", pool_id="west", sequence=1, body=b"{}", hash=b"hash")
 

@@ -31,6 +31,7 @@ _SETTINGS = (
     "counting",
     "skip_quarantine",
     "reclaim_after",
+    "continuation",
 )
 
 
@@ -184,6 +185,7 @@ def _settings(pool: pb.Pool, paths: list[str]) -> commands.PoolSettings:
         counting=_counting(pool) if "counting" in paths else None,
         skip_quarantine=_skipped(pool) if "skip_quarantine" in paths else None,
         reclaim_after=span("reclaim_after", pool.reclaim_after),
+        continuation=span("continuation", pool.continuation),
     )
 
 
