@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import random
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
@@ -115,6 +116,7 @@ class Session:
     def bequeath(self, successor: Session) -> None:
         """Loses what was not handed over, and hands the receipts of the rest on."""
         self.settle()
+        self._watch_now.set()
         successor._receipts.inherit(self._receipts)
 
     def settle(self, error: LeaseLost | None = None) -> None:
@@ -365,11 +367,14 @@ class Session:
         self._watch_now.set()
 
     async def _keep_watching(self) -> None:
-        while not self._closed and self.keeper.over is None:
+        while not self._closed:
             self._watch_now.clear()
             now = self._clock.now()
             self._publish(self.keeper.observed(now))
-            await self._clock.until(self.keeper.changes_at(now), self._watch_now)
+            following = self.keeper.changes_at(now)
+            if self.keeper.over is not None and following == math.inf:
+                return  # What is installed goes on in another session, or is lost.
+            await self._clock.until(following, self._watch_now)
 
     def _publish(self, changes: list[Change]) -> None:
         for change in changes:

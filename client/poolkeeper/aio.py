@@ -436,10 +436,16 @@ class AsyncClient:
             return
 
     async def _reopen(self) -> None:
-        try:
-            await self._session()
-        except PoolkeeperError as problem:
-            _log.warning("no session for the installed allocations: %s", problem)
+        """Opens a session in which what is installed goes on; without one its news would never come."""
+        while True:
+            try:
+                await self._session()
+            except PoolkeeperError as problem:
+                _log.warning("no session for the installed allocations: %s", problem)
+                if problem.retryable and not self._closed:
+                    await asyncio.sleep(_RECOVERY_PAUSE)
+                    continue
+            return
 
     async def _tell_lost(self, holding: Holding, error: LeaseLost) -> None:
         async with holding.telling:

@@ -44,10 +44,42 @@ class Caller:
         self.known: dict[str, int] = {}
         self.told_end = 0
         self.offered: dict[str, int] = {}
+        self.installed: dict[str, int] = {}
+        """Sizes of installed allocations, which outlast the session once they were named."""
+        self.installed_until: dict[str, int] = {}
+        self.names: dict[str, str] = {}
+        """The names under which it was told of what it holds."""
 
     def believes(self, now: Moment) -> dict[str, int]:
-        """Seats of the leased allocations that the client may use now."""
-        return self.known if now.lease < self.until else {}
+        """Seats that the client may use now."""
+        leased = self.known if now.lease < self.until else {}
+        return leased | {name: size for name, size in self.installed.items() if now.lease < self.installed_until[name]}
+
+    def holds(self) -> dict[str, int]:
+        """Everything that the client would name, by names."""
+        return {self.names[name]: size for name, size in (self.known | self.installed).items()}
+
+    def forget(self, allocation_id: str) -> None:
+        """Stops using an allocation."""
+        self.known.pop(allocation_id, None)
+        self.installed.pop(allocation_id, None)
+
+    def has_no_more(self, allocation_id: str, quantity: int) -> None:
+        """Uses no more of an allocation than that."""
+        for held in (self.known, self.installed):
+            if allocation_id in held:
+                held[allocation_id] = min(held[allocation_id], quantity)
+
+    def may_install_until(self, allocation_id: str, until: int) -> None:
+        """Hears for how long it may go on using what is installed."""
+        self.installed_until[allocation_id] = max(self.installed_until.get(allocation_id, 0), until)
+
+    def carry_over(self, earlier: Caller) -> None:
+        """Goes on with what outlasted an earlier session of the same client."""
+        self.installed |= earlier.installed
+        self.installed_until |= earlier.installed_until
+        self.names |= earlier.names
+        earlier.installed = {}
 
     def told(self, now: Moment, sent: int, remaining: int, *, revoked: bool = False) -> None:
         """Hears a promise, which it counts from the moment at which it asked.
@@ -143,8 +175,11 @@ class Invariants:
             assert found.quantity >= largest
             assert found.quantity == largest or found.state is not AllocationState.ACTIVE, found
             for use in own:
+                if use.until_lease is not None:
+                    assert found.kind is Kind.INSTALLED, f"3: {found} was left to a node"
+                    continue
                 session = self.get(Session, found.estate_id, use.session_id)
-                assert found.kind is Kind.INSTALLED or session.state is not SessionState.ENDED, f"3: {found}"
+                assert session.state is not SessionState.ENDED, f"3: {found}"
         assert not uses
         live = Counter(
             (found.estate_id, found.pool_id, found.product_id, found.counting_key)
@@ -203,7 +238,9 @@ class Invariants:
         for key, record in self._outcomes.items():
             assert outcomes.get(key) == record, f"5: {record} became {outcomes.get(key)}"
         self._outcomes = outcomes
-        made = Counter((use.estate_id, use.node_id, use.request_id) for use in self.all(Use))
+        by_request = [use for use in self.all(Use) if use.request_id]
+        held = {(use.estate_id, use.node_id, use.request_id, use.allocation_id) for use in by_request}
+        made = Counter(key[:3] for key in held)
         assert all(number == 1 for number in made.values()), f"5: one request holds two seats: {made}"
 
     def promise_never_shortened(self) -> None:
@@ -215,10 +252,9 @@ class Invariants:
     def sessions_sum_up_their_uses(self) -> None:
         sums: dict[Key, list[int]] = {}
         for use in self.all(Use):
-            found = self.get(Allocation, use.estate_id, use.allocation_id)
-            if found.kind is Kind.LEASED:
+            if use.until_lease is None and use.quantity:
                 own = sums.setdefault((use.estate_id, use.session_id), [0, 0])
-                own[:] = [own[0] + 1, add(own[1], digest_of(allocation_name(found), use.quantity))]
+                own[:] = [own[0] + 1, add(own[1], digest_of(allocation_name(use), use.quantity))]
         for session in self.all(Session):
             own = sums.get((session.estate_id, session.session_id), [0, 0])
             assert [session.count, session.digest] == own, session

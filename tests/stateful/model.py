@@ -612,7 +612,7 @@ def said(answer: object) -> Words:
 
 NAMES: Mapping[type, str] = {
     c.SessionOpened: "opened",
-    records.Session: "session",
+    c.SessionClosed: "session",
     c.Expired: "expired",
     c.Done: "done",
     type(None): "nothing",

@@ -20,6 +20,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from poolkeeper.ledger import verify_export
 from poolkeeper.v1 import admin_pb2
 from poolkeeper_server.domain import commands as c
+from poolkeeper_server.domain import digest
 from poolkeeper_server.domain.moment import SECOND, Moment
 from poolkeeper_server.domain.records import (
     SEATED,
@@ -66,6 +67,9 @@ class EverythingMachine(RuleBasedStateMachine):
         self.asked: list[c.CheckOut] = []
         self.resting: dict[str, int] = {}
         self.released: set[str] = set()
+        #: Waiters' grants that were taken up from their rest; and what is disclaimed before anybody had it.
+        self.resumed: set[str] = set()
+        self.disclaimed: set[str] = set()
 
     # ---- the world ----
 
@@ -77,7 +81,11 @@ class EverythingMachine(RuleBasedStateMachine):
         self.world = self.make_world(seed)
         self.watch = Invariants(self.world)
         spans = c.PoolSettings(
-            minimum_allocation=0, lease_duration=20 * SECOND, heartbeat_interval=2 * SECOND, margin=MARGIN
+            minimum_allocation=0,
+            lease_duration=20 * SECOND,
+            heartbeat_interval=2 * SECOND,
+            margin=MARGIN,
+            continuation=30 * SECOND,
         )
         admin = self.admin()
         catalogue = admin | {"estate_id": ""}
@@ -85,6 +93,7 @@ class EverythingMachine(RuleBasedStateMachine):
             c.CreateEstate(**admin, title="Acme", settings=spans, honey=()),
             c.CreateProduct(**catalogue, product_id="enc", title="", units=(("cameras", 4),)),
             c.CreateProduct(**catalogue, product_id="dec", title="", units=()),
+            c.CreateProduct(**catalogue, product_id="cam", title="", units=()),
             *(
                 c.AddLicence(
                     **admin,
@@ -99,15 +108,25 @@ class EverythingMachine(RuleBasedStateMachine):
                     (("enc", "dec"), 3, LicensedBy.CONCURRENT_USER, None),
                     (("enc",), 3, LicensedBy.CONCURRENT_USER, BEGINNING + DAY),
                     (("enc",), 2, LicensedBy.INSTALLED_INSTANCE, None),
+                    (("cam",), 5, LicensedBy.INSTALLED_INSTANCE, None),
                 )
             ),
             c.CreatePool(
                 **admin,
                 pool_id="west",
                 settings=spans,
-                moves=(c.Move(line="L000001", count=2), c.Move(line="L000002", count=2)),
+                moves=(
+                    c.Move(line="L000001", count=2),
+                    c.Move(line="L000002", count=2),
+                    c.Move(line="L000004", count=2),
+                ),
             ),
-            c.CreatePool(**admin, pool_id="east", settings=spans, moves=(c.Move(line="L000003", count=1),)),
+            c.CreatePool(
+                **admin,
+                pool_id="east",
+                settings=spans,
+                moves=(c.Move(line="L000003", count=1), c.Move(line="L000004", count=2)),
+            ),
             c.AddConsumer(**admin, consumer="ann", user="", host=""),
         ):
             self.send(command, lambda answer: _must(isinstance(answer, c.Done), answer))
@@ -208,8 +227,8 @@ class EverythingMachine(RuleBasedStateMachine):
                 continue
             pool = pools[found.pool_id]
             early = self.civil < found.allocated_at + pool.minimum_allocation
-            unheard = found.end_reason == "NOT_ACKNOWLEDGED" and found.allocated_at == found.seen_at
-            if early and not unheard:
+            unheard = found.end_reason == "NOT_ACKNOWLEDGED" and found.allocation_id not in self.resumed
+            if early and not unheard and found.allocation_id not in self.disclaimed:
                 assert found.end_reason in pool.skip_quarantine or found.allocation_id in self.released, found
 
     def served(self, waiter: Waiter, answer: object, waiting: dict[Any, list[int]]) -> None:
@@ -226,15 +245,37 @@ class EverythingMachine(RuleBasedStateMachine):
         caller = self.callers.get(waiter.session_id)
         if caller is None:
             return
+        if answer.resumed:
+            self.resumed.add(answer.allocation.allocation_id)
+        caller.names[answer.allocation.allocation_id] = allocation_name(answer.allocation)
         if answer.allocation.state is AllocationState.PROVISIONAL:
             caller.offered[answer.allocation.allocation_id] = answer.allocation.fence
         else:
-            caller.known[answer.allocation.allocation_id] = answer.use.quantity
+            self.holds(caller, answer, self.lease)
         self.effect(waiter.node_id, waiter.request_id, answer.allocation.allocation_id)
+
+    def holds(self, caller: Caller, answer: c.Granted, sent: int) -> None:
+        """The caller hears that it holds an allocation."""
+        name = answer.allocation.allocation_id
+        caller.names.setdefault(name, allocation_name(answer.allocation))
+        if answer.allocation.kind is Kind.LEASED:
+            caller.known[name] = answer.use.quantity
+        else:
+            caller.installed[name] = answer.use.quantity
+            caller.may_install_until(name, sent + answer.remaining)
+
+    def silent(self, node: str) -> list[Caller]:
+        """Clients of the node that have no session any more; what it says of its installations is said for them."""
+        found = [caller for caller in self.callers.values() if caller.node == node]
+        return [caller for caller in found if self.session_of(caller) is not SessionState.OPEN]
+
+    def session_of(self, caller: Caller) -> SessionState:
+        session = self.get(Session, ESTATE, caller.session_id)
+        return SessionState.ENDED if session is None else session.state
 
     def noticed(self, caller: Caller | None, notice: object) -> None:
         if caller is not None and isinstance(notice, c.Notice):
-            caller.known.pop(notice.allocation_id, None)
+            caller.forget(notice.allocation_id)
 
     def effect(self, node: str, request_id: str, allocation_id: str) -> None:
         assert self.effects.setdefault((node, request_id), allocation_id) == allocation_id, "one id had two effects"
@@ -250,6 +291,8 @@ class EverythingMachine(RuleBasedStateMachine):
 
         def heard(answer: object) -> None:
             if isinstance(answer, c.SessionOpened):
+                for earlier in self.silent(node):
+                    caller.carry_over(earlier)
                 self.callers[session_id] = caller
 
         self.send(
@@ -273,7 +316,7 @@ class EverythingMachine(RuleBasedStateMachine):
     @rule(
         index=st.integers(0, 3),
         consumer=st.sampled_from(["", "ann", "bob"]),
-        product=st.sampled_from(["enc", "enc", "dec"]),
+        product=st.sampled_from(["enc", "enc", "dec", "cam", "cam"]),
         size=st.one_of(st.integers(1, 3), st.just((("cameras", 5),))),
         wait=st.sampled_from([0, 0, 5, 60]),
         lost=st.booleans(),
@@ -303,7 +346,7 @@ class EverythingMachine(RuleBasedStateMachine):
             product_id=product,
             consumer=consumer,
             quantity=size if counted else 0,
-            demand=() if counted or product == "dec" else size,
+            demand=() if counted or product != "enc" else size,
             wait=wait * SECOND,
         )
         self.asked.append(command)
@@ -327,18 +370,19 @@ class EverythingMachine(RuleBasedStateMachine):
             self.effect(command.caller, command.request_id, found.allocation_id)
             if answer.resumed:
                 self.resting = {name: end for name, end in self.resting.items() if self.quarantined(name)}
+            for each in self.silent(caller.node):
+                each.has_no_more(found.allocation_id, answer.use.quantity)
             if lost:
                 # Whoever has asked for less uses no more than that.
-                held = caller.known.get(found.allocation_id)
-                if held is not None:
-                    caller.known[found.allocation_id] = min(held, answer.use.quantity)
+                caller.has_no_more(found.allocation_id, answer.use.quantity)
                 return
             if found.state is AllocationState.PROVISIONAL:
+                caller.names.setdefault(found.allocation_id, allocation_name(found))
                 caller.offered[found.allocation_id] = found.fence
                 return
-            if found.kind is Kind.LEASED and answer.remaining is not None:
-                self.take_over(caller, found.allocation_id)
-                caller.known[found.allocation_id] = answer.use.quantity
+            self.take_over(caller, found.allocation_id)
+            self.holds(caller, answer, sent)
+            if found.kind is Kind.LEASED:
                 revoked = self.get(Session, ESTATE, caller.session_id).dirty
                 caller.told(self.now, sent, answer.remaining, revoked=revoked)
 
@@ -351,6 +395,8 @@ class EverythingMachine(RuleBasedStateMachine):
         for other in self.callers.values():
             if other is not caller and self.get(Use, ESTATE, allocation_id, other.session_id) is None:
                 other.known.pop(allocation_id, None)
+                if other.node == caller.node and self.session_of(other) is SessionState.OPEN:
+                    other.installed.pop(allocation_id, None)
 
     def quarantined(self, allocation_id: str) -> bool:
         found = self.get(Allocation, ESTATE, allocation_id)
@@ -366,29 +412,39 @@ class EverythingMachine(RuleBasedStateMachine):
             self.commit()
         sent = self.lease
         session = self.get(Session, ESTATE, caller.session_id)
-        names = {
-            allocation_name(found): 0
-            for one in caller.known
-            if (found := self.get(Allocation, ESTATE, one)) is not None
-        }
+        named = caller.holds()
+        installed = tuple(caller.installed)
+        total = _digest(named)
         command = c.Heartbeat(
             estate_id=ESTATE,
             session_id=caller.session_id,
-            count=len(caller.known),
-            digest=0,
-            known=c.Known(as_of=session.version, allocations=names, pending=frozenset()) if known and session else None,
+            count=len(named),
+            digest=total,
+            known=c.Known(as_of=session.version, allocations=named, pending=frozenset()) if known and session else None,
         )
+        self.disclaimed = self.never_named(caller, named) if command.known is not None else set()
 
         def heard(answer: object) -> None:
             if lost or not isinstance(answer, c.Renewed):
                 return
             for notice in answer.notices:
                 self.noticed(caller, notice)
+            sizes = dict(answer.resized)
+            for name in installed if not answer.reconcile else ():
+                if name in caller.installed:
+                    caller.installed[name] = sizes.get(caller.names[name], caller.installed[name])
+                    caller.may_install_until(name, sent + answer.continuation)
             caller.told(self.now, sent, answer.remaining)
 
         self.send(command, heard)
         if known or not more:
             self.commit()
+
+    def never_named(self, caller: Caller, named: dict[str, int]) -> set[str]:
+        """What the caller's session has and its client has never heard of."""
+        session = self.get(Session, ESTATE, caller.session_id)
+        own = [use for use in self.all(Use) if use.session_id == caller.session_id and use.version > session.named]
+        return {use.allocation_id for use in own if allocation_name(use) not in named}
 
     @rule(
         index=st.integers(0, 3),
@@ -409,7 +465,8 @@ class EverythingMachine(RuleBasedStateMachine):
 
         def stop() -> None:
             # Whoever gives back has stopped using it, whatever else is answered meanwhile.
-            caller.known.pop(allocation_id, None)
+            for each in (caller, *self.silent(caller.node)):
+                each.forget(allocation_id)
 
         self.send(
             c.CheckIn(
@@ -438,8 +495,11 @@ class EverythingMachine(RuleBasedStateMachine):
         def heard(answer: object) -> None:
             if isinstance(answer, Allocation) and answer.state is AllocationState.ACTIVE:
                 use = self.get(Use, ESTATE, allocation_id, caller.session_id)
-                if use is not None:
+                if use is not None and answer.kind is Kind.LEASED:
                     caller.known[allocation_id] = use.quantity
+                elif use is not None:
+                    caller.installed[allocation_id] = use.quantity
+                    caller.may_install_until(allocation_id, self.get(Session, ESTATE, caller.session_id).promised_lease)
 
         self.send(
             c.Acknowledge(estate_id=ESTATE, session_id=caller.session_id, allocation_id=allocation_id, fence=fence),
@@ -454,7 +514,8 @@ class EverythingMachine(RuleBasedStateMachine):
         caller = self.caller(index)
         for found in self.all(Allocation):
             if caller and found.state is AllocationState.REVOKED:
-                caller.known.pop(found.allocation_id, None)
+                for each in (caller, *self.silent(caller.node)):
+                    each.forget(found.allocation_id)
                 self.send(
                     c.Acknowledge(
                         estate_id=ESTATE,
@@ -480,7 +541,7 @@ class EverythingMachine(RuleBasedStateMachine):
         offered = self.effects.get((caller.node, own[-1].request_id), "")
         for other in self.callers.values():
             other.offered.pop(offered, None)
-            other.known.pop(offered, None)
+            other.forget(offered)
         self.send(command, _ignore)
         self.commit()
 
@@ -490,8 +551,9 @@ class EverythingMachine(RuleBasedStateMachine):
         caller = self.caller(index)
         if caller is None:
             return
+        # The program may go on using what is installed.
+        caller.known, caller.offered = {}, {}
         self.send(c.CloseSession(estate_id=ESTATE, session_id=caller.session_id), _ignore)
-        del self.callers[caller.session_id]
         self.commit()
 
     # ---- what time and admins do ----
@@ -525,7 +587,7 @@ class EverythingMachine(RuleBasedStateMachine):
         if force:
             # Whoever is cut off by force may go on believing; the ledger says so.
             for caller in self.callers.values():
-                caller.known.pop(found.allocation_id, None)
+                caller.forget(found.allocation_id)
         self.send(
             c.ReleaseAllocation(
                 **self.admin(), allocation_id=found.allocation_id, reason="x", no_quarantine=no_quarantine, force=force
@@ -571,7 +633,7 @@ class EverythingMachine(RuleBasedStateMachine):
         self.commit()
 
     @rule(
-        line=st.sampled_from(["L000001", "L000002", "L000003"]),
+        line=st.sampled_from(["L000001", "L000002", "L000003", "L000004"]),
         ends=st.sampled_from(list(itertools.permutations(["default", "west", "east"], 2))),
         count=st.integers(1, 2),
         more=st.booleans(),
@@ -669,6 +731,13 @@ class EverythingMachine(RuleBasedStateMachine):
             keys = {"k": KEY.public_key().public_bytes_raw()}
             report = verify_export(items, keys, pool=f"estates/{ESTATE}/pools/{pool.pool_id}")
             assert report.ok, report.problems
+
+
+def _digest(named: dict[str, int]) -> int:
+    total = 0
+    for name, size in named.items():
+        total = digest.add(total, digest.digest_of(name, size))
+    return total
 
 
 def _ignore(answer: object) -> None:

@@ -182,28 +182,7 @@ def _reconcile(
             if size > use.quantity:
                 resized.append((name, use.quantity))
             continue
-        # Nobody has had what its client gives up before it has ever named it.
-        pool = pool_of_session(state, session)
-        unheld = (
-            use.version > session.named
-            and use.granted_lease is not None
-            and now.lease - use.granted_lease <= pool.heartbeat_interval + pool.margin
-        )
-        if size is None and allocation.state is AllocationState.REVOKED:
-            uses.let_go(state, now, allocation, session, use, spare_id=next(ids))
-        elif size is None:
-            uses.end_use(
-                state,
-                now,
-                allocation,
-                use,
-                event="CHECKED_IN",
-                reason="ENDED",
-                spare_id=next(ids),
-                no_quarantine=unheld,
-            )
-        else:
-            uses.resize_use(state, now, allocation, use, size, spare_id=next(ids), no_quarantine=unheld)
+        _disclaim(state, now, allocation, use, session, size, next(ids))
     gone = []
     for name in strange:
         pool_id, _, allocation_id = name.removeprefix(f"estates/{session.estate_id}/pools/").partition("/allocations/")
@@ -216,6 +195,34 @@ def _reconcile(
     current = open_session_of(state, session.estate_id, session.session_id)
     state.put(replace(current, named=max(current.named, min(known.as_of, current.version))))
     return gone, resized
+
+
+def _disclaim(
+    state: State, now: Moment, allocation: Allocation, use: Use, session: Session, size: int | None, spare_id: str
+) -> None:
+    """Takes back what the client of a session has not, all of a use or what is beyond a size."""
+    pool = pool_of_session(state, session)
+    # Nobody has had what its client gives up before it has ever named it.
+    unheld = (
+        use.version > session.named
+        and use.granted_lease is not None
+        and now.lease - use.granted_lease <= pool.heartbeat_interval + pool.margin
+    )
+    if size is not None:
+        uses.resize_use(state, now, allocation, use, size, spare_id=spare_id, no_quarantine=unheld)
+    elif allocation.state is AllocationState.REVOKED:
+        uses.let_go(state, now, allocation, session, use, spare_id=spare_id)
+    else:
+        uses.end_use(
+            state,
+            now,
+            allocation,
+            use,
+            event="CHECKED_IN",
+            reason="ENDED",
+            spare_id=spare_id,
+            no_quarantine=unheld,
+        )
 
 
 def _goes_on(state: State, now: Moment, allocation: Allocation, session: Session, pool_id: str, quantity: int) -> bool:
@@ -238,7 +245,7 @@ def _goes_on(state: State, now: Moment, allocation: Allocation, session: Session
         current,
         min(quantity or newest.quantity, allocation.quantity),
         newest.demand,
-        newest.request_id,
+        "",
         named=True,
     )
     return True
@@ -413,7 +420,15 @@ def end_session(
     if node is not None and session.renewed_lease > node.seen_lease:
         state.put(replace(node, seen_lease=session.renewed_lease))
     current = state.get(Session, session.estate_id, session.session_id) or session
-    ended = replace(current, state=SessionState.ENDED, dirty=False, ended_at=now.civil, end_reason=reason)
+    ended = replace(
+        current,
+        state=SessionState.ENDED,
+        count=0,
+        digest=0,
+        dirty=False,
+        ended_at=now.civil,
+        end_reason=reason,
+    )
     state.put(ended)
     return ended
 

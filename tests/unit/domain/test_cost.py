@@ -52,7 +52,7 @@ def quarantined(number: int) -> r.Allocation:
         user="",
         host="",
         allocated_at=0,
-        seen_at=0,
+        seen_lease=0,
         fence=1,
         deadline_lease=None,
         quarantine_until=NOW.civil,
