@@ -132,8 +132,9 @@ class Line:
         await link.close()
 
     def _retire(self, link: Link) -> None:
-        # Answers are still to come over it; what is new goes to another daemon.
-        if self._connector.has_alternatives and self._link is link:
+        # Answers are still to come over it; what is new goes to another daemon, or to the next one at this address. A
+        # stream that was ended keeps its daemon from stopping no longer.
+        if self._link is link and (self._connector.has_alternatives or isinstance(link, StreamLink)):
             self._connector.go_elsewhere()
             self._retired.append(link)
             self._link = None

@@ -66,6 +66,8 @@ _ENDPOINT = "endpoint.json"
 _AUTHORITY = "ca.pem"
 #: Seconds between rounds of the periodic work.
 _TICK, _TELL, _CARE = 1.0, 5.0, 60.0
+#: Seconds in which answers that were given go out, before the connections of a daemon that stops are closed.
+_LAST_BYTES = 0.2
 
 _log = get_logger()
 
@@ -108,6 +110,7 @@ class Daemon:
     http: HttpServer
     housekeeping: Housekeeping
     committer: Committer
+    clock: Clock
     feed: Feed
     leasing: LeasingService
     credentials: Credentials
@@ -194,10 +197,13 @@ async def serving(
                 daemon.readiness.reason = "draining"
                 metrics.DRAINING.set(1)
                 _log.info(Event.DAEMON_DRAINING)
-                daemon.committer.drain()
-                daemon.feed.drain()
                 await daemon.grpc.drain()
-                await daemon.grpc.stop(settings.drain_timeout / 1_000_000)
+                # At one instant: whose renewal came too late loses nothing by the time that passes from here on.
+                daemon.committer.drain()
+                daemon.clock.stop()
+                daemon.feed.drain()
+                await daemon.grpc.done(within=settings.drain_timeout / 1_000_000)
+                await daemon.grpc.stop(_LAST_BYTES)
                 (data / _ENDPOINT).unlink(missing_ok=True)
                 for task in loops:
                     task.cancel()
@@ -296,6 +302,7 @@ async def _assemble(
             retention=settings.outcome_retention,
         ),
         committer=committer,
+        clock=clock,
         feed=feed,
         leasing=leasing,
         credentials=credentials,

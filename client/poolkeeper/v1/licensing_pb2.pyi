@@ -1312,7 +1312,9 @@ class ConnectResponse(google.protobuf.message.Message):
 
     @property
     def draining(self) -> Global___Draining:
-        """Pushed: the daemon stops; go elsewhere or come back. Leases stay valid."""
+        """Pushed: the daemon stops. It answers what it has taken in, refuses with DRAINING what comes now, and ends the
+        stream. Go elsewhere or come back: with the last daemon lease time stands still. End your side, it need not wait.
+        """
 
     @property
     def batch_heartbeat(self) -> Global___BatchHeartbeatResponse: ...

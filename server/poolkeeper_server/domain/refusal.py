@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
+from poolkeeper_server.domain.moment import SECOND
+
 #: How many names stand in a sentence.
 _NAMED = 10
 
@@ -136,6 +138,13 @@ def some(names: Iterable[str]) -> str:
 def invalid(field: str, message: str, *, hint: str = "") -> Refusal:
     """The refusal of a field's value."""
     return Refusal(Reason.INVALID_FIELD, message, field=field, hint=hint)
+
+
+def draining() -> Refusal:
+    """The refusal of whatever comes to a daemon that is about to stop."""
+    return Refusal(
+        Reason.DRAINING, "This daemon is about to stop.", hint="Ask another daemon, or come back.", retry_after=SECOND
+    )
 
 
 def not_found(what: str, *, hint: str = "") -> Refusal:

@@ -64,6 +64,37 @@ class HostTime:
         return told
 
 
+class Standstill:
+    """A host's clocks as they stood at one instant; what a database server tells later is set back to it."""
+
+    def __init__(self, source: TimeSource) -> None:
+        self._source = source
+        self._monotonic = source.monotonic()
+        self._civil = source.civil()
+        self._boot_time = source.boot_time()
+        self._boot_id = source.boot_id()
+
+    def monotonic(self) -> int:
+        """As it was."""
+        return self._monotonic
+
+    def civil(self) -> int:
+        """As it was."""
+        return self._civil
+
+    def boot_time(self) -> int:
+        """As it was."""
+        return self._boot_time
+
+    def boot_id(self) -> str:
+        """As ever."""
+        return self._boot_id
+
+    def database(self, told: int) -> int:
+        """What the server's clock said at that instant."""
+        return self._source.database(told) - (self._source.monotonic() - self._monotonic)
+
+
 class Clock(Protocol):
     """What the services ask of the installation's clocks."""
 
@@ -72,6 +103,12 @@ class Clock(Protocol):
 
     def accept(self) -> None:
         """Has the next transaction take the reference's civil time for right, at an operator's word."""
+
+    def stop(self) -> None:
+        """Told when this daemon takes no renewals any more: it moves lease time on to this instant, and no further.
+
+        What was asked before is decided at this instant too. Daemons that go on serving move lease time on (CC-35).
+        """
 
     @property
     def explanation(self) -> str:
@@ -183,6 +220,11 @@ class HostClock:
         """Has the next transaction take the host's civil time for right, at an operator's word."""
         with self._lock:
             self._accepted = True
+
+    def stop(self) -> None:
+        """Both clocks stand from now on."""
+        with self._lock:
+            self._source = Standstill(self._source)
 
     @property
     def explanation(self) -> str:

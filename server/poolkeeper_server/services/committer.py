@@ -17,7 +17,7 @@ from functools import partial
 
 from poolkeeper_server.domain.commands import Answer, CheckOut, Command, ServeQueues
 from poolkeeper_server.domain.moment import SECOND
-from poolkeeper_server.domain.refusal import Reason, Refusal
+from poolkeeper_server.domain.refusal import Reason, Refusal, draining
 from poolkeeper_server.services import metrics
 from poolkeeper_server.services.backlog import OWN, Backlog, Sender, overloaded, sender_of
 from poolkeeper_server.services.events import Event, get_logger
@@ -71,15 +71,10 @@ class Committer:
         """The future answer of a command.
 
         `within` is how many seconds a check-out may wait before it is dropped. Raises Refusal at once: OVERLOADED when
-        the queue is full, DRAINING for a check-out while the daemon stops.
+        the queue is full, DRAINING while the daemon stops.
         """
-        if (self._closed and not isinstance(command, OWN)) or (self._draining and isinstance(command, CheckOut)):
-            raise Refusal(
-                Reason.DRAINING,
-                "This daemon is about to stop.",
-                hint="Ask another daemon, or come back.",
-                retry_after=SECOND,
-            )
+        if self._draining and not isinstance(command, OWN):
+            raise draining()
         self._backlog.require_room(command)
         loop = asyncio.get_running_loop()
         waiting = _Waiting(command, loop.create_future(), None if within is None else loop.time() + within)
@@ -117,11 +112,11 @@ class Committer:
             quiet = 0 if count > before else quiet + 1
 
     def drain(self) -> None:
-        """From now on check-outs are refused; all else goes on."""
+        """From now on everybody is refused; what was taken in before is committed and answered."""
         self._draining = True
 
     def close(self) -> None:
-        """From now on everything is refused; `run` ends when the queue is empty."""
+        """Has `run` end when the queue is empty."""
         self._draining = self._closed = True
         self._wake.set()
 

@@ -68,7 +68,7 @@ class Paced:
 
 @dataclass(frozen=True, slots=True)
 class Drained:
-    """The daemon is about to stop."""
+    """The daemon is about to stop, and takes no requests any more."""
 
 
 Push = Served | Noticed | Paced | Drained

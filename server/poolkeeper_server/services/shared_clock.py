@@ -7,7 +7,16 @@ from collections.abc import Callable
 from typing import Final
 
 from poolkeeper_server.domain.moment import Moment
-from poolkeeper_server.services.clock import FAR, FAR_AFTER_BOOT, JITTER, LONGEST_STEP, TimeSource, frozen, span
+from poolkeeper_server.services.clock import (
+    FAR,
+    FAR_AFTER_BOOT,
+    JITTER,
+    LONGEST_STEP,
+    Standstill,
+    TimeSource,
+    frozen,
+    span,
+)
 from poolkeeper_server.storage.store import Mark
 
 #: How many microseconds lease time may be ahead of the time that has passed, in all; and what the reading of another
@@ -22,6 +31,10 @@ class SharedClock:
     commit to the next, whichever daemon makes it, by what the server's clock says, and by `LONGEST_STEP` at most: an
     outage takes no lease from anybody, and neither does a clock that was set (CC-26, CC-27). Civil time freezes as it
     does on one host, with this daemon's own clocks for a witness of how much time has passed.
+
+    A daemon answers for the time in which it takes renewals, and for no other: its first commit moves lease time on by
+    nothing, for nobody may have served before, and those after `stop` move it on to that instant at most. So no daemon
+    has to know whether it is the only one: while another serves, that one moves lease time on (CC-35).
     """
 
     def __init__(self, source: TimeSource, mark: Mark, *, on_freeze: Callable[[str], object] | None = None) -> None:
@@ -37,6 +50,7 @@ class SharedClock:
         self._newly = ""
         self._accepted = self._accepting = False
         self._on_freeze = on_freeze
+        self._stopped = False
 
     def ask(self) -> None:
         """The server's clock is about to be read."""
@@ -47,6 +61,9 @@ class SharedClock:
         reference = self._source.database(told)
         with self._lock:
             self._began = self._source.monotonic()
+            if self._stopped and reference <= stored.reference:
+                self._next, self._newly, self._accepting = stored, "", False
+                return Moment(lease=stored.lease, civil=stored.civil, frozen=bool(stored.frozen), epoch=stored.epoch)
             boot_time = self._source.boot_time()
             self._accepting = self._accepted
             least, elapsed = self._passed(stored, boot_time)
@@ -55,9 +72,9 @@ class SharedClock:
                 # A clock that was set takes nothing from any promise, and prolongs none by more than the reading takes.
                 step = least
             step = min(step, LONGEST_STEP)
-            if self._behind is not None:
-                # Nor does one that is made to run fast for a while.
-                step = min(step, max(0, boot_time - self._behind + _READING - stored.lease))
+            # Nor does one that is made to run fast for a while.
+            most = 0 if self._behind is None else max(0, boot_time - self._behind + _READING - stored.lease)
+            step = min(step, most)
             why = "" if self._accepting else self._judge(stored, reference, step, elapsed)
             self._newly = "" if stored.frozen else why
             if self._accepting:
@@ -137,6 +154,12 @@ class SharedClock:
         """Has the next transaction take the server's civil time for right, at an operator's word."""
         with self._lock:
             self._accepted = True
+
+    def stop(self) -> None:
+        """Lets time stand from now on, as far as this daemon has a say."""
+        with self._lock:
+            self._source = Standstill(self._source)
+            self._stopped = True
 
     @property
     def explanation(self) -> str:

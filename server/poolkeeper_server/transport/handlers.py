@@ -20,7 +20,7 @@ from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 from google.rpc import status_pb2
 
-from poolkeeper_server.domain.refusal import Reason, Refusal
+from poolkeeper_server.domain.refusal import Reason, Refusal, draining
 from poolkeeper_server.services import metrics
 from poolkeeper_server.services.events import CallFacts, Event, current_call, get_logger
 from poolkeeper_server.services.tokens import AdminIdentity, InvalidToken, SessionIdentity
@@ -83,6 +83,30 @@ class Call(Generic[I_co]):
     def time_remaining(self) -> float | None:
         """Seconds that the caller still waits; None when it waits for ever."""
         return self.context.time_remaining()
+
+
+class Door:
+    """What a call is inside of while it is served; entering it raises Refusal when the daemon takes no calls any more.
+
+    Who has not sent all of its request has not come in yet.
+    """
+
+    __slots__ = ("closed", "inside")
+
+    def __init__(self) -> None:
+        """Open, and nobody is inside."""
+        self.closed = False
+        """Whether every call that comes is told that the daemon stops (CC-28)."""
+        self.inside = 0
+        """How many calls are being served."""
+
+    def __enter__(self) -> None:
+        if self.closed:
+            raise draining()
+        self.inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        self.inside -= 1
 
 
 NodeCall = Call[SessionIdentity]
@@ -151,19 +175,21 @@ class Binding:
         return self.access if isinstance(self.access, Access) else self.access[method]
 
 
-def handlers_of(binding: Binding, gate: Gate, strangers: Strangers) -> dict[str, grpc.RpcMethodHandler[Any, Any]]:
+def handlers_of(
+    binding: Binding, gate: Gate, strangers: Strangers, door: Door
+) -> dict[str, grpc.RpcMethodHandler[Any, Any]]:
     """The handler of each method of a service, by its name. Raises AttributeError for a method that nobody wrote.
 
     All of them are told to gRPC as taking a stream of messages: one that takes a single message is called only when
     that has been read, all of it, whoever has sent it (CC-38).
     """
-    return {method.name: _handler(binding, method, gate, strangers) for method in binding.service.methods}
+    return {method.name: _handler(binding, method, gate, strangers, door) for method in binding.service.methods}
 
 
 def _handler(
-    binding: Binding, method: MethodDescriptor, gate: Gate, strangers: Strangers
+    binding: Binding, method: MethodDescriptor, gate: Gate, strangers: Strangers, door: Door
 ) -> grpc.RpcMethodHandler[Any, Any]:
-    one = _Method(binding, method, gate, strangers)
+    one = _Method(binding, method, gate, strangers, door)
     if method.client_streaming:
         return grpc.stream_stream_rpc_method_handler(one.serve_stream)
     if method.server_streaming:
@@ -174,7 +200,9 @@ def _handler(
 class _Method:
     """One method: everything that can be looked up once is."""
 
-    def __init__(self, binding: Binding, method: MethodDescriptor, gate: Gate, strangers: Strangers) -> None:
+    def __init__(
+        self, binding: Binding, method: MethodDescriptor, gate: Gate, strangers: Strangers, door: Door
+    ) -> None:
         access = binding.access_of(method.name)
         self._name = method.name
         self._parse: Callable[[bytes], Message] = GetMessageClass(method.input_type).FromString
@@ -184,6 +212,7 @@ class _Method:
         )
         self._gate = gate
         self._strangers = strangers
+        self._door = door
         self._of_strangers = access is Access.NONE
         self._most = binding.sizes.get(method.name, LARGEST_MESSAGE)
         self._authenticate: Callable[[Context], Awaitable[Call[Any]]] = {
@@ -206,7 +235,8 @@ class _Method:
             # How long a caller takes to send is no matter of ours.
             started = time.perf_counter()
             request = parsed(self._parse, body)
-            answer: bytes = (await self._implementation(request, call)).SerializeToString()
+            with self._door:
+                answer: bytes = (await self._implementation(request, call)).SerializeToString()
         except Refusal as refusal:
             status = refused(self._name, refusal)
         except Exception:  # noqa: BLE001 # The top of the call: it logs, and nothing from inside gets out.
@@ -223,8 +253,9 @@ class _Method:
         try:
             call = await self._authenticate(context)
             items: AsyncIterator[Message] = self._implementation(parsed(self._parse, await self._read(context)), call)
-            async for item in items:
-                await _written(context, item.SerializeToString())
+            with self._door:
+                async for item in items:
+                    await _written(context, item.SerializeToString())
         except CallerGone:
             return
         except Refusal as refusal:
@@ -242,7 +273,8 @@ class _Method:
         try:
             call = await self._authenticate(context)
             stream = MessageStream[Any, Any](context, self._parse, lambda: self._check(call.identity))
-            await self._implementation(stream, call)
+            with self._door:
+                await self._implementation(stream, call)
         except Refusal as refusal:
             status = refused(self._name, refusal)
         except Exception:  # noqa: BLE001 # As in serve.

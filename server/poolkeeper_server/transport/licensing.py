@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 from poolkeeper.v1 import licensing_pb2 as pb
 from poolkeeper_server.domain import commands
-from poolkeeper_server.domain.refusal import Refusal, invalid
-from poolkeeper_server.services.contract import EnrolmentAttempt, Leasing, Push, Served, SessionAttempt
+from poolkeeper_server.domain.refusal import Refusal, draining, invalid
+from poolkeeper_server.services.contract import Drained, EnrolmentAttempt, Leasing, Push, Served, SessionAttempt
 from poolkeeper_server.transport import names
 from poolkeeper_server.transport.exchange import (
     Exchange,
@@ -199,11 +199,14 @@ class LicensingServicer:
         turn: asyncio.Future[commands.Answer] = asyncio.get_running_loop().create_future()
 
         def listen(push: Push) -> None:
-            if (
+            if turn.done():
+                return
+            if isinstance(push, Drained):
+                turn.set_result(draining())
+            elif (
                 isinstance(push, Served)
                 and push.request_id == command.request_id
                 and not isinstance(push.answer, commands.Waiting)
-                and not turn.done()
             ):
                 turn.set_result(push.answer)
 

@@ -26,7 +26,7 @@ from poolkeeper_server.services.address import Address
 from poolkeeper_server.services.certificates import ServerCertificate
 from poolkeeper_server.services.configuration import ConfigurationError
 from poolkeeper_server.services.sources import NOBODY, Fronts
-from poolkeeper_server.transport.handlers import LARGEST_MESSAGE, Binding, Gate, handlers_of
+from poolkeeper_server.transport.handlers import LARGEST_MESSAGE, Binding, Door, Gate, handlers_of
 from poolkeeper_server.transport.standard import standard_handlers
 from poolkeeper_server.transport.strangers import Strangers
 
@@ -42,6 +42,8 @@ _AGAIN = 0.01
 
 #: Connections of one server of gRPC, however few there may be in all: they are dealt out by chance.
 _FEWEST_CONNECTIONS = 8
+#: How long a stopping daemon looks away from its calls, in seconds.
+_LOOK = 0.005
 
 _OPTIONS = (
     # Another program of the same user that sets this too, as gRPC servers do by default, can join later: Linux has no
@@ -78,6 +80,7 @@ class GrpcServer:
     _servers: Sequence[grpc.aio.Server]
     _health: health.aio.HealthServicer
     _services: tuple[str, ...]
+    _door: Door
 
     async def start(self) -> None:
         """Serves, with health at SERVING."""
@@ -87,11 +90,19 @@ class GrpcServer:
             await self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
 
     async def drain(self) -> None:
-        """Turns health to NOT_SERVING for good; calls are still served."""
+        """Turns health to NOT_SERVING for good; from then on every call that comes is told that the daemon stops."""
         await self._health.enter_graceful_shutdown()
+        self._door.closed = True
+
+    async def done(self, *, within: float) -> None:
+        """Returns when the calls that came before are answered, or after so many seconds."""
+        end = time.monotonic() + within
+        # Calls only count themselves: each of them is on the path of a check-out.
+        while self._door.inside and time.monotonic() < end:  # noqa: ASYNC110 - see above
+            await asyncio.sleep(_LOOK)
 
     async def stop(self, grace: float) -> None:
-        """Takes no further calls, and ends those that are not done within `grace` seconds."""
+        """Takes no further connections, and ends what is not done within `grace` seconds."""
         await asyncio.gather(*(server.stop(grace) for server in self._servers))
 
 
@@ -112,16 +123,17 @@ def bind_server(
     gRPC gives the port back when they have been started and stopped, or with the end of the process. Raises
     ConfigurationError when the port cannot be had.
     """
+    door = Door()
     # Made once: the servers share them.
     strangers, states = Strangers(fronts, calls_per_second=calls_per_second), health.aio.HealthServicer()
-    served = {binding.service.full_name: handlers_of(binding, gate, strangers) for binding in bindings}
+    served = {binding.service.full_name: handlers_of(binding, gate, strangers, door) for binding in bindings}
     served |= standard_handlers(states, tuple(served), strangers)
     crowded = [binding.service.full_name for binding in bindings if binding.crowded]
     share = max(_FEWEST_CONNECTIONS, connections // _SERVERS)
     servers = [_serving(served, crowded, connections=share) for _ in range(_SERVERS)]
     port = _bound(servers, address, certificate)
     services = (binding.service.full_name for binding in bindings)
-    return GrpcServer(Address(address.host, port), servers, states, (health.OVERALL_HEALTH, *services))
+    return GrpcServer(Address(address.host, port), servers, states, (health.OVERALL_HEALTH, *services), door)
 
 
 def _serving(

@@ -16,7 +16,7 @@ from google.rpc import status_pb2
 
 from poolkeeper.v1 import licensing_pb2 as pb
 from poolkeeper_server.domain import commands
-from poolkeeper_server.domain.refusal import Reason, Refusal, invalid
+from poolkeeper_server.domain.refusal import Reason, Refusal, draining, invalid
 from poolkeeper_server.services import metrics
 from poolkeeper_server.services.contract import Drained, Leasing, Noticed, Paced, Push, Served
 from poolkeeper_server.services.tokens import SessionIdentity
@@ -34,6 +34,9 @@ from poolkeeper_server.transport.pages import readable
 from poolkeeper_server.transport.times import duration
 
 R = TypeVar("R")
+
+LAST_WORDS = 0.25
+"""Seconds in which a client that was told that the daemon stops may end its side of the stream."""
 
 MOST_UNDER_WAY = 1_024
 """Requests of one stream that may be unanswered or unsent; the next one is read when there is room again."""
@@ -55,11 +58,13 @@ _COUNT = {kind: metrics.STREAM_MESSAGES.labels(kind).inc for kind in _METHODS}
 class _Waiter:
     """A check-out on the stream that waits: the message id under which it is answered again."""
 
-    __slots__ = ("id", "want_grant")
+    __slots__ = ("id", "is_queued", "want_grant")
 
     def __init__(self, id_: int, *, want_grant: bool) -> None:
         self.id = id_
         self.want_grant = want_grant
+        self.is_queued = False
+        """Whether it was told its place: the next word comes when its turn does."""
 
 
 class Conversation:
@@ -81,7 +86,10 @@ class Conversation:
         self._changed = asyncio.Event()
         self._room = asyncio.Event()
         self._over = False
+        self._draining = False
         self._tasks = asyncio.TaskGroup()
+        #: Ends the reading when the daemon stops.
+        self._reading = asyncio.timeout(None)
         self._ask: dict[str, Callable[[pb.ConnectRequest], None]] = {
             "check_out": self._check_out,
             "batch_check_out": self._batch_check_out,
@@ -105,7 +113,10 @@ class Conversation:
             async with self._tasks:
                 self._tasks.create_task(self._write(), name="writer of a stream")
                 try:
-                    await self._read()
+                    async with self._reading:
+                        await self._read()
+                except TimeoutError:
+                    pass  # What is still on the way, its client asks again elsewhere, or when the daemon is back.
                 except Refusal as refusal:
                     ended = refusal
                     self._under_way.clear()
@@ -227,6 +238,10 @@ class Conversation:
 
     def _serve(self, request_id: str, waiter: _Waiter, answer: commands.Answer) -> None:
         """Tells a waiter how it stands; all but a new place is the last that it hears."""
+        if isinstance(answer, commands.Waiting):
+            waiter.is_queued = True
+            if self._draining:
+                answer = draining()
         if not isinstance(answer, commands.Waiting):
             del self._waiters[request_id]
         message = pb.ConnectResponse(id=waiter.id)
@@ -355,7 +370,17 @@ class Conversation:
             case Paced():
                 self._send(pb.ConnectResponse(heartbeat_interval=duration(push.heartbeat_interval)))
             case Drained():
-                self._send(pb.ConnectResponse(draining=pb.Draining()))
+                self._drain()
+
+    def _drain(self) -> None:
+        """What was asked is answered, who waits goes on waiting elsewhere, and then the stream ends."""
+        self._draining = True
+        self._send(pb.ConnectResponse(draining=pb.Draining()))
+        for request_id, waiter in list(self._waiters.items()):
+            if waiter.is_queued:
+                self._serve(request_id, waiter, draining())
+        if not self._over:
+            self._reading.reschedule(asyncio.get_running_loop().time() + LAST_WORDS)
 
 
 def _result(future: asyncio.Future[R]) -> R:

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import pytest
 
-from poolkeeper_server.domain.commands import CancelWait, CheckIn, CheckOut, Command, Done, Heartbeat
+from poolkeeper_server.domain.commands import CancelWait, CheckIn, CheckOut, Command, Done, Expire, Heartbeat
 from poolkeeper_server.domain.records import CheckInReason
 from poolkeeper_server.domain.refusal import Reason, Refusal
 from poolkeeper_server.services.clock import HostClock, first_mark
@@ -237,16 +237,17 @@ async def test_a_failed_commit_is_answered_as_unavailable_and_never_as_done(*, u
     assert answer.reason is Reason.STORE_UNAVAILABLE
 
 
-async def test_draining_refuses_check_outs_answers_what_is_queued_and_takes_the_rest() -> None:
+async def test_draining_refuses_whoever_comes_answers_what_is_queued_and_takes_the_daemon_s_own() -> None:
     store = ScriptedStore()
     async with running(store) as committer:
         store.open.clear()
         queued = committer.submit(check_out())
         committer.drain()
-        with pytest.raises(Refusal) as refused:
-            committer.submit(check_out(1))
-        assert refused.value.reason is Reason.DRAINING
-        beat = committer.submit(heartbeat())
+        for command in (check_out(1), heartbeat()):
+            with pytest.raises(Refusal) as refused:
+                committer.submit(command)
+            assert refused.value.reason is Reason.DRAINING
+        own = committer.submit(Expire(limit=1))
         store.open.set()
         assert isinstance(await queued, Done)
-        assert isinstance(await beat, Done)
+        assert isinstance(await own, Done)

@@ -38,6 +38,7 @@ from poolkeeper_server.transport.handlers import (
     Access,
     AdminCall,
     Binding,
+    Door,
     MessageStream,
     NodeCall,
     OpenCall,
@@ -410,9 +411,9 @@ async def test_calls_and_refusals_are_counted(channel: grpc.aio.Channel) -> None
 def test_a_method_that_nobody_wrote_is_found_at_the_start() -> None:
     service = admin_pb2.DESCRIPTOR.services_by_name["ClockService"]
     with pytest.raises(AttributeError, match="GetClock"):
-        handlers_of(Binding(service, Tried(), Access.ADMIN), TriedGate(), nobody())
+        handlers_of(Binding(service, Tried(), Access.ADMIN), TriedGate(), nobody(), Door())
     with pytest.raises(KeyError):
-        handlers_of(Binding(DESCRIPTOR, Tried(), {"Ask": Access.NONE}), TriedGate(), nobody())
+        handlers_of(Binding(DESCRIPTOR, Tried(), {"Ask": Access.NONE}), TriedGate(), nobody(), Door())
 
 
 async def test_health_follows_the_daemon(channel: grpc.aio.Channel, server: GrpcServer) -> None:
@@ -429,7 +430,7 @@ async def test_health_follows_the_daemon(channel: grpc.aio.Channel, server: Grpc
     await server.drain()
     found = await check(health_pb2.HealthCheckRequest())
     assert found.status == health_pb2.HealthCheckResponse.NOT_SERVING
-    assert (await ask(channel, "Ask", body("still"))).allocation.name == "still"
+    assert await refusal_of(channel, "Ask", body("late")) == (grpc.StatusCode.UNAVAILABLE, "DRAINING")
 
 
 async def test_reflection_lists_the_services(channel: grpc.aio.Channel) -> None:
