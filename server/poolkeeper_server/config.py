@@ -22,7 +22,7 @@ from pydantic_settings import (
 
 from poolkeeper_server.domain.purchasing import LONGEST_LEASE, SHORTEST_LEASE
 from poolkeeper_server.services.address import Address
-from poolkeeper_server.services.configuration import ConfigurationError
+from poolkeeper_server.services.configuration import ConfigurationError, refused_by_system
 from poolkeeper_server.services.sources import Network
 
 __all__ = ["ConfigurationError", "Settings", "load_settings"]
@@ -247,7 +247,8 @@ def load_settings(overrides: Mapping[str, Any], *, file: Path | None = None) -> 
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"{file} is not valid TOML: {error}.", hint="Correct that line.") from error
     except OSError as error:
-        raise ConfigurationError(
+        raise refused_by_system(
+            error,
             f"{file} cannot be read: {error.strerror}.",
             hint="Make it readable for the user that runs the daemon.",
         ) from error

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
 import json
 import os
 import signal
 import socket
+import time
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -25,7 +28,7 @@ from poolkeeper_server.services.administration import AdministrationService
 from poolkeeper_server.services.certificates import Authority, ServerCertificate, given_certificate, own_certificate
 from poolkeeper_server.services.clock import Clock, HostClock, HostTime, TimeSource, first_mark
 from poolkeeper_server.services.committer import Committer
-from poolkeeper_server.services.configuration import ConfigurationError, without_driver
+from poolkeeper_server.services.configuration import ConfigurationError, NotYet, refused_by_system, without_driver
 from poolkeeper_server.services.contract import ServerInfo
 from poolkeeper_server.services.directory import DataDirectory
 from poolkeeper_server.services.events import Event, configure_logging, get_logger
@@ -49,11 +52,22 @@ from poolkeeper_server.services.tokens import (
     is_admin_secret,
     make_admin_secret,
 )
+from poolkeeper_server.services.writability import Writability
 from poolkeeper_server.storage.embedded import EmbeddedDatabase
 from poolkeeper_server.storage.reader import Reader
-from poolkeeper_server.storage.store import MOVED, Committed, Database, Mark, Store, StoreUnavailable, StoreUnusable
+from poolkeeper_server.storage.store import (
+    MOVED,
+    Committed,
+    Database,
+    Mark,
+    Store,
+    StoreUnavailable,
+    StoreUnreachable,
+    StoreUnusable,
+)
 from poolkeeper_server.transport.administration import admin_bindings
 from poolkeeper_server.transport.http import HttpServer, bind_http
+from poolkeeper_server.transport.licensing import SERVICE as LICENSING
 from poolkeeper_server.transport.licensing import licensing_binding
 from poolkeeper_server.transport.server import GrpcServer, bind_server
 
@@ -66,6 +80,9 @@ _ENDPOINT = "endpoint.json"
 _AUTHORITY = "ca.pem"
 #: Seconds between rounds of the periodic work.
 _TICK, _TELL, _CARE = 1.0, 5.0, 60.0
+#: Seconds between looks whether anything can be committed.
+_LOOK = 0.5
+_ANOTHER_START = "Look at the disk or the database; another start may succeed."
 #: Seconds in which answers that were given go out, before the connections of a daemon that stops are closed.
 _LAST_BYTES = 0.2
 
@@ -116,6 +133,7 @@ class Daemon:
     credentials: Credentials
     relay: Relay | None
     readiness: Readiness
+    writability: Writability
     operator_token: str
     pin: str
     authority: str
@@ -138,7 +156,19 @@ def run(settings: Settings) -> None:
     else:
         factory = uvloop.new_event_loop
     with asyncio.Runner(loop_factory=factory) as runner:
-        runner.run(_run(settings))
+        try:
+            runner.run(_run(settings))
+        except BaseExceptionGroup as group:
+            # What stops a start among the tasks that were begun already comes as one of a group.
+            stopped, others = group.split(ConfigurationError)
+            if stopped is None or others is not None:
+                raise
+            raise _first(stopped) from group
+
+
+def _first(group: BaseExceptionGroup[ConfigurationError]) -> ConfigurationError:
+    found = group.exceptions[0]
+    return _first(found) if isinstance(found, BaseExceptionGroup) else found
 
 
 async def _run(settings: Settings) -> None:
@@ -171,7 +201,10 @@ async def serving(
         async with asyncio.TaskGroup() as tasks:
             committing = tasks.create_task(daemon.committer.run(), name="committer")
             web = tasks.create_task(daemon.http.serve(), name="http")
-            loops = [tasks.create_task(_raise_alerts(frozen, daemon.committer), name="alerts")]
+            loops = [
+                tasks.create_task(_raise_alerts(frozen, daemon.committer), name="alerts"),
+                tasks.create_task(_watch_store(daemon), name="writability"),
+            ]
             if periodic:
                 loops += [
                     tasks.create_task(_every(seconds, round_), name=round_.__name__)
@@ -181,11 +214,7 @@ async def serving(
                         (_CARE, daemon.housekeeping.care),
                     )
                 ]
-            # One transaction, and not all that is due: after the end of a large fleet that would take minutes. The rest
-            # is ended by the ticks, and until then by whoever needs the seats.
-            await daemon.housekeeping.step()
-            if daemon.relay is not None:
-                await daemon.relay.start(look_again=daemon.leasing.look_again, refresh=daemon.credentials.refresh)
+            await _begin_serving(daemon)
             await daemon.grpc.start()
             if settings.front_certificate is not None:
                 _write(settings.front_certificate, daemon.front_certificate, mode=0o600)
@@ -234,11 +263,15 @@ async def _assemble(
         if relay is not None:
             relay.publish(committed)
 
-    committer = Committer(store, bound=settings.queue_bound, on_commit=on_commit)
+    writability = Writability()
+    committer = Committer(store, bound=settings.queue_bound, on_commit=on_commit, writability=writability)
     certificate = _certificate(settings, held.authority)
     mint, signer = TokenMint(held), Signer(held)
     credentials = Credentials(reader) if relay is None else Credentials(reader, relay.node_changed)
-    await credentials.load()
+    try:
+        await credentials.load()
+    except Refusal as refusal:
+        raise NotYet(refusal.message, hint=_ANOTHER_START) from refusal
     pin = "" if certificate is None else certificate.pin
     authority = "" if certificate is None else certificate.authority
     leasing = LeasingService(
@@ -290,7 +323,7 @@ async def _assemble(
             calls_per_second=settings.calls_per_second,
             fronts=Fronts(settings.trusted_fronts),
         ),
-        http=bind_http(settings.http_listen, not_ready=lambda: readiness.reason),
+        http=bind_http(settings.http_listen, not_ready=lambda: readiness.reason or _unwritable(writability.reason)),
         housekeeping=Housekeeping(
             committer=committer,
             store=store,
@@ -308,6 +341,7 @@ async def _assemble(
         credentials=credentials,
         relay=relay,
         readiness=readiness,
+        writability=writability,
         operator_token=parts.operator_token,
         pin=pin,
         authority=authority,
@@ -346,6 +380,8 @@ async def _open(
             held, mark, token = await _begin(settings, data, embedded, source)
             own = HostClock(source, mark, on_freeze=on_freeze)
             store, clock, reader, relay = embedded.store(own), own, embedded.reader(), None
+    except StoreUnreachable as error:
+        raise NotYet(error.message, hint=error.hint) from error
     except StoreUnusable as error:
         raise ConfigurationError(error.message, hint=error.hint) from error
     stack.push_async_callback(store.close)
@@ -381,6 +417,51 @@ async def _begin(settings: Settings, data: Path, database: Database, source: Tim
         )
     held = open_secrets(settings.secrets, stored_check=check)
     return held, mark, await _operator_token(settings, data, database, mark.civil)
+
+
+async def _begin_serving(daemon: Daemon) -> None:
+    """What comes before the port is opened, and needs the store."""
+    try:
+        await daemon.housekeeping.begin()
+        if daemon.relay is not None:
+            await daemon.relay.start(look_again=daemon.leasing.look_again, refresh=daemon.credentials.refresh)
+    except Refusal as refusal:
+        why = daemon.writability.last or refusal.message
+        raise NotYet(f"The store cannot be written: {why}.", hint=_ANOTHER_START) from refusal
+    except StoreUnavailable as error:
+        raise NotYet(f"The database is lost again: {error}.", hint=_ANOTHER_START) from error
+
+
+def _unwritable(why: str) -> str:
+    """What is said of a daemon that cannot write, in a few words; nothing when it can."""
+    return f"the store cannot be written: {why}" if why else ""
+
+
+async def _watch_store(daemon: Daemon) -> None:
+    """Says while nothing can be committed, and leaves an alert as soon as one can be kept."""
+    told, since, alerts = "", "", deque[Alert]()
+    while True:
+        await asyncio.sleep(_LOOK)
+        reason = daemon.writability.look(now=time.perf_counter())
+        if bool(reason) is not bool(told):
+            metrics.STORE_UNWRITABLE.set(bool(reason))
+            await daemon.grpc.report(LICENSING.full_name, serving=not reason)
+        if reason and not told:
+            since = _instant(daemon.clock.glance().civil)
+            _log.error(Event.STORE_UNWRITABLE, error=reason)
+            message = f"From {since} on {daemon.grpc.address} could commit nothing: {reason}. Look at its store."
+            alerts.append(Alert(alert_id=new_id(), kind=AlertKind.STORE_UNWRITABLE, at=0, subject="", message=message))
+        elif told and not reason:
+            _log.info(Event.STORE_WRITABLE)
+        told = reason
+        if alerts and (not reason or daemon.writability.recovers):
+            answer = await daemon.committer.submit(RaiseAlert(alert=alerts[0]))
+            if not isinstance(answer, Refusal):
+                alerts.popleft()
+
+
+def _instant(civil: int) -> str:
+    return dt.datetime.fromtimestamp(civil // 1_000_000, tz=dt.UTC).isoformat().replace("+00:00", "Z")
 
 
 async def _every(seconds: float, round_: Callable[[], Awaitable[None]]) -> None:
@@ -441,7 +522,8 @@ def _read_token(path: Path) -> str:
     try:
         text = path.read_text(encoding="utf-8", errors="replace").strip()
     except OSError as error:
-        raise ConfigurationError(
+        raise refused_by_system(
+            error,
             f"The operator's token {path} cannot be read: {error.strerror}.",
             hint="Make it belong to the user that runs the daemon.",
         ) from error
@@ -469,12 +551,19 @@ def _write_endpoint(data: Path, daemon: Daemon) -> None:
 
 def _write(path: Path, text: str, *, mode: int) -> None:
     draft = path.with_name(f".{path.name}.new")
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)
+    try:
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+    except OSError as error:
+        raise refused_by_system(
+            error,
+            f"{path} cannot be written: {error.strerror}.",
+            hint="Make room on its disk, and its directory writable for the user that runs the daemon.",
+        ) from error
 
 
 def _announce(settings: Settings, daemon: Daemon) -> None:

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import subprocess
+import urllib.error
+import urllib.request
 from collections.abc import Awaitable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from poolkeeper.v1 import admin_pb2
 from tests.figures import Figures
 from tests.inprocess.installation import NodeClient, Refused
 from tests.process.daemon import PATIENCE, SHORTEST, STARTING, Daemon, Office, Processes, now
@@ -62,6 +68,7 @@ def limit(daemon: Daemon, most: str) -> None:
     subprocess.run(["prlimit", f"--pid={daemon.process.pid}", f"--fsize={most}:unlimited"], check=True)
 
 
+@pytest.mark.invariant("3A-WRITE")
 @pytest.mark.behaviour("CC-26")
 @pytest.mark.behaviour("CC-14")
 async def test_while_the_disk_is_full_nothing_is_written_or_lost_and_afterwards_all_goes_on(
@@ -77,6 +84,7 @@ async def test_while_the_disk_is_full_nothing_is_written_or_lost_and_afterwards_
         renewed = now()
         fill(disk, daemon)
         await full(node)
+        await told(daemon, office, writable=False)
         # Reads are answered, and the lease is not taken, for however long it lasts.
         assert await office.held() == {held.allocation.name}
         while now() < renewed + SHORTEST["lease_duration"] + SHORTEST["margin"] + 0.5:
@@ -87,6 +95,10 @@ async def test_while_the_disk_is_full_nothing_is_written_or_lost_and_afterwards_
         assert shown.status == 0, shown.err
         make_room(disk, daemon)
         await recovered(node)
+        await told(daemon, office, writable=True)
+        (alert,) = (await office.admin.alerts.ListAlerts(admin_pb2.ListAlertsRequest())).alerts
+        assert alert.kind == admin_pb2.ALERT_KIND_STORE_UNWRITABLE
+        assert "could commit nothing: " in alert.message
         granted = await node.check_out(request_id="while-full")
         assert await office.held() == {held.allocation.name, granted.allocation.name}
         assert [entry["event"] for entry in await office.ledger()].count("CHECKED_OUT") == 2
@@ -127,6 +139,42 @@ async def test_clients_in_the_middle_of_traffic_hear_nothing_wrong_while_the_dis
             await fleet.more(5000)
             figures.add("faults survived: a full disk")
     await fleet.judge()
+
+
+async def told(daemon: Daemon, office: Office, *, writable: bool) -> None:
+    """Whoever asks how the daemon is hears whether it can write, without anybody's doing."""
+    end = now() + PATIENCE
+    while ((await page(daemon, "readyz"))[0] == 200) is not writable:
+        assert now() < end, daemon.log
+        await asyncio.sleep(0.05)
+    status, text = await page(daemon, "readyz")
+    content = json.loads(text)
+    assert (status, content["ready"]) == (200 if writable else 503, writable)
+    assert writable or content["reason"].startswith("the store cannot be written: ")
+    stub: Any = health_pb2_grpc.HealthStub(office.channel)
+    states = health_pb2.HealthCheckResponse
+    licensing = {"": writable, "poolkeeper.v1.LicensingService": writable}
+    # Reads are answered.
+    for service, serving in (licensing | {"poolkeeper.v1.PoolService": True}).items():
+        wanted = states.SERVING if serving else states.NOT_SERVING
+        while (await stub.Check(health_pb2.HealthCheckRequest(service=service))).status != wanted:
+            assert now() < end, service
+            await asyncio.sleep(0.05)
+    assert f"poolkeeper_store_unwritable {float(not writable)}" in (await page(daemon, "metrics"))[1]
+
+
+async def page(daemon: Daemon, path: str) -> tuple[int, str]:
+    """Status and content of a page of its HTTP port."""
+
+    def fetch() -> tuple[int, str]:
+        try:
+            with urllib.request.urlopen(f"http://{daemon.endpoint['http']}/{path}", timeout=PATIENCE) as answer:
+                return int(answer.status), answer.read().decode()
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, error.read().decode()
+
+    return await asyncio.to_thread(fetch)
 
 
 async def refusal(call: Awaitable[object]) -> str:
@@ -180,6 +228,25 @@ async def test_a_first_start_without_room_on_the_disk_says_so(
     daemon.data.mkdir()
     fill(disk, daemon, left)
     daemon.launch()
-    assert await daemon.ended(within=STARTING) == 2, daemon.log
+    assert await daemon.ended(within=STARTING) == 3, daemon.log
     assert "Traceback" not in daemon.log
     assert "hint: " in daemon.log
+
+
+@pytest.mark.invariant("3A-START")
+async def test_a_later_start_without_room_on_the_disk_is_to_be_tried_again(
+    disk: Path, processes: Processes, tmp_path: Path
+) -> None:
+    if not is_small(disk):
+        pytest.skip("this user may not mount a disk")
+    daemon = Daemon(disk / "data", processes, logs=tmp_path / "log")
+    await daemon.start()
+    assert await daemon.stop() == 0
+    fill(disk, daemon)
+    daemon.launch()
+    assert await daemon.ended(within=STARTING) == 3, daemon.log
+    assert "Traceback" not in daemon.log
+    assert "hint: " in daemon.log
+    make_room(disk, daemon)
+    await daemon.start()
+    assert await daemon.stop() == 0

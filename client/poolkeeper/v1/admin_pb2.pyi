@@ -165,6 +165,8 @@ class _AlertKindEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._Enum
     """The civil clock jumped (CC-27)."""
     ALERT_KIND_EPOCH_BEGUN: _AlertKind.ValueType  # 6
     """The state was restored from a backup, or a standby was promoted that may lack the newest of it."""
+    ALERT_KIND_STORE_UNWRITABLE: _AlertKind.ValueType  # 7
+    """For a while nothing could be committed: the disk was full, say, or the database away."""
 
 class AlertKind(_AlertKind, metaclass=_AlertKindEnumTypeWrapper): ...
 
@@ -181,6 +183,8 @@ ALERT_KIND_CLOCK_FROZEN: AlertKind.ValueType  # 5
 """The civil clock jumped (CC-27)."""
 ALERT_KIND_EPOCH_BEGUN: AlertKind.ValueType  # 6
 """The state was restored from a backup, or a standby was promoted that may lack the newest of it."""
+ALERT_KIND_STORE_UNWRITABLE: AlertKind.ValueType  # 7
+"""For a while nothing could be committed: the disk was full, say, or the database away."""
 Global___AlertKind: typing_extensions.TypeAlias = AlertKind
 
 @typing.final

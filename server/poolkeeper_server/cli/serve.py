@@ -11,6 +11,8 @@ from poolkeeper.cli.problem import Problem
 
 WRONG_USAGE = 2
 """The exit status for settings, or a machine, with which the daemon cannot run."""
+NOT_YET = 3
+"""The exit status for what may be there at the next start: the database, an address or its name, a lock, room."""
 
 
 def serve(
@@ -47,6 +49,7 @@ def serve(
         auto: TLS everywhere; off: plain, on loopback only; off-anywhere: plain, whoever can listen. [default: auto]
     """
     from poolkeeper_server.config import ConfigurationError, load_settings
+    from poolkeeper_server.services.configuration import NotYet
 
     given = {
         "data": data,
@@ -74,5 +77,5 @@ def serve(
     except ConfigurationError as error:
         # The same two lines as every other command writes.
         screen.tell(*Problem(error.message, hint=error.hint).lines())
-        return WRONG_USAGE
+        return NOT_YET if isinstance(error, NotYet) else WRONG_USAGE
     return 0

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from poolkeeper_server.services.configuration import ConfigurationError
+from poolkeeper_server.services.configuration import ConfigurationError, refused_by_system
 
 FIXED_NAME = "poolkeeper"
 """The name in every server certificate; a client that reaches the daemon by another one asks for this."""
@@ -171,8 +171,8 @@ def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise ConfigurationError(
-            f"{path} cannot be read: {error.strerror}.", hint="Correct the path, or who may read it."
+        raise refused_by_system(
+            error, f"{path} cannot be read: {error.strerror}.", hint="Correct the path, or who may read it."
         ) from error
 
 

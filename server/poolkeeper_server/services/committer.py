@@ -22,6 +22,7 @@ from poolkeeper_server.services import metrics
 from poolkeeper_server.services.backlog import OWN, Backlog, Sender, overloaded, sender_of
 from poolkeeper_server.services.events import Event, get_logger
 from poolkeeper_server.services.ids import new_ids
+from poolkeeper_server.services.writability import Writability
 from poolkeeper_server.storage.failpoint import failpoint
 from poolkeeper_server.storage.store import Committed, Store, StoreUnavailable
 
@@ -52,11 +53,19 @@ class _Waiting:
 class Committer:
     """Takes commands in, commits them in batches, and answers when they are on disk.
 
-    `on_commit` is told of every committed transaction after its callers were answered.
+    `on_commit` is told of every committed transaction after its callers were answered, `writability` how they end.
     """
 
-    def __init__(self, store: Store, *, bound: int, on_commit: Callable[[Committed], None] | None = None) -> None:
+    def __init__(
+        self,
+        store: Store,
+        *,
+        bound: int,
+        on_commit: Callable[[Committed], None] | None = None,
+        writability: Writability | None = None,
+    ) -> None:
         self._store = store
+        self._writability = writability or Writability()
         self._on_commit = on_commit
         self._backlog: Backlog[_Waiting] = Backlog(bound)
         self._wake = asyncio.Event()
@@ -156,9 +165,12 @@ class Committer:
             self._last = len(taken)
             return [waiting.command for waiting in taken]
 
+        writability = self._writability
+        writability.under_way = started
         try:
             committed = await self._store.transact(take, new_ids)
         except StoreUnavailable as error:
+            writability.failed(began=started, now=stopwatch.perf_counter(), why=str(error))
             batch = gather() if taken is None else taken
             _log.warning(
                 Event.COMMIT_UNKNOWN if error.unknown else Event.COMMIT_FAILED, error=str(error), batch=len(batch)
@@ -175,6 +187,10 @@ class Committer:
         except Exception as error:  # noqa: BLE001 - one command's fault must not stop the committer
             await self._in_parts(gather() if taken is None else taken, error)
             return
+        finally:
+            writability.under_way = None
+        if writability.is_troubled:
+            writability.committed(now=stopwatch.perf_counter())
         batch = taken or []
         metrics.BATCH_SIZE.observe(len(batch))
         metrics.COMMIT_SECONDS.observe(stopwatch.perf_counter() - started)

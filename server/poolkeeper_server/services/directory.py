@@ -6,12 +6,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from poolkeeper_server.services.configuration import ConfigurationError
+from poolkeeper_server.services.configuration import ConfigurationError, NotYet, refused_by_system
 
 _LOCK = "daemon.lock"
 
 
-class DirectoryInUse(ConfigurationError):
+class DirectoryInUse(NotYet):
     """Another daemon has the data directory."""
 
 
@@ -39,7 +39,8 @@ class DataDirectory:
                 f"The data directory {self.path} is not a directory.", hint="Name another one with --data."
             ) from error
         except OSError as error:
-            raise ConfigurationError(
+            raise refused_by_system(
+                error,
                 f"The data directory {self.path} cannot be written: {error.strerror}.",
                 hint="Make it writable for the user that runs the daemon, or name another one with --data.",
             ) from error
@@ -57,7 +58,8 @@ class DataDirectory:
             os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
         except OSError as error:
             os.close(lock)
-            raise ConfigurationError(
+            raise refused_by_system(
+                error,
                 f"The data directory {self.path} cannot be written: {error.strerror}.",
                 hint="Make room on its disk, or name another one with --data.",
             ) from error

@@ -53,6 +53,8 @@ class Event(StrEnum):
     COMMIT_UNKNOWN = "commit_unknown"
     RECORD_FAULTY = "record_faulty"
     STORE_UNSAFE = "store_unsafe"
+    STORE_UNWRITABLE = "store_unwritable"
+    STORE_WRITABLE = "store_writable"
     STORE_MIGRATED = "store_migrated"
     CLOCK_FROZEN = "clock_frozen"
     CLOCK_ACCEPTED = "clock_accepted"

@@ -7,6 +7,7 @@ import asyncio
 from poolkeeper_server.domain.attempts import FORGOTTEN_AFTER
 from poolkeeper_server.domain.commands import AddCheckpoint, Expire, Expired, ServeQueues
 from poolkeeper_server.domain.records import Checkpoint, Pool, Queue, Session
+from poolkeeper_server.domain.refusal import Refusal
 from poolkeeper_server.services import metrics
 from poolkeeper_server.services.administration import statement_payload
 from poolkeeper_server.services.clock import Clock
@@ -51,6 +52,16 @@ class Housekeeping:
         self._sightings = sightings
         self._leasing = leasing
         self._retention = retention
+
+    async def begin(self) -> None:
+        """The first transaction of a daemon, which ends some of what is due.
+
+        Not all of it: after the end of a large fleet that would take minutes. The rest is ended by the ticks, and until
+        then by whoever needs the seats. Raises Refusal when it cannot be committed.
+        """
+        answer = await self._committer.submit(Expire(limit=AT_ONCE))
+        if isinstance(answer, Refusal):
+            raise answer
 
     async def tick(self) -> None:
         """Moves lease time on, and ends all that is due; every second.

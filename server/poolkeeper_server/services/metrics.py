@@ -90,6 +90,11 @@ CLOCK_FROZEN = Gauge(
     "1 while civil time is not trusted and dated licences are not granted.",
     registry=REGISTRY,
 )
+STORE_UNWRITABLE = Gauge(
+    "poolkeeper_store_unwritable",
+    "1 while nothing can be committed: the disk is full or faulty, or the database away or read-only.",
+    registry=REGISTRY,
+)
 DRAINING = Gauge("poolkeeper_draining", "1 while the daemon is about to stop.", registry=REGISTRY)
 
 

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from poolkeeper_server.services.certificates import Authority, make_authority
-from poolkeeper_server.services.configuration import ConfigurationError
+from poolkeeper_server.services.configuration import ConfigurationError, refused_by_system
 
 _FORMAT = 1
 _KEY_BYTES = 32
@@ -107,7 +107,8 @@ def read_secrets(path: Path) -> Secrets:
             hint="Restore it from its backup, or name it with --secrets; without it no node can be recognised.",
         ) from error
     except OSError as error:
-        raise ConfigurationError(
+        raise refused_by_system(
+            error,
             f"The secrets file {path} cannot be read: {error.strerror}.",
             hint="Make it belong to the user that runs the daemon.",
         ) from error
@@ -179,7 +180,8 @@ def _create(path: Path, new: Secrets) -> None:
             draft.unlink()
         _sync(path.parent)
     except OSError as error:
-        raise ConfigurationError(
+        raise refused_by_system(
+            error,
             f"The secrets file {path} cannot be made: {error.strerror}.",
             hint="Make the directory writable for the user that runs the daemon, or name another file with --secrets.",
         ) from error

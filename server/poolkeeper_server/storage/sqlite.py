@@ -40,6 +40,7 @@ from poolkeeper_server.storage.store import (
     Committed,
     Mark,
     StoreUnavailable,
+    StoreUnreachable,
     StoreUnusable,
     Take,
     Time,
@@ -58,6 +59,9 @@ for _enumeration in ENUMERATIONS:
 
 #: What SQLite says of a file that is none of its own, or not whole (sqlite.org, result codes NOTADB and CORRUPT).
 _DAMAGED = ("file is not a database", "malformed")
+
+#: What it says when another attempt may well succeed (result codes FULL, IOERR, BUSY and NOMEM).
+_PASSING = ("disk is full", "disk I/O error", "is locked", "out of memory")
 
 #: How many seconds a transaction waits for another writer, and how long it is until it looks again.
 _PATIENCE: Final = 5.0
@@ -374,7 +378,8 @@ def unusable(path: Path, error: sqlite.Error) -> StoreUnusable:
         return StoreUnusable(
             f"The database {path} is damaged, or not a SQLite database: {error}.", hint="Restore it from a backup."
         )
-    return StoreUnusable(
+    passes = isinstance(error, sqlite.OperationalError) and any(sign in str(error) for sign in _PASSING)
+    return (StoreUnreachable if passes else StoreUnusable)(
         f"The database {path} cannot be used: {error}.",
         hint="Check that its directory can be written and that the disk is not full.",
     )

@@ -30,7 +30,7 @@ class StoreUnusable(Exception):
 
 
 class StoreUnreachable(StoreUnusable):
-    """Nobody answers where the store should be."""
+    """The store cannot be used now, and may be at another time: nobody answers, its disk is full, others have it."""
 
 
 class StoreRefused(StoreUnusable):
@@ -174,7 +174,7 @@ class Channel(Protocol):
         """Tells the other daemons, and this one."""
 
     async def listen(self, hear: Callable[[str], None]) -> None:
-        """Has `hear` called, in the loop, with what is told from now on."""
+        """Has `hear` called, in the loop, with what is told from now on. Raises StoreUnavailable."""
 
     async def close(self) -> None:
         """Lets go of the database."""

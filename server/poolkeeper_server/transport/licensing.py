@@ -49,15 +49,12 @@ _SIZES: Mapping[str, int] = {
 }
 
 
+SERVICE = pb.DESCRIPTOR.services_by_name["LicensingService"]
+
+
 def licensing_binding(leasing: Leasing) -> Binding:
     """The protocol's service, ready to be served."""
-    return Binding(
-        pb.DESCRIPTOR.services_by_name["LicensingService"],
-        LicensingServicer(leasing),
-        _ACCESS,
-        crowded=True,
-        sizes=_SIZES,
-    )
+    return Binding(SERVICE, LicensingServicer(leasing), _ACCESS, crowded=True, sizes=_SIZES)
 
 
 class LicensingServicer:

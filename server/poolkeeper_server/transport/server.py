@@ -24,7 +24,7 @@ from grpc_health.v1 import health, health_pb2
 
 from poolkeeper_server.services.address import Address
 from poolkeeper_server.services.certificates import ServerCertificate
-from poolkeeper_server.services.configuration import ConfigurationError
+from poolkeeper_server.services.configuration import ConfigurationError, NotYet, refused_by_system
 from poolkeeper_server.services.sources import NOBODY, Fronts
 from poolkeeper_server.transport.handlers import LARGEST_MESSAGE, Binding, Door, Gate, handlers_of
 from poolkeeper_server.transport.standard import standard_handlers
@@ -88,6 +88,12 @@ class GrpcServer:
             await server.start()
         for service in self._services:
             await self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
+
+    async def report(self, service: str, *, serving: bool) -> None:
+        """Says of a service, and of the daemon as a whole, whether it should get new work; the others go on."""
+        states = health_pb2.HealthCheckResponse
+        for name in (health.OVERALL_HEALTH, service):
+            await self._health.set(name, states.SERVING if serving else states.NOT_SERVING)
 
     async def drain(self) -> None:
         """Turns health to NOT_SERVING for good; from then on every call that comes is told that the daemon stops."""
@@ -165,7 +171,7 @@ def _bound(servers: Sequence[grpc.aio.Server], address: Address, certificate: Se
                 else:
                     port = server.add_secure_port(target, credentials)
     except RuntimeError as error:
-        raise ConfigurationError(
+        raise NotYet(
             f"gRPC cannot listen on {address}.",
             hint=f"Choose another address with --listen, or allow more open files: it listens {_SERVERS} times.",
         ) from error
@@ -226,7 +232,7 @@ def _probe(address: Address) -> None:
 def unavailable(address: Address, error: OSError, *, option: str) -> ConfigurationError:
     """Why an address cannot be listened on, and what to do."""
     if error.errno == errno.EADDRINUSE:
-        return ConfigurationError(
+        return NotYet(
             f"{address} is in use by another program.",
             hint=f"Stop that one, or choose another port with {option}; port 0 takes any free one.",
         )
@@ -235,6 +241,6 @@ def unavailable(address: Address, error: OSError, *, option: str) -> Configurati
             f"{address} needs more rights than this user has.", hint=f"Choose a port from 1024 on with {option}."
         )
     what = error.strerror or os.strerror(error.errno or 0)
-    return ConfigurationError(
-        f"Nothing can listen on {address}: {what}.", hint=f"Choose an address of this machine with {option}."
+    return refused_by_system(
+        error, f"Nothing can listen on {address}: {what}.", hint=f"Choose an address of this machine with {option}."
     )

@@ -14,6 +14,7 @@ from typing import Final
 import asyncpg
 
 from poolkeeper_server.storage.postgres.connection import READER, connect, is_passing
+from poolkeeper_server.storage.store import StoreUnavailable
 
 _CHANNEL: Final = "poolkeeper"
 #: PostgreSQL takes payloads of less than 8000 bytes.
@@ -50,7 +51,12 @@ class PostgresChannel:
     async def listen(self, hear: Callable[[str], None]) -> None:
         """Has `hear` called with what is told from now on; the connection comes back by itself."""
         self._hear = hear
-        await self._open()
+        try:
+            await self._open()
+        except Exception as error:
+            if not is_passing(error):
+                raise
+            raise StoreUnavailable(str(error) or type(error).__name__) from error
         self._listening = asyncio.create_task(self._keep(), name="channel")
 
     async def close(self) -> None:

@@ -116,6 +116,9 @@ async def connect_first(
         raise StoreUnusable(
             f"The database {place(url)} refuses: {error}.", hint="Make the database and the role, or correct the URL."
         ) from error
+    except ValueError as error:
+        # What asyncpg cannot read of the URL, or of what the environment adds to it.
+        raise StoreUnusable(f"The address of the database cannot be used: {error}.", hint="Correct the URL.") from error
     except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
         raise StoreUnreachable(
             f"The database {place(url)} cannot be reached: {error or type(error).__name__}.",

@@ -27,7 +27,14 @@ from poolkeeper_server.storage.postgres.planner import guide_planner
 from poolkeeper_server.storage.postgres.store import CLOCK, LOCK_MARKS, PostgresStore, begin_epoch, upsert
 from poolkeeper_server.storage.reader import Reader
 from poolkeeper_server.storage.schema import ROWS
-from poolkeeper_server.storage.store import MARK_FIELDS, READ_FIRST_MARK, Mark, SharedTime, StoreUnusable
+from poolkeeper_server.storage.store import (
+    MARK_FIELDS,
+    READ_FIRST_MARK,
+    Mark,
+    SharedTime,
+    StoreUnreachable,
+    StoreUnusable,
+)
 
 #: Held while the schema is looked at and changed, so that daemons that start together do it once.
 _MIGRATION_LOCK: Final = 7_665_651_234
@@ -51,16 +58,13 @@ class PostgresDatabase:
             if not await connection.fetchval(HOLD):
                 raise is_replaced(self.name)
             yield connection
-        except asyncpg.PostgresError as error:
-            raise StoreUnusable(
-                f"The database {self.name} cannot be used: {error}.",
-                hint="The role needs the right to make tables in the schema public, and all rights on those it made.",
-            ) from error
         except TimeoutError as error:
-            raise StoreUnusable(
+            raise StoreUnreachable(
                 f"The database {self.name} did not do in time what was asked of it.",
                 hint="Look for what keeps its tables locked (pg_stat_activity), such as a backup, and start again.",
             ) from error
+        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+            raise _trouble(f"The database {self.name} cannot be used", error) from error
         finally:
             await connection.close()
 
@@ -127,10 +131,8 @@ class PostgresDatabase:
                     await bound.execute(text(LOCK_MARKS))
                 await bound.run_sync(upgrade)
         except DBAPIError as error:
-            raise StoreUnusable(
-                f"The schema of the database {self.name} cannot be made: {error.orig}.",
-                hint="Stop all daemons of the database; the role needs the right to make tables in the schema public.",
-            ) from error
+            cause = error.orig.__cause__ if error.orig is not None and error.orig.__cause__ else error
+            raise _trouble(f"The schema of the database {self.name} cannot be made", cause) from error
         finally:
             await engine.dispose()
 
@@ -218,9 +220,18 @@ def _engine(url: str) -> Any:  # noqa: ANN401 - SQLAlchemy is loaded when it is 
     )
 
 
+def _trouble(what: str, error: BaseException) -> StoreUnusable:
+    """What is said of a database that refuses what a start has to do."""
+    words = f"{what}: {str(error) or type(error).__name__}."
+    if is_passing(error):
+        return StoreUnreachable(words, hint="Look at the server's log; it has no room, no time, or only for reading.")
+    hint = "The role needs the right to make tables in the schema public, and all rights on those it made."
+    return StoreUnusable(words, hint=hint)
+
+
 def is_replaced(name: str) -> StoreUnusable:
     """What is said of a database that somebody has for himself."""
-    return StoreUnusable(
+    return StoreUnreachable(
         f"The database {name} is being restored or moved.", hint="Try again when that has come to its end."
     )
 
