@@ -200,13 +200,13 @@ class LeaseKeeper:
         self._digest.drop(name)
 
     def left(self, name: str, now: float) -> Carried | None:
-        """Lets go of an allocation that goes on in another session; None when nothing is promised for it any more."""
+        """Lets go of an allocation that goes on in another session; None for one that cannot."""
         held = self._held.get(name)
         if held is None or held.lost is not None:
             return None
         until = self._end_of(held)
-        if now >= until:
-            return None
+        if now >= until and not held.named:
+            return None  # What is installed may be there still, though it was not to be used any more.
         self.forgotten(name)
         return Carried(name=name, quantity=held.quantity, leased=held.leased, until=until, told_lost=held.told_lost)
 

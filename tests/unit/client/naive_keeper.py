@@ -46,7 +46,7 @@ class NaiveKeeper:
 
     def left(self, name: str, now: float) -> tuple[Holding, float] | None:
         holding = self.held.get(name)
-        if holding is None or holding.lost or now >= self.end(holding):
+        if holding is None or holding.lost or (now >= self.end(holding) and not holding.named):
             return None
         return self.held.pop(name), self.end(holding)
 
