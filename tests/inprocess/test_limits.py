@@ -30,8 +30,9 @@ async def strict(tmp_path: Path, store: dict[str, Any]) -> AsyncIterator[Install
 
 
 async def refused(call: Any) -> Refused:
+    # What is not refused may wait for ever.
     with pytest.raises(Refused) as caught:
-        await call
+        await asyncio.wait_for(call, timeout=10)
     assert caught.value.reason == "LIMIT_REACHED"
     assert caught.value.detail(error_details_pb2.RetryInfo).retry_delay.ToMicroseconds() > 0
     return caught.value
