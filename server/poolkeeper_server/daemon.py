@@ -541,6 +541,7 @@ def _write_endpoint(data: Path, daemon: Daemon) -> None:
         _write(authority, daemon.authority, mode=0o644)
     endpoint = {
         "grpc": str(daemon.grpc.address),
+        "local": daemon.grpc.local,
         "http": str(daemon.http.address),
         "tls": bool(daemon.authority),
         "pin": daemon.pin,

@@ -19,7 +19,7 @@ from tests.process.attacks import memory
 from tests.process.daemon import COMMAND, REPOSITORY, Daemon, Office, Processes, eventually
 from tests.process.stranger import ATTACKS, Line, Tally
 
-SECONDS = 1.0
+SECONDS = 2.0
 #: Megabytes: what a daemon has at rest is about 125.
 MOST_MEMORY = 250
 #: What nobody has to do with another: each alone took a daemon without bounds far beyond that.
@@ -92,6 +92,7 @@ async def test_connections_that_say_nothing_leave_files_for_others_and_are_ended
     held = await node.check_out()
     await node.check_in(held.allocation.name)
     assert await healthy(daemon)
+    assert (await daemon.command("estate", "list")).status == 0
     assert open_files(daemon) < FILES
     await eventually(lambda: not any(line.listen() for line in lines), "the end of those that are silent", within=20.0)
     assert (await daemon.command("estate", "list")).status == 0

@@ -134,7 +134,7 @@ class Admin:
                 pause = error.retry_after or _PAUSE_S
                 # Without a reason nobody was there at all; the person at the terminal wants to know at once.
                 if not (error.retryable and error.reason and time.monotonic() + pause < end):
-                    raise refusal.problem(error, self.endpoint.address) from failure
+                    raise refusal.problem(error, self.endpoint.advertised) from failure
                 time.sleep(pause)
 
     def stream(self, method: "grpc.UnaryStreamMultiCallable[Q, R]", request: Q) -> Iterator[R]:
@@ -146,7 +146,7 @@ class Admin:
         try:
             yield from method(request, metadata=self._metadata)
         except grpc.RpcError as failure:
-            raise refusal.from_rpc(failure, self.endpoint.address) from failure
+            raise refusal.from_rpc(failure, self.endpoint.advertised) from failure
 
     def pages(
         self,

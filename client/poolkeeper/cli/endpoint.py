@@ -77,10 +77,11 @@ def _of_this_machine(directory: Path, local: dict[str, Any], ca: Path | None, to
     listening, tls = _text(local, "grpc"), bool(local.get("tls"))
     host, _, port = listening.rpartition(":")
     # 0.0.0.0 and [::] are places to listen at, none to call.
-    everywhere = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "[::]": "[::1]"}  # noqa: S104  # listening everywhere, here as elsewhere
+    everywhere = ("0.0.0.0", "", "[::]")  # noqa: S104  # listening everywhere, here as elsewhere
     advertised = f"{socket.getfqdn() if host in everywhere else host}:{port}"
     return Endpoint(
-        address=f"{everywhere.get(host, host)}:{port}",
+        # However many connections its port has, this one is kept for its operator.
+        address=_text(local, "local"),
         advertised=advertised if tls else f"plain://{advertised}",
         tls=tls,
         ca=_pem(ca) if ca and tls else _local_ca(directory, local),

@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
+from uuid import uuid4
 
 import grpc
 import grpc.aio
@@ -44,6 +45,8 @@ _AGAIN = 0.01
 _FEWEST_CONNECTIONS = 8
 #: How long a stopping daemon looks away from its calls, in seconds.
 _LOOK = 0.005
+#: Those of an operator's commands.
+_LOCAL_CONNECTIONS = 64
 
 _OPTIONS = (
     # Another program of the same user that sets this too, as gRPC servers do by default, can join later: Linux has no
@@ -74,9 +77,13 @@ _OPTIONS = (
 
 @dataclass(frozen=True, slots=True)
 class GrpcServer:
-    """The gRPC servers that share one bound port; `address` has the port that they really got."""
+    """The gRPC servers that share one bound port; `address` has the port that they really got.
+
+    `local` is where programs of this machine reach one more server, however many connections the port has.
+    """
 
     address: Address
+    local: str
     _servers: Sequence[grpc.aio.Server]
     _health: health.aio.HealthServicer
     _services: tuple[str, ...]
@@ -138,8 +145,16 @@ def bind_server(
     share = max(_FEWEST_CONNECTIONS, connections // _SERVERS)
     servers = [_serving(served, crowded, connections=share) for _ in range(_SERVERS)]
     port = _bound(servers, address, certificate)
+    # A name that no file has (unix(7), abstract) and that goes with the process.
+    local, beside = f"unix-abstract:poolkeeper-{uuid4()}", _serving(served, crowded, connections=_LOCAL_CONNECTIONS)
+    if certificate is None:
+        beside.add_insecure_port(local)
+    else:
+        beside.add_secure_port(local, _credentials(certificate))
     services = (binding.service.full_name for binding in bindings)
-    return GrpcServer(Address(address.host, port), servers, states, (health.OVERALL_HEALTH, *services), door)
+    return GrpcServer(
+        Address(address.host, port), local, (*servers, beside), states, (health.OVERALL_HEALTH, *services), door
+    )
 
 
 def _serving(
@@ -155,11 +170,13 @@ def _serving(
     return server
 
 
+def _credentials(certificate: ServerCertificate) -> grpc.ServerCredentials:
+    return grpc.ssl_server_credentials([(certificate.private_key, certificate.chain)])
+
+
 def _bound(servers: Sequence[grpc.aio.Server], address: Address, certificate: ServerCertificate | None) -> int:
     """Binds all servers to one port, and gives it."""
-    credentials = (
-        None if certificate is None else grpc.ssl_server_credentials([(certificate.private_key, certificate.chain)])
-    )
+    credentials = None if certificate is None else _credentials(certificate)
     port = address.port
     try:
         with _in_turn():

@@ -86,7 +86,8 @@ class CannedDaemon(grpc.GenericRpcHandler):
 
     def write_data(self, directory: Path) -> None:
         """The files by which a command finds a daemon of its own machine."""
-        endpoint = {"grpc": f"127.0.0.1:{self.port}", "http": "127.0.0.1:0", "tls": False, "pin": "", "ca": ""}
+        address = f"127.0.0.1:{self.port}"
+        endpoint = {"grpc": address, "local": address, "http": "127.0.0.1:0", "tls": False, "pin": "", "ca": ""}
         directory.joinpath("endpoint.json").write_text(json.dumps(endpoint))
         directory.joinpath("operator.token").write_text(f"{TOKEN}\n")
 

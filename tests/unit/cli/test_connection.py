@@ -24,7 +24,7 @@ def test_a_daemon_that_does_not_answer_is_status_3(poolkeeper: Command, daemon: 
     daemon.write_data(tmp_path)
     done = poolkeeper("estate", "list")
     assert done.status == 3
-    assert "no daemon answers at 127.0.0.1:1" in done.err
+    assert "no daemon answers at plain://127.0.0.1:1" in done.err
 
 
 def test_a_wrong_token_is_status_4(poolkeeper: Command, daemon: CannedDaemon, tmp_path: Path) -> None:
