@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from google.rpc import error_details_pb2
+from grpc_health.v1 import health_pb2
 
 from poolkeeper.v1 import licensing_pb2
 from tests.inprocess.installation import DrivenTime, Installation, NodeClient, Refused, answer, span
@@ -166,3 +167,18 @@ async def test_a_node_has_so_many_streams(strict: Installation) -> None:
     await again.write(licensing_pb2.ConnectRequest(id=1, heartbeat=licensing_pb2.HeartbeatRequest()))
     assert (await again.read()).heartbeat.remaining.seconds > 0
     again.cancel()
+
+
+@pytest.mark.behaviour("CC-38")
+async def test_an_address_watches_health_so_often(installation: Installation) -> None:
+    watch: Any = installation.channel.unary_stream(
+        "/grpc.health.v1.Health/Watch",
+        request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
+        response_deserializer=health_pb2.HealthCheckResponse.FromString,
+    )
+    watching = [watch(health_pb2.HealthCheckRequest()) for _ in range(64)]
+    for stream in watching:
+        assert (await stream.read()).status == health_pb2.HealthCheckResponse.SERVING
+    await refused(answer(watch(health_pb2.HealthCheckRequest()).read()))
+    for stream in watching:
+        stream.cancel()
