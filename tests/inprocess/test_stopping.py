@@ -269,6 +269,8 @@ async def test_while_another_daemon_serves_lease_time_goes_on_by_that_one_alone(
             await there.heartbeat(held)
         # One session was silent for as long as its promise was.
         assert (await counts(second))[1] == 1
+        # Nor does it take the time that has gone on without it for a clock that was set.
+        assert not (await second.admin.alerts.ListAlerts(admin_pb2.ListAlertsRequest())).alerts
     await asyncio.wait_for(stopping, PATIENCE)
     await first.start()
 
