@@ -152,7 +152,7 @@ async def test_a_stream_survives_what_a_call_survives(installation: Installation
 async def test_names_of_the_longest_length_are_counted_on_every_store(installation: Installation) -> None:
     await installation.studio(4, counting=admin_pb2.COUNTING_USER_HOST)
     await installation.admin.consumers.CreateConsumer(
-        admin_pb2.CreateConsumerRequest(parent="estates/acme", consumer=LONGEST, user=LONGEST, host=LONGEST)
+        admin_pb2.CreateConsumerRequest(parent="estates/acme", consumer=LONGEST)
     )
     first, second = await installation.node(), await installation.node("studio-8")
     who = {"consumer": LONGEST, "installation": LONGEST, "user": LONGEST, "host": LONGEST}
@@ -177,6 +177,9 @@ async def test_a_listing_of_large_products_is_told_in_pages_that_a_client_can_re
     units = {f"{place:02}{LONGEST[2:]}": 1 for place in range(64)}
     for number in range(80):
         await installation.product(f"p{number}", **units)
+    with pytest.raises(Refused) as refused:
+        await installation.product("too-many", one_more=1, **units)
+    assert refused.value.reason == "INVALID_FIELD"
     found, token = [], ""
     while True:
         page = await installation.admin.products.ListProducts(

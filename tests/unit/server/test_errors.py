@@ -1,4 +1,7 @@
+import base64
+import string
 from typing import TypeVar
+from urllib.parse import quote
 
 import grpc
 import pytest
@@ -96,3 +99,16 @@ def test_a_long_denial_fits_into_the_trailers_of_any_client() -> None:
     denial = detail(status, errors_pb2.Denial)
     assert denial is not None
     assert 0 < len(denial.candidates) < 20
+
+
+@pytest.mark.invariant("TRAILERS")
+@pytest.mark.parametrize("reason", Reason)
+@pytest.mark.parametrize("text", ["x" * 9_000, "%" * 9_000, "\N{PILE OF POO}" * 9_000])
+def test_no_refusal_is_too_long_for_the_trailers_of_any_client(reason: Reason, text: str) -> None:
+    denial = denied(20).denial
+    status = status_of(Refusal(reason, text, hint=text, field=text, denial=denial, at=0, retry_after=1))
+    plain = " " + string.punctuation.replace("%", "")
+    encoded = len(quote(status.message, safe=plain)) + len(base64.b64encode(status.SerializeToString()))
+    # As gRPC counts them: names and 32 bytes for each, and three of its own.
+    assert encoded + 400 < 8_192
+    assert status.message.endswith("...")
