@@ -162,6 +162,7 @@ class Known:
 class Heartbeat(Command):
     """Renews a session; answers `Renewed`. `digest` is the client's, as a signed 64-bit number.
 
+    `node_id` says for whom it counts where turns are shared; so it does in all commands of sessions.
     `epoch` is that of the newest answer that the client has heard; 0 when it does not say.
     """
 
@@ -171,6 +172,7 @@ class Heartbeat(Command):
     digest: int
     known: Known | None = None
     epoch: int = 0
+    node_id: str = ""
 
 
 @frozen
@@ -211,6 +213,7 @@ class Acknowledge(Command):
     session_id: str
     allocation_id: str
     fence: int
+    node_id: str = ""
 
 
 @frozen
@@ -234,6 +237,7 @@ class CloseSession(Command):
     count: int = 0
     digest: int = 0
     known: Known | None = None
+    node_id: str = ""
 
 
 @frozen

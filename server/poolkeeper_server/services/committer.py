@@ -19,15 +19,18 @@ from poolkeeper_server.domain.commands import Answer, CheckOut, Command, ServeQu
 from poolkeeper_server.domain.moment import SECOND
 from poolkeeper_server.domain.refusal import Reason, Refusal, draining
 from poolkeeper_server.services import metrics
-from poolkeeper_server.services.backlog import OWN, Backlog, Sender, overloaded, sender_of
+from poolkeeper_server.services.backlog import OWN, OWN_SENDER, Backlog, overloaded, sender_of
 from poolkeeper_server.services.events import Event, get_logger
 from poolkeeper_server.services.ids import new_ids
+from poolkeeper_server.services.lanes import Sender
 from poolkeeper_server.services.writability import Writability
 from poolkeeper_server.storage.failpoint import failpoint
 from poolkeeper_server.storage.store import Committed, Store, StoreUnavailable
 
 #: The most commands of one transaction.
 LARGEST_BATCH = 1024
+#: The most of them of one sender, after which others have their turn.
+LARGEST_SHARE = 256
 
 #: How many turns of the loop may bring no further command before a batch is closed, for one that came alone and for
 #: those that have company. This is no timer: a turn in which nothing happens takes some microseconds.
@@ -84,10 +87,11 @@ class Committer:
         """
         if self._draining and not isinstance(command, OWN):
             raise draining()
-        self._backlog.require_room(command)
         loop = asyncio.get_running_loop()
         waiting = _Waiting(command, loop.create_future(), None if within is None else loop.time() + within)
-        self._backlog.add(command, waiting)
+        pushed = self._backlog.let_in(command, waiting)
+        if pushed is not None:
+            _answer(pushed.future, overloaded())
         self._wake.set()
         return waiting.future
 
@@ -134,7 +138,10 @@ class Committer:
         now = asyncio.get_running_loop().time()
         if self._suspects:
             self._suspects = {sender: until for sender, until in self._suspects.items() if now < until}
-        while len(batch) < LARGEST_BATCH and (waiting := self._backlog.pop()) is not None:
+        shares: dict[Sender, int] = {}
+        cost = 0
+        while cost < LARGEST_BATCH and (popped := self._backlog.pop()) is not None:
+            sender, turns, waiting = popped
             if isinstance(waiting.command, CheckOut) and not waiting.begun:
                 if waiting.future.cancelled():
                     continue
@@ -142,10 +149,15 @@ class Committer:
                     waiting.future.cancel()
                     continue
             waiting.begun = True
-            if self._suspects and sender_of(waiting.command) in self._suspects:
+            if sender in self._suspects:
                 self._set_apart(waiting)
             else:
                 batch.append(waiting)
+            cost += turns
+            share = shares[sender] = shares.get(sender, 0) + turns
+            if share >= LARGEST_SHARE:
+                # Everybody else has had as many turns, and whoever comes now need not wait for the rest of this one.
+                break
         metrics.QUEUE_DEPTH.set(len(self._backlog))
         return batch
 
@@ -212,7 +224,7 @@ class Committer:
             return
         for waiting in batch:
             sender = sender_of(waiting.command)
-            if sender is not None and len(self._suspects) < _MOST_APART:
+            if sender is not OWN_SENDER and len(self._suspects) < _MOST_APART:
                 self._suspects[sender] = asyncio.get_running_loop().time() + _APART_SECONDS
             _log.error(Event.CALL_FAILED, command=type(waiting.command).__name__, exc_info=error)
             if not waiting.future.done():

@@ -93,6 +93,7 @@ class Exchange:
         """Renews the session."""
         return commands.Heartbeat(
             estate_id=self._identity.estate,
+            node_id=self._identity.node,
             session_id=self._identity.session,
             count=request.allocation_count,
             digest=signed(request.digest),
@@ -147,6 +148,7 @@ class Exchange:
         self._own(allocation.estate)
         return commands.Acknowledge(
             estate_id=self._identity.estate,
+            node_id=self._identity.node,
             session_id=self._identity.session,
             allocation_id=allocation.id,
             fence=request.fence.sequence,
@@ -156,6 +158,7 @@ class Exchange:
         """Ends the session."""
         return commands.CloseSession(
             estate_id=self._identity.estate,
+            node_id=self._identity.node,
             session_id=self._identity.session,
             told=request.HasField("allocation_count"),
             count=request.allocation_count,

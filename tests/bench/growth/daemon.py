@@ -125,7 +125,7 @@ class Daemon:
         if life != self._life:
             return
         expire = c.Expire(limit=AT_ONCE)
-        self._backlog.add(expire, _Item(None, 0, expire))
+        self._backlog.let_in(expire, _Item(None, 0, expire))
         self._go()
         self._clock.at(self._clock.now + _TICK, self._tick, life)
 
@@ -231,21 +231,21 @@ class Daemon:
                 self.links[caller] = False
                 at += costs.stream
             try:
-                self._backlog.require_room(what)
+                # Each client sends so little that nobody has to go for another one.
+                self._backlog.let_in(what, item)
             except Refusal as refusal:
                 at += costs.refuse
                 self._tally.refused(what)
                 self._clock.at(at + costs.network, caller.answered, item.ticket, refusal.with_traceback(None))
             else:
-                self._backlog.add(what, item)
                 self._tally.waiting(len(self._backlog))
         return at
 
     # ---- the committer ----
 
     def _gather(self) -> None:
-        while len(self._batch) < LARGEST_BATCH and (item := self._backlog.pop()) is not None:
-            self._batch.append(item)
+        while len(self._batch) < LARGEST_BATCH and (popped := self._backlog.pop()) is not None:
+            self._batch.append(popped[2])
         life = self._life
         self._left = self._costs.batch
         if not self._store.away:

@@ -14,7 +14,7 @@ from poolkeeper_server.domain.commands import CancelWait, CheckIn, CheckOut, Com
 from poolkeeper_server.domain.records import CheckInReason
 from poolkeeper_server.domain.refusal import Reason, Refusal
 from poolkeeper_server.services.clock import HostClock, first_mark
-from poolkeeper_server.services.committer import LARGEST_BATCH, Committer
+from poolkeeper_server.services.committer import LARGEST_BATCH, LARGEST_SHARE, Committer
 from poolkeeper_server.storage.store import Committed, StoreUnavailable, Take
 from tests.inprocess.installation import DrivenTime
 
@@ -160,8 +160,23 @@ async def test_who_comes_after_a_transaction_in_vain_has_taken_nothing_is_not_pa
 async def test_a_batch_has_a_limit() -> None:
     store = ScriptedStore()
     async with running(store, bound=4 * LARGEST_BATCH) as committer:
-        await asyncio.gather(*(committer.submit(check_out(number)) for number in range(LARGEST_BATCH + 1)))
+        asked = [replace(check_out(), caller=f"n{number}") for number in range(LARGEST_BATCH + 1)]
+        await asyncio.gather(*map(committer.submit, asked))
     assert max(len(batch) for batch in store.batches) == LARGEST_BATCH
+
+
+async def test_nobody_waits_for_more_than_a_share_of_what_another_one_sends() -> None:
+    store = ScriptedStore()
+    async with running(store, bound=4 * LARGEST_BATCH) as committer:
+        store.open.clear()
+        first = [committer.submit(check_out(number)) for number in range(LARGEST_BATCH)]
+        await store.begun.wait()
+        other = replace(check_out(), caller="other", estate_id="other")
+        later = committer.submit(other)
+        store.open.set()
+        await asyncio.gather(*first, later)
+    assert [len(batch) for batch in store.batches[:2]] == [LARGEST_SHARE, LARGEST_SHARE + 1]
+    assert other in store.batches[1]
 
 
 async def test_a_full_queue_refuses_check_outs_and_still_takes_heartbeats_and_check_ins() -> None:
