@@ -35,6 +35,7 @@ from poolkeeper_server.domain.records import (
 )
 from poolkeeper_server.domain.refusal import Refusal
 from poolkeeper_server.services.grants import PublishedKey, Signature
+from poolkeeper_server.services.large import Large
 from poolkeeper_server.services.tokens import SessionIdentity
 
 T = TypeVar("T")
@@ -213,7 +214,14 @@ class Leasing(Protocol):
     def session_receipt(self, renewed: Renewed, *, until: int) -> bytes:
         """What prolongs the proofs of all that the session has."""
 
-    def proven(self, session_receipt: bytes, receipts: Sequence[bytes]) -> list[GrantReceipt]:
+    @property
+    def large(self) -> Large:
+        """Turns of large requests."""
+
+    async def is_quiet(self) -> bool:
+        """Whether receipts could prove anything: in some pool, what is held may not be known since a restore."""
+
+    async def proven(self, session_receipt: bytes, receipts: Sequence[bytes]) -> list[GrantReceipt]:
         """What receipts prove, each with the newest promise proven; those of other installations are left out."""
 
     async def node_allocations(self, identity: SessionIdentity, page: PageRequest) -> Page[AllocationView]:

@@ -51,6 +51,7 @@ from poolkeeper_server.services.contract import (
 from poolkeeper_server.services.events import Event, debugs, get_logger
 from poolkeeper_server.services.feed import Feed
 from poolkeeper_server.services.grants import Signer
+from poolkeeper_server.services.large import SLICE, Large
 from poolkeeper_server.services.limits import Limits
 from poolkeeper_server.services.nodes import Credentials, Sightings
 from poolkeeper_server.services.receipts import Receipts
@@ -115,6 +116,9 @@ class LeasingService:
         self._limits = limits
         self._info = info
         self._receipts = Receipts(mint)
+        self.large = Large()
+        """Turns of large requests."""
+        self._quiet = (0, 0)
         self._places: dict[Key, dict[str, _Place]] = {}
         self._granted = metrics.CHECK_OUTS.labels("granted", "")
         self._waiting = metrics.CHECK_OUTS.labels("waiting", "")
@@ -463,12 +467,22 @@ class LeasingService:
         """What prolongs the proofs of all that the session has."""
         return self._receipts.of_session(renewed.session, epoch=renewed.epoch, until=until)
 
-    def proven(self, session_receipt: bytes, receipts: Sequence[bytes]) -> list[GrantReceipt]:
+    async def is_quiet(self) -> bool:
+        """Whether receipts could prove anything: in some pool, what is held may not be known since a restore."""
+        moment = self._clock.glance()
+        if self._quiet[0] != moment.epoch:
+            # Within an epoch no quiet period begins, and none becomes longer than the longest.
+            self._quiet = (moment.epoch, await self._reader.quiet_until())
+        return moment.lease < self._quiet[1]
+
+    async def proven(self, session_receipt: bytes, receipts: Sequence[bytes]) -> list[GrantReceipt]:
         """What receipts prove, each with the newest promise proven; those of other installations are left out."""
         grants = []
-        for receipt in receipts:
+        for place, receipt in enumerate(receipts, 1):
             with suppress(InvalidToken):
                 grants.append(self._receipts.read_grant(receipt))
+            if place % SLICE == 0:
+                await asyncio.sleep(0)
         session = None
         if session_receipt:
             with suppress(InvalidToken):

@@ -61,6 +61,11 @@ REPEATED_BATCHES = Counter(
     "Transactions that were carried out again in parts since one of their commands was a fault of the daemon.",
     registry=REGISTRY,
 )
+LARGE_REFUSED = Counter(
+    "poolkeeper_large_requests_refused",
+    "Large requests that were told to come back since their node had others under way.",
+    registry=REGISTRY,
+)
 SEATS = Gauge(
     "poolkeeper_seats",
     "Seats of a pool by state (total, active, quarantined, available).",

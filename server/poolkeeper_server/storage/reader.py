@@ -218,6 +218,12 @@ class Reader:
             row = (await connection.execute(select(MARKS.c.epoch, MARKS.c.lease))).one()
         return int(row[0]), int(row[1])
 
+    async def quiet_until(self) -> int:
+        """The lease time until which any pool gives no seat, since its state was restored; 0 where none was."""
+        query = select(func.coalesce(func.max(TABLES[r.Pool].c.quiet_until_lease), 0))
+        async with self._connection() as connection:
+            return int((await connection.execute(query)).scalar_one())
+
     async def head(self, estate_id: str, pool_id: str) -> tuple[r.Pool, list[r.Holding]] | None:
         """A pool and its holdings, read at one moment."""
         pools, holdings = TABLES[r.Pool], TABLES[r.Holding]

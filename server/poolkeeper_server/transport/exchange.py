@@ -1,7 +1,9 @@
 """The check-out protocol's messages: requests as commands, answers as messages. Unary calls and streams share it."""
 
-from asyncio import Future, get_running_loop
-from collections.abc import Iterable, Sequence
+from asyncio import Future, gather, get_running_loop, sleep
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import TypeVar
 
 from poolkeeper.v1 import licensing_pb2 as pb
@@ -11,6 +13,7 @@ from poolkeeper_server.domain.receipts import GrantReceipt
 from poolkeeper_server.domain.records import Allocation, AllocationState, CheckInReason, Kind
 from poolkeeper_server.domain.refusal import Refusal, invalid
 from poolkeeper_server.services.contract import Leasing
+from poolkeeper_server.services.large import MOST_HEARTBEATS, SLICE
 from poolkeeper_server.services.tokens import SessionIdentity
 from poolkeeper_server.transport import conversion, names
 from poolkeeper_server.transport.errors import reason_number
@@ -26,7 +29,8 @@ LARGEST_BATCH = 1_000
 _MOST_DETAILS_IN_BATCH = 1_500
 _MOST_SEATS = 1_000_000
 _LONGEST_WAIT = 86_400_000_000
-_MOST_KNOWN = 100_000
+_MOST_KNOWN = 20_000
+_MANY_NAMES = 1_000
 _REASONS = {
     number: CheckInReason(name.removeprefix("CHECK_IN_REASON_")) for name, number in pb.CheckInReason.items() if number
 } | {pb.CHECK_IN_REASON_UNSPECIFIED: CheckInReason.ENDED}
@@ -38,6 +42,7 @@ class Exchange:
     def __init__(self, leasing: Leasing, identity: SessionIdentity) -> None:
         self._leasing = leasing
         self._identity = identity
+        self._sender = (identity.estate, identity.node)
 
     def check_out(self, request: pb.CheckOutRequest, *, may_wait: bool = True) -> commands.CheckOut:
         """Takes seats. Raises Refusal, as all of these do, for a field that is not permitted."""
@@ -61,16 +66,34 @@ class Exchange:
             wait=_wait(request, may_wait=may_wait) if request.HasField("wait") else 0,
         )
 
-    def batch(self, request: pb.BatchCheckOutRequest) -> list[commands.CheckOut | Refusal]:
-        """Each check-out of a batch, or why it is refused already."""
-        count_of(len(request.requests), "requests", most=LARGEST_BATCH)
-        found: list[commands.CheckOut | Refusal] = []
-        for one in request.requests:
-            try:
-                found.append(self.check_out(one, may_wait=False))
-            except Refusal as refusal:
-                found.append(refusal)
-        return found
+    async def batch_check_out(
+        self, request: pb.BatchCheckOutRequest, *, within: float | None = None
+    ) -> pb.BatchCheckOutResponse:
+        """Takes seats for each request of a batch by itself."""
+        requests = request.requests
+        count_of(len(requests), "requests", most=LARGEST_BATCH)
+        with self._under_way(len(requests)):
+            async with self._turn(len(requests)):
+                futures = [
+                    submitted(self._leasing, lambda one=one: self.check_out(one, may_wait=False), within)  # type: ignore[misc] # A default.
+                    async for one in sliced(requests)
+                ]
+            answers = await gather(*futures)
+            message = pb.BatchCheckOutResponse()
+            async for one, answer in sliced(list(zip(requests, answers, strict=True))):
+                result = message.results.add()
+                try:
+                    granted = _expected(answer, commands.Granted)
+                    self._fill_granted(result.granted, granted, want_grant=one.want_grant)
+                except Refusal as refusal:
+                    result.error.CopyFrom(refused("BatchCheckOut", refusal, most=_MOST_DETAILS_IN_BATCH))
+            return message
+
+    def _under_way(self, size: int) -> AbstractContextManager[None]:
+        return self._leasing.large.under_way(self._sender) if size > SLICE else nullcontext()
+
+    def _turn(self, size: int) -> AbstractAsyncContextManager[None]:
+        return self._leasing.large.turn(self._sender) if size > SLICE else nullcontext()
 
     def check_in(self, request: pb.CheckInRequest) -> commands.CheckIn:
         """Gives an allocation back."""
@@ -90,7 +113,10 @@ class Exchange:
         )
 
     def heartbeat(self, request: pb.HeartbeatRequest) -> commands.Heartbeat:
-        """Renews the session."""
+        """Renews the session; what is large must be looked at with `reconciling`."""
+        return self._heartbeat(request, self._known(request.known) if request.HasField("known") else None)
+
+    def _heartbeat(self, request: pb.HeartbeatRequest, known: commands.Known | None) -> commands.Heartbeat:
         return commands.Heartbeat(
             estate_id=self._identity.estate,
             node_id=self._identity.node,
@@ -101,7 +127,7 @@ class Exchange:
             epoch=request.epoch,
         )
 
-    def _known(self, told: pb.KnownAllocations) -> commands.Known:
+    def _known(self, told: pb.KnownAllocations, receipts: tuple[GrantReceipt, ...] = ()) -> commands.Known:
         """All that the client knows."""
         if len(told.allocations) + len(told.pending_request_ids) > _MOST_KNOWN:
             raise invalid("known", "known has too many names.", hint=f"It may have {_MOST_KNOWN:,}.")
@@ -111,36 +137,66 @@ class Exchange:
             as_of=told.as_of,
             allocations=sizes,
             pending=frozenset(names.request_id(one, required=True) for one in told.pending_request_ids),
-            receipts=self._receipts(told.proofs),
+            receipts=receipts,
         )
 
-    def batch_heartbeat(self, request: pb.BatchHeartbeatRequest) -> list["Renewal | Refusal"]:
-        """Each renewal of a batch, with the side of its own session, or why it is refused already."""
-        count_of(len(request.heartbeats), "heartbeats", most=LARGEST_BATCH)
-        found: list[Renewal | Refusal] = []
-        for one in request.heartbeats:
-            try:
-                who = self._leasing.session_of(one.session_token)
-                if (who.estate, who.node) != (self._identity.estate, self._identity.node):
-                    raise invalid("session_token", "The session is not of the calling node.")
-                exchange = Exchange(self._leasing, who)
-                found.append((exchange, exchange.heartbeat(one.heartbeat)))
-            except Refusal as refusal:
-                found.append(refusal)
-        return found
-
-    def _receipts(self, proofs: Iterable[pb.Proof]) -> tuple[GrantReceipt, ...]:
-        """What is proven of the caller's own; what proves nothing is left out, and told as not known."""
-        shown = [(proof.session_receipt, tuple(proof.receipts)) for proof in proofs]
-        if sum(len(receipts) for _, receipts in shown) > _MOST_KNOWN:
+    async def reconciling(self, request: pb.HeartbeatRequest) -> commands.Heartbeat:
+        """Renews a session that accounts for thousands of allocations, or proves any."""
+        told = request.known
+        size = len(told.allocations) + len(told.pending_request_ids)
+        shown = sum(len(proof.receipts) for proof in told.proofs)
+        if shown > _MOST_KNOWN:
             raise invalid("known.proofs", "proofs have too many receipts.", hint=f"They may have {_MOST_KNOWN:,}.")
+        # Where nothing can be proven, no receipt is looked at, and its client is answered like one that has none.
+        quiet = bool(told.proofs) and await self._leasing.is_quiet()
+        large = self._leasing.large
+        many = size + shown > _MANY_NAMES
+        with large.under_way(self._sender, most=MOST_HEARTBEATS) if many else nullcontext():
+            async with large.turn(self._sender):
+                receipts = await self._receipts(told.proofs) if quiet else ()
+                command = self._heartbeat(request, self._known(told, receipts))
+        return replace(command, epoch=0) if told.proofs and not quiet else command
+
+    async def batch_heartbeat(self, request: pb.BatchHeartbeatRequest) -> pb.BatchHeartbeatResponse:
+        """Renews each session of a batch by itself."""
+        heartbeats = request.heartbeats
+        count_of(len(heartbeats), "heartbeats", most=LARGEST_BATCH)
+        with self._under_way(len(heartbeats)):
+            asked = [await self._of_own_node(one) async for one in sliced(heartbeats)]
+            futures = [renewed(self._leasing, one) for one in asked]
+            answers = await gather(*futures)
+            message = pb.BatchHeartbeatResponse()
+            async for one, answer in sliced(list(zip(asked, answers, strict=True))):
+                result = message.results.add()
+                try:
+                    if isinstance(one, Refusal):
+                        raise one
+                    one[0].fill_heartbeat(result.renewed, answer)
+                except Refusal as refusal:
+                    result.error.CopyFrom(refused("BatchHeartbeat", refusal, most=_MOST_DETAILS_IN_BATCH))
+            return message
+
+    async def _of_own_node(self, one: pb.SessionHeartbeat) -> "Renewal | Refusal":
+        """The renewal of a session, with its own side of the protocol, or why it is refused already."""
+        try:
+            who = self._leasing.session_of(one.session_token)
+            if (who.estate, who.node) != (self._identity.estate, self._identity.node):
+                raise invalid("session_token", "The session is not of the calling node.")
+            exchange = Exchange(self._leasing, who)
+            if is_large(one.heartbeat):
+                return exchange, await exchange.reconciling(one.heartbeat)
+            return exchange, exchange.heartbeat(one.heartbeat)
+        except Refusal as refusal:
+            return refusal
+
+    async def _receipts(self, proofs: Iterable[pb.Proof]) -> tuple[GrantReceipt, ...]:
+        """What is proven of the caller's own; what proves nothing is left out, and told as not known."""
         own = (self._identity.estate, self._identity.node)
-        return tuple(
-            receipt
-            for proof in shown
-            for receipt in self._leasing.proven(*proof)
-            if (receipt.estate_id, receipt.node_id) == own
-        )
+        found: list[GrantReceipt] = []
+        for proof in proofs:
+            proven = await self._leasing.proven(proof.session_receipt, proof.receipts)
+            found += [receipt for receipt in proven if (receipt.estate_id, receipt.node_id) == own]
+        return tuple(found)
 
     def acknowledge(self, request: pb.AcknowledgeRequest) -> commands.Acknowledge:
         """Accepts a waiter's grant, or lets go of a revoked allocation."""
@@ -210,20 +266,6 @@ class Exchange:
         if want_grant:
             message.grant = self._leasing.sign_grant(self._identity, answer)
 
-    def batch_answer(
-        self, request: pb.BatchCheckOutRequest, answers: Sequence[commands.Answer]
-    ) -> pb.BatchCheckOutResponse:
-        """Each result in its place."""
-        message = pb.BatchCheckOutResponse()
-        for one, answer in zip(request.requests, answers, strict=True):
-            result = message.results.add()
-            try:
-                granted = _expected(answer, commands.Granted)
-                self._fill_granted(result.granted, granted, want_grant=one.want_grant)
-            except Refusal as refusal:
-                result.error.CopyFrom(refused("BatchCheckOut", refusal, most=_MOST_DETAILS_IN_BATCH))
-        return message
-
     def fill_heartbeat(self, message: pb.HeartbeatResponse, answer: commands.Answer) -> None:
         """Writes a renewed promise."""
         renewed = _expected(answer, commands.Renewed)
@@ -241,21 +283,6 @@ class Exchange:
             message.resized.add(allocation=name, quantity=quantity)
         for one in renewed.notices:
             message.notices.append(self.notice(one, epoch=renewed.epoch))
-
-    def batch_heartbeat_answer(
-        self, asked: Sequence["Renewal | Refusal"], answers: Sequence[commands.Answer]
-    ) -> pb.BatchHeartbeatResponse:
-        """Each result in its place."""
-        message = pb.BatchHeartbeatResponse()
-        for one, answer in zip(asked, answers, strict=True):
-            result = message.results.add()
-            try:
-                if isinstance(one, Refusal):
-                    raise one
-                one[0].fill_heartbeat(result.renewed, answer)
-            except Refusal as refusal:
-                result.error.CopyFrom(refused("BatchHeartbeat", refusal, most=_MOST_DETAILS_IN_BATCH))
-        return message
 
     def notice(self, found: commands.Notice, *, epoch: int) -> pb.AllocationNotice:
         """News of one allocation."""
@@ -280,23 +307,41 @@ class Exchange:
 Renewal = tuple[Exchange, commands.Heartbeat]
 
 
+def is_large(request: pb.HeartbeatRequest) -> bool:
+    """Whether a heartbeat must be looked at by turns."""
+    known = request.known
+    return bool(known.proofs) or len(known.allocations) + len(known.pending_request_ids) > _MANY_NAMES
+
+
+async def sliced(items: Sequence[T]) -> AsyncIterator[T]:
+    """Each of many, with the loop let go of now and then."""
+    for place, item in enumerate(items, 1):
+        yield item
+        if place % SLICE == 0:
+            await sleep(0)
+
+
 def renewed(leasing: Leasing, asked: Renewal | Refusal) -> Future[commands.Answer]:
     """The future answer of one heartbeat of a batch, which may be refused already."""
-    return submitted(leasing, asked if isinstance(asked, Refusal) else asked[1])
+    return submitted(leasing, lambda: _renewal(asked))
+
+
+def _renewal(asked: Renewal | Refusal) -> commands.Heartbeat:
+    if isinstance(asked, Refusal):
+        raise asked
+    return asked[1]
 
 
 def submitted(
-    leasing: Leasing, asked: commands.CheckOut | commands.Heartbeat | Refusal, within: float | None = None
+    leasing: Leasing, make: Callable[[], commands.Command], within: float | None = None
 ) -> Future[commands.Answer]:
     """The future answer of one command of a batch, which may be refused already."""
     try:
-        if not isinstance(asked, Refusal):
-            return leasing.submit(asked, within=within)
+        return leasing.submit(make(), within=within)
     except Refusal as refusal:
-        asked = refusal
-    done: Future[commands.Answer] = get_running_loop().create_future()
-    done.set_result(asked)
-    return done
+        done: Future[commands.Answer] = get_running_loop().create_future()
+        done.set_result(refusal)
+        return done
 
 
 def fill_check_in(message: pb.CheckInResponse, answer: commands.Answer) -> None:

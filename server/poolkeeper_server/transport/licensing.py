@@ -14,8 +14,7 @@ from poolkeeper_server.transport.exchange import (
     fill_acknowledge,
     fill_check_in,
     fill_close,
-    renewed,
-    submitted,
+    is_large,
 )
 from poolkeeper_server.transport.handlers import Access, Binding, MessageStream, NodeCall, OpenCall
 from poolkeeper_server.transport.stream import Conversation
@@ -141,10 +140,7 @@ class LicensingServicer:
     async def BatchCheckOut(self, request: pb.BatchCheckOutRequest, call: NodeCall) -> pb.BatchCheckOutResponse:
         """Takes seats for each request of the batch by itself."""
         exchange = Exchange(self._leasing, call.identity)
-        asked = exchange.batch(request)
-        within = call.time_remaining()
-        answers = await asyncio.gather(*(submitted(self._leasing, one, within) for one in asked))
-        return exchange.batch_answer(request, answers)
+        return await exchange.batch_check_out(request, within=call.time_remaining())
 
     async def CheckIn(self, request: pb.CheckInRequest, call: NodeCall) -> pb.CheckInResponse:
         """Gives an allocation back."""
@@ -157,15 +153,13 @@ class LicensingServicer:
         """Renews the session."""
         exchange = Exchange(self._leasing, call.identity)
         message = pb.HeartbeatResponse()
-        exchange.fill_heartbeat(message, await self._leasing.submit(exchange.heartbeat(request)))
+        command = await exchange.reconciling(request) if is_large(request) else exchange.heartbeat(request)
+        exchange.fill_heartbeat(message, await self._leasing.submit(command))
         return message
 
     async def BatchHeartbeat(self, request: pb.BatchHeartbeatRequest, call: NodeCall) -> pb.BatchHeartbeatResponse:
         """Renews each session of the batch by itself."""
-        exchange = Exchange(self._leasing, call.identity)
-        asked = exchange.batch_heartbeat(request)
-        answers = await asyncio.gather(*(renewed(self._leasing, one) for one in asked))
-        return exchange.batch_heartbeat_answer(asked, answers)
+        return await Exchange(self._leasing, call.identity).batch_heartbeat(request)
 
     async def Acknowledge(self, request: pb.AcknowledgeRequest, call: NodeCall) -> pb.AcknowledgeResponse:
         """Accepts a waiter's grant, or lets go of a revoked allocation."""

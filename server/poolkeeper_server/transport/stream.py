@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from google.rpc import status_pb2
 
@@ -26,8 +26,7 @@ from poolkeeper_server.transport.exchange import (
     fill_cancel,
     fill_check_in,
     fill_close,
-    renewed,
-    submitted,
+    is_large,
 )
 from poolkeeper_server.transport.handlers import CallerGone, MessageStream, failed, refused
 from poolkeeper_server.transport.pages import readable
@@ -258,42 +257,26 @@ class Conversation:
         self._send(message)
 
     def _batch_check_out(self, request: pb.ConnectRequest) -> None:
-        asked = self._exchange.batch(request.batch_check_out)
-
-        def answer(answers: Sequence[commands.Answer]) -> pb.ConnectResponse:
-            message = self._exchange.batch_answer(request.batch_check_out, answers)
+        async def answer() -> pb.ConnectResponse:
+            message = await self._exchange.batch_check_out(request.batch_check_out)
             return pb.ConnectResponse(id=request.id, batch_check_out=message)
 
-        self._gather(request.id, "BatchCheckOut", [submitted(self._leasing, one) for one in asked], answer)
+        self._begin(request.id, "BatchCheckOut", answer())
 
     def _batch_heartbeat(self, request: pb.ConnectRequest) -> None:
-        asked = self._exchange.batch_heartbeat(request.batch_heartbeat)
-
-        def answer(answers: Sequence[commands.Answer]) -> pb.ConnectResponse:
-            message = self._exchange.batch_heartbeat_answer(asked, answers)
+        async def answer() -> pb.ConnectResponse:
+            message = await self._exchange.batch_heartbeat(request.batch_heartbeat)
             return pb.ConnectResponse(id=request.id, batch_heartbeat=message)
 
-        self._gather(request.id, "BatchHeartbeat", [renewed(self._leasing, one) for one in asked], answer)
+        self._begin(request.id, "BatchHeartbeat", answer())
 
-    def _gather(
-        self,
-        id_: int,
-        method: str,
-        futures: Sequence[asyncio.Future[commands.Answer]],
-        answer: Callable[[Sequence[commands.Answer]], pb.ConnectResponse],
-    ) -> None:
-        asyncio.gather(*futures).add_done_callback(partial(self._gathered, id_, method, answer))
+    def _begin(self, id_: int, method: str, answer: Coroutine[Any, Any, pb.ConnectResponse]) -> None:
+        """Has a request answered that takes more than one command, in a task of its own."""
+        self._tasks.create_task(self._answer(id_, method, answer), name=f"{method} on a stream")
 
-    def _gathered(
-        self,
-        id_: int,
-        method: str,
-        answer: Callable[[Sequence[commands.Answer]], pb.ConnectResponse],
-        future: asyncio.Future[list[commands.Answer]],
-    ) -> None:
+    async def _answer(self, id_: int, method: str, answer: Coroutine[Any, Any, pb.ConnectResponse]) -> None:
         try:
-            answers: list[commands.Answer] = _result(future)
-            message = answer(answers)
+            message = await answer
         except Refusal as refusal:
             self._refuse(id_, method, refusal)
         except Exception:  # noqa: BLE001 # As in _answered.
@@ -307,6 +290,9 @@ class Conversation:
         self._submit(request, "CheckIn", command, lambda message, answer: fill_check_in(message.check_in, answer))
 
     def _heartbeat(self, request: pb.ConnectRequest) -> None:
+        if is_large(request.heartbeat):
+            self._begin(request.id, "Heartbeat", self._reconciled(request))
+            return
         command = self._exchange.heartbeat(request.heartbeat)
         self._submit(
             request,
@@ -314,6 +300,12 @@ class Conversation:
             command,
             lambda message, answer: self._exchange.fill_heartbeat(message.heartbeat, answer),
         )
+
+    async def _reconciled(self, request: pb.ConnectRequest) -> pb.ConnectResponse:
+        message = pb.ConnectResponse(id=request.id)
+        command = await self._exchange.reconciling(request.heartbeat)
+        self._exchange.fill_heartbeat(message.heartbeat, await self._leasing.submit(command))
+        return message
 
     def _acknowledge(self, request: pb.ConnectRequest) -> None:
         command = self._exchange.acknowledge(request.acknowledge)
@@ -345,19 +337,12 @@ class Conversation:
         self._submit(request, "CancelWait", command, fill)
 
     def _list_allocations(self, request: pb.ConnectRequest) -> None:
-        # The only request that reads from the store by itself, and nobody sends it often.
-        self._tasks.create_task(self._listed(request), name="listing on a stream")
-
-    async def _listed(self, request: pb.ConnectRequest) -> None:
-        try:
+        async def answer() -> pb.ConnectResponse:
             listed = await readable(request.list_allocations, self._exchange.allocations)
-        except Refusal as refusal:
-            self._refuse(request.id, "ListAllocations", refusal)
-        except Exception:  # noqa: BLE001 # As in _answered.
-            self._fail(request.id, failed("ListAllocations"))
-        else:
-            self._under_way.discard(request.id)
-            self._send(pb.ConnectResponse(id=request.id, list_allocations=listed))
+            return pb.ConnectResponse(id=request.id, list_allocations=listed)
+
+        # The only request that reads from the store by itself, and nobody sends it often.
+        self._begin(request.id, "ListAllocations", answer())
 
     def _told(self, push: Push) -> None:
         match push:

@@ -40,6 +40,7 @@ from poolkeeper_server.services.contract import (
     SessionAttempt,
 )
 from poolkeeper_server.services.grants import Signer
+from poolkeeper_server.services.large import Large
 from poolkeeper_server.services.secrets import Secrets
 from poolkeeper_server.services.tokens import AdminIdentity, SessionIdentity, TokenMint
 from poolkeeper_server.transport.licensing import licensing_binding
@@ -70,6 +71,7 @@ class Installation:
         self.state = State()
         self.mint = TokenMint(SECRETS)
         self.signer = Signer(SECRETS)
+        self.large = Large()
         self.listeners: list[Callable[[Push], None]] = []
         self.changed = asyncio.Event()
         self.full = False
@@ -181,7 +183,10 @@ class Installation:
         del until
         return b"session " + renewed.session.session_id.encode()
 
-    def proven(self, session_receipt: bytes, receipts: Sequence[bytes]) -> list[GrantReceipt]:
+    async def is_quiet(self) -> bool:
+        return True
+
+    async def proven(self, session_receipt: bytes, receipts: Sequence[bytes]) -> list[GrantReceipt]:
         del session_receipt, receipts
         return []
 
