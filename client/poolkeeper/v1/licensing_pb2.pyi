@@ -797,7 +797,9 @@ Global___HeartbeatRequest: typing_extensions.TypeAlias = HeartbeatRequest
 
 @typing.final
 class KnownAllocations(google.protobuf.message.Message):
-    """Everything that the client knows: what is missing here and not pending is checked in by the daemon (CC-29)."""
+    """Everything that the client knows: what is missing here and not pending is checked in by the daemon (CC-29).
+    At most 20,000 names, and as many receipts; receipts are looked at only while they can prove anything.
+    """
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
