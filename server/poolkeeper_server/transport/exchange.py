@@ -123,7 +123,7 @@ class Exchange:
             session_id=self._identity.session,
             count=request.allocation_count,
             digest=signed(request.digest),
-            known=self._known(request.known) if request.HasField("known") else None,
+            known=known,
             epoch=request.epoch,
         )
 
