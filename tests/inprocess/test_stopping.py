@@ -155,6 +155,8 @@ async def test_what_was_taken_in_is_committed_and_answered_and_what_comes_then_i
                     await node.allocations()
             stopping = asyncio.create_task(installation.stop())
             await draining(installation)
+            # On a stream too, as long as it is read.
+            await talk.send(check_out=licensing_pb2.CheckOutRequest(request_id="too-late", product="encoder"))
             await told_to_come_again(
                 (
                     node.heartbeat(held),
