@@ -141,7 +141,7 @@ class Daemon:
 
 
 def run(settings: Settings) -> None:
-    """Runs the daemon until SIGTERM or SIGINT.
+    """Runs the daemon until SIGTERM, SIGINT or SIGHUP, unless that is ignored as under nohup.
 
     Raises:
         ConfigurationError: when it cannot start with these settings on this machine.
@@ -174,8 +174,9 @@ def _first(group: BaseExceptionGroup[ConfigurationError]) -> ConfigurationError:
 async def _run(settings: Settings) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            loop.add_signal_handler(number, stop.set)
     async with serving(settings) as daemon:
         _announce(settings, daemon)
         await stop.wait()

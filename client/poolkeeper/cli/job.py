@@ -93,6 +93,8 @@ class Job:
         if terminals.all_standard():
             self.terminal.lend(self.program.pid)
         self.program.start(environment)
+        loop = asyncio.get_running_loop()
+        loop.add_reader(self.program.news, self.inbox.put, signal.SIGCHLD)
         try:
             while True:
                 # The child may have ended before its signal could be watched.
@@ -102,11 +104,10 @@ class Job:
                     break
                 self._take(await self.inbox.get())
         finally:
+            loop.remove_reader(self.program.news)
             if self._timer is not None:
                 self._timer.cancel()
         if self._stopped_for_licence:
-            # What the program left behind in its group has no licence either.
-            self.program.send(signal.SIGKILL)
             return STOPPED_FOR_LICENCE
         return self.program.ended.status
 
@@ -117,7 +118,7 @@ class Job:
             case News.REGAINED:
                 self._licence_regained()
             case News.GRACE_OVER:
-                self.program.send(signal.SIGKILL)
+                self.program.tell(signal.SIGKILL)
             case signal.SIGCHLD:
                 pass  # The loop looks after every event.
             case signal.SIGCONT:
@@ -175,14 +176,14 @@ class Job:
             case "pause":
                 self.say(f"licence lost, the program is paused until it returns: {lost.why}")
                 self._paused = True
-                self.program.send(signal.SIGSTOP)
+                self.program.tell(signal.SIGSTOP)
             case "stop":
                 reserve = min(_RESERVE_S, _RESERVE_SHARE * lost.seconds)
                 grace = max(0.0, min(lost.seconds - reserve, _LONGEST_GRACE_S))
                 self.say(f"licence lost, the program is stopped within {grace:.0f} s: {lost.why}")
                 self._stopped_for_licence = True
-                self.program.send(signal.SIGTERM)
-                self.program.send(signal.SIGCONT)
+                self.program.tell(signal.SIGTERM)
+                self.program.tell(signal.SIGCONT)
                 self._kill_after(grace)
 
     def _licence_regained(self) -> None:
@@ -191,11 +192,11 @@ class Job:
         if self._paused:
             self._paused = False
             self.say("the licence is back, the program goes on")
-            self.program.send(signal.SIGCONT)
+            self.program.tell(signal.SIGCONT)
         elif self.on_lost == "warn":
             self.say("the licence is back")
         else:
-            self.program.send(signal.SIGCONT)
+            self.program.tell(signal.SIGCONT)
 
     def _kill_after(self, seconds: float) -> None:
         if self._timer is None:

@@ -1,23 +1,23 @@
-"""The program that runs under a licence: a child process in a process group of its own.
+"""The program that runs under a licence, in a process group of its own, with everything that it starts.
 
-The child is forked while this process still has one thread, and waits for the word to become the command; a fork
-after gRPC has started its threads could not safely run Python code. Linux only.
+It is forked while this process still has one thread, and waits for the word to become the command; a fork after gRPC
+has started its threads could not safely run Python code. Between the two is a warden, see there. Linux only.
 """
 
 import contextlib
-import ctypes
 import json
 import os
 import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NoReturn
 
+from poolkeeper.cli import family
 from poolkeeper.cli.problem import Problem
 from poolkeeper.cli.screen import plain
+from poolkeeper.cli.warden import NEWS, Warden
 
-_PR_SET_PDEATHSIG = 1
 _NOT_EXECUTABLE = 126
 _NOT_FOUND = 127
 
@@ -50,8 +50,14 @@ class Program:
     """A command that was forked and has not started before `start`."""
 
     pid: int
+    news: int
+    """A descriptor that can be read when something has happened to it."""
+    _warden: int
     _word: int
+    _leash: int
+    _beside: Collection[int]
     ended: Ended | None = field(default=None)
+    _gone: bool = field(default=False)
 
     @classmethod
     def fork(cls, command: Sequence[str]) -> "Program":
@@ -60,23 +66,35 @@ class Program:
         Raises:
             Problem: no process can be made.
         """
-        libc = ctypes.CDLL(None, use_errno=True)
-        parent = os.getpid()
-        listening, word = os.pipe()
+        pipes: list[int] = []
         try:
-            pid = os.fork()
+            # This process adopts as well: should the warden be killed, it ends what is left.
+            family.adopt()
+            # A script that became this command may have left children of its own.
+            beside = family.descendants()
+            for _ in range(3):
+                pipes += os.pipe()
+            listening, word, held, leash, news, tells = pipes
+            warden = os.fork()
         except OSError as error:
+            for descriptor in pipes:
+                os.close(descriptor)
             raise Problem(f"no process can be made: {error.strerror}") from error
-        if pid == 0:
+        if warden == 0:
             try:
-                os.close(word)
-                _become(command, listening, parent, libc)
+                for descriptor in (word, leash, news):
+                    os.close(descriptor)
+                Warden(leash=held, news=tells).guard(lambda parent: _become(command, listening, parent), listening)
             finally:
                 os._exit(_NOT_EXECUTABLE)
-        os.close(listening)
-        # The child does the same; whoever comes first spares the other a race.
-        _try(lambda: os.setpgid(pid, pid))
-        return cls(pid=pid, _word=word)
+        for descriptor in (listening, held, tells):
+            os.close(descriptor)
+        told = os.read(news, NEWS.size)
+        if len(told) < NEWS.size:
+            raise Problem("no process can be made: the one that starts the program has ended")
+        os.set_blocking(news, False)
+        (pid,) = NEWS.unpack(told)
+        return cls(pid=pid, news=news, _warden=warden, _word=word, _leash=leash, _beside=beside)
 
     def start(self, environment: Mapping[str, str]) -> None:
         """The child becomes the command, with `environment` added to its own."""
@@ -86,27 +104,45 @@ class Program:
             pipe.write(json.dumps(dict(environment)).encode())
 
     def discard(self) -> None:
-        """Ends a child that has not started; one that has is killed with its group."""
-        if self._word >= 0:
-            os.close(self._word)
-            self._word = -1
-        elif self.ended is None:
-            self.send(signal.SIGKILL)
-        if self.ended is None:
-            _, status = os.waitpid(self.pid, 0)
-            self.ended = Ended(_status(status))
+        """Ends all of it, whether it has started or not."""
+        if self._gone:
+            return
+        self._gone = True
+        for descriptor in (self._word, self._leash, self.news):
+            if descriptor >= 0:
+                os.close(descriptor)
+        with contextlib.suppress(ChildProcessError):  # It was reaped with others.
+            _, status = os.waitpid(self._warden, 0)
+            if os.WIFSIGNALED(status):
+                family.kill(self._beside)
+        self.ended = self.ended or Ended(_status(signal.SIGKILL))
 
     def send(self, number: int) -> None:
         """The signal to the program and all that it started in its group; nothing when they are gone."""
         _try(lambda: os.killpg(self.pid, number))
 
+    def tell(self, number: int) -> None:
+        """The signal to the program and all that it started, wherever that has gone."""
+        with contextlib.suppress(OSError):
+            os.write(self._leash, bytes([number]))
+
     def changes(self) -> list[Change]:
         """What happened to it since the last look."""
+        # Whoever was orphaned beside it, where this is the first process of a container, leaves no zombie.
+        family.reap()
         found: list[Change] = []
         while self.ended is None:
-            pid, status = os.waitpid(self.pid, os.WNOHANG | os.WUNTRACED | os.WCONTINUED)
-            if pid == 0:
+            try:
+                told = os.read(self.news, NEWS.size)
+            except BlockingIOError:
                 break
+            if not told:
+                # The warden was killed, and the program with it; all that is left has come to this process.
+                family.kill(self._beside)
+                self.ended = Ended(_status(signal.SIGKILL))
+                found.append(self.ended)
+                break
+            (status,) = NEWS.unpack(told)
             if os.WIFSTOPPED(status):
                 found.append(Stopped(os.WSTOPSIG(status)))
             elif os.WIFCONTINUED(status):
@@ -127,16 +163,14 @@ def _try(call: Callable[[], None]) -> None:
         call()
 
 
-def _become(command: Sequence[str], listening: int, parent: int, libc: ctypes.CDLL) -> NoReturn:
+def _become(command: Sequence[str], listening: int, parent: int) -> NoReturn:
     os.setpgid(0, 0)
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-    # The kernel kills this process when its parent ends, however it ends; execve keeps that, except for programs
-    # that run as another user than who starts them.
-    if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
-        _fail(f"it cannot be tied to poolkeeper: {os.strerror(ctypes.get_errno())}", _NOT_EXECUTABLE)
-    if os.getppid() != parent:
-        os._exit(_NOT_EXECUTABLE)
+    try:
+        family.end_with_parent(parent)
+    except OSError as error:
+        _fail(f"it cannot be tied to poolkeeper: {error.strerror}", _NOT_EXECUTABLE)
     # A terminal's Ctrl-C is for this group only once the terminal was lent to it, and then the command is there.
     with os.fdopen(listening, "rb") as pipe:
         word = pipe.read()

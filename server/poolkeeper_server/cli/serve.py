@@ -25,7 +25,7 @@ def serve(
     database: Annotated[str | None, Parameter(name="--database")] = None,
     tls: Annotated[Literal["auto", "off", "off-anywhere"] | None, Parameter(name="--tls")] = None,
 ) -> int:
-    """Run the daemon until it is told to stop (SIGTERM or Ctrl-C).
+    """Run the daemon until it is told to stop (SIGTERM, SIGHUP or Ctrl-C).
 
     Every option can also stand in the settings file, or in a variable such as POOLKEEPER_SERVER_LISTEN; an option
     goes before a variable, and a variable before the file.

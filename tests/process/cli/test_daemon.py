@@ -51,6 +51,25 @@ def admin(data: Path) -> Admin:
     return run
 
 
+@pytest.mark.behaviour("CC-28")
+@pytest.mark.parametrize("wrapper", [(), ("nohup",)], ids=["by itself", "under nohup"])
+def test_a_hang_up_ends_a_daemon_in_order_unless_it_is_to_be_ignored(tmp_path: Path, wrapper: tuple[str, ...]) -> None:
+    directory = tmp_path / "data"
+    words = ["serve", "--data", str(directory), "--listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0"]
+    with subprocess.Popen([*wrapper, *COMMAND, *words], stderr=subprocess.PIPE, stdout=subprocess.PIPE) as daemon:
+        try:
+            until((directory / "endpoint.json").exists, "the daemon does not start")
+            status = Path(f"/proc/{daemon.pid}/status").read_text()
+            ignored = int(status.partition("SigIgn:")[2].split()[0], 16)
+            assert bool(ignored & 1 << signal.SIGHUP - 1) == bool(wrapper)
+            daemon.send_signal(signal.SIGTERM if wrapper else signal.SIGHUP)
+            out, err = daemon.communicate(timeout=PATIENCE)
+        finally:
+            daemon.kill()
+    assert daemon.returncode == 0, err
+    assert (out + err).count(b"daemon_draining") == 1
+
+
 def test_from_a_purchase_to_a_program_and_its_proof(admin: Admin, poolkeeper: Start, data: Path) -> None:
     admin("estate create acme --title 'Acme Broadcast'")
     admin("product create encoder-1x1 --unit cameras=1 --unit outputs=1")

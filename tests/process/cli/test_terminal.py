@@ -140,7 +140,7 @@ def test_ctrl_z_stops_it_and_fg_goes_on(shell: Shell) -> None:
 def test_a_program_in_the_background_stops_when_it_wants_the_terminal(shell: Shell) -> None:
     shell.type('$RUN -- $PYTHON -c "$COUNTER" &\n')
     program = int(shell.until(r"ready (\d+)"))
-    until(lambda: process_state(parent_of(program)) == "T", "it was not stopped")
+    until(lambda: process_state(parent_of(parent_of(program))) == "T", "it was not stopped")
     # bash may look at what was typed before it looks after its children.
     until(lambda: "Stopped" in shell.answer("jobs"), "the shell does not know that it was stopped")
     shell.type("fg\n")
