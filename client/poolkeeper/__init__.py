@@ -15,6 +15,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from poolkeeper import _fork as _fork
+
 if TYPE_CHECKING:
     from poolkeeper._allocation import AsyncAllocation as AsyncAllocation
     from poolkeeper._allocation import AsyncBatchResult as AsyncBatchResult

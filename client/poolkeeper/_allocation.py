@@ -221,7 +221,9 @@ class AsyncAllocation:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Checks in. That no daemon answers does not hide what happened within."""
+        """Checks in, unless it is the parent's. That no daemon answers does not hide what happened within."""
+        if not self._client._is_own:
+            return
         try:
             await self.check_in()
         except Unreachable:

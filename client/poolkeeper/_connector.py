@@ -50,6 +50,9 @@ class Connector:
         self.patience = Patience()
         self.streams_get_through = False
 
+    def __str__(self) -> str:
+        return ", ".join(map(str, self._addresses))
+
     def go_elsewhere(self) -> None:
         """The next dialling begins with the next address."""
         found, self._found = self._found, None

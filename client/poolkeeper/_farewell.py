@@ -47,15 +47,15 @@ class Farewell:
             self._tasks.start(self._stand_by(), name="farewell")
             _open.add(self)
 
-    async def close(self) -> None:
-        """Ends the session, and all that goes on for it; takes a few seconds at most."""
+    async def close(self, *, patience: float = CLOSE_PATIENCE) -> None:
+        """Ends the session, and all that goes on for it; a daemon is asked for `patience` seconds at most."""
         if self.begun:
             return
         self.begun = True
         session = self.session
         try:
             if session is not None:
-                await session.close(patience=CLOSE_PATIENCE)
+                await session.close(patience=patience)
             self._done = True
         finally:
             try:

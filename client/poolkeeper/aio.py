@@ -18,16 +18,17 @@ import logging
 import os
 import warnings
 import weakref
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from datetime import timedelta
 from types import TracebackType
-from typing import Final, Self, TypeVar
+from typing import Any, Final, Self, TypeVar
 
+from poolkeeper import _fork
 from poolkeeper._allocation import AsyncAllocation, AsyncBatchResult, Holder, Holding, OnLost, OnRegained
 from poolkeeper._clock import BootClock, Clock
 from poolkeeper._connector import Connector, Transport
 from poolkeeper._core.lease import STOP_BEFORE, Change, HoldState, LeaseKeeper
-from poolkeeper._core.requests import check_out_request, seconds, span_of
+from poolkeeper._core.requests import budget, check_out_request, seconds, span_of
 from poolkeeper._core.retry import RetryPolicy
 from poolkeeper._enrolment import configured_addresses, enrol_node, open_session
 from poolkeeper._farewell import CLOSE_PATIENCE, Farewell
@@ -47,6 +48,7 @@ from poolkeeper.errors import (
     LeaseLost,
     PoolkeeperError,
     Revoked,
+    Unreachable,
     from_status,
 )
 from poolkeeper.identity import Identity, Record
@@ -73,18 +75,20 @@ async def enrol(
     trust_first_use: bool = False,
     identity: str | os.PathLike[str] | None = None,
     domain: str | None = None,
+    timeout: float | timedelta = 20.0,  # noqa: ASYNC109 - the parts of it have limits of their own.
 ) -> Record:
     """Enrols this node with an 8-digit code and gives the record that was stored (CC-3).
 
     `pool` is `acme/west` or the full name. `pin` is what came with the code; without it the daemon's
     certificate must be publicly trusted, or `trust_first_use` set. `identity` is a directory, see
     `poolkeeper.identity`. `domain` says that the code is for a domain of a node that is enrolled
-    already: it keeps its key, and `Client(domain=...)` draws from the domain's pool. Safe to repeat
-    with the same code. Raises CodeNotAccepted, EnrolmentPending (an admin must approve its
+    already: it keeps its key, and `Client(domain=...)` draws from the domain's pool. `timeout` is how long
+    it may take. Safe to repeat with the same code. Raises CodeNotAccepted, EnrolmentPending (an admin must approve its
     `fingerprint`; then repeat), TooManyAttempts, PinMismatch, NotTrusted, IdentityUnusable,
     InvalidRequest, Unreachable.
     """
-    return await enrol_node(
+    _fork.require_usable()
+    enrolling = enrol_node(
         address,
         code,
         pool=pool,
@@ -93,6 +97,7 @@ async def enrol(
         identity=Identity(identity),
         domain=domain or "",
     )
+    return await _within(budget(timeout), enrolling, asked=address if isinstance(address, str) else ", ".join(address))
 
 
 class AsyncClient:
@@ -114,11 +119,14 @@ class AsyncClient:
         `address` is one or several of HOST:PORT (`plain://127.0.0.1:7443` without TLS), by default
         POOLKEEPER_ADDRESS or those of the enrolment. `domain` is the one to draw for, by default that
         of the enrolment. `transport` "unary" makes each call an RPC of its own. `timeout` is how long
-        a call keeps trying while no daemon answers. `stop_before` is how long ahead of its deadline
+        a call may take, with `wait` on top where that is given. `stop_before` is how long ahead of its deadline
         the program must have stopped; at most a quarter of the lease is taken for it.
 
-        Raises NotEnrolled, IdentityUnusable and InvalidRequest.
+        Raises NotEnrolled, IdentityUnusable, InvalidRequest, and FailedPrecondition in the child of a
+        process that has used gRPC before the fork.
         """
+        _fork.require_usable()
+        self._process = os.getpid()
         self._identity = Identity(identity)
         record = self._identity.load()
         self._identity.key()
@@ -126,7 +134,7 @@ class AsyncClient:
         self._domain = record.domain if domain is None else domain
         trust = Trust(ca_certificate_pem=record.ca_certificate_pem, server_name=record.server_name)
         self._connector = Connector(configured_addresses(address, record), trust, transport)
-        self._policy = RetryPolicy(budget=seconds(timeout, field="timeout") or 0.0)
+        self._policy = RetryPolicy(budget=budget(timeout))
         self._stop_before = seconds(stop_before, field="stop_before") or 0.0
         self._clock: Clock = _clock or BootClock()
         self._node = record.node
@@ -146,6 +154,11 @@ class AsyncClient:
             warnings.warn(told, ResourceWarning, source=self, stacklevel=2)
 
     @property
+    def _is_own(self) -> bool:
+        """Whether it was made in this process, and not by its parent before a fork."""
+        return self._process == os.getpid()
+
+    @property
     def _current(self) -> Session | None:
         return self._farewell.session
 
@@ -156,7 +169,7 @@ class AsyncClient:
 
     async def __aenter__(self) -> Self:
         """Opens a session, so that what is wrong shows at once."""
-        await self._session()
+        await self._in_time(self._session())
         return self
 
     async def __aexit__(
@@ -196,18 +209,33 @@ class AsyncClient:
         Raises Denied (with `denial`), LeaseLost when the node may not draw any more, InvalidRequest,
         Unreachable. Cancelled or unanswered, what may have been granted is given back.
         """
+        waiting = seconds(wait, field="wait") or 0.0
+        asking = self._check_out(
+            product,
+            on_waiting=on_waiting,
+            on_lost=on_lost,
+            on_regained=on_regained,
+            consumer=consumer,
+            installation=installation,
+            user=user,
+            host=host,
+            quantity=quantity,
+            demand=demand,
+            wait=waiting,
+        )
+        return await self._in_time(asking, wait=waiting)
+
+    async def _check_out(
+        self,
+        product: str,
+        *,
+        on_waiting: OnWaiting | None,
+        on_lost: OnLost | None,
+        on_regained: OnRegained | None,
+        **wanted: Any,  # noqa: ANN401 - as `check_out` has them.
+    ) -> AsyncAllocation:
         for last in (False, True):
-            request = check_out_request(
-                product,
-                request_id=new_request_id(),
-                consumer=consumer,
-                installation=installation,
-                user=user,
-                host=host,
-                quantity=quantity,
-                demand=demand,
-                wait=wait,
-            )
+            request = check_out_request(product, request_id=new_request_id(), **wanted)
             session = await self._session()
             try:
                 granted = await session.check_outs.one(request, on_waiting=_guarded(on_waiting))
@@ -243,8 +271,7 @@ class AsyncClient:
             )
             for one in wanted
         ]
-        session = await self._session()
-        results = await session.check_outs.batch(requests)
+        session, results = await self._in_time(self._batch(requests))
         return tuple(
             AsyncBatchResult(
                 allocation=self._adopt(session, request, result.granted, on_lost=on_lost, on_regained=on_regained),
@@ -255,8 +282,15 @@ class AsyncClient:
             for request, result in zip(requests, results, strict=False)
         )
 
+    async def _batch(self, requests: list[pb.CheckOutRequest]) -> tuple[Session, list[pb.BatchCheckOutResult]]:
+        session = await self._session()
+        return session, await session.check_outs.batch(requests)
+
     async def list_allocations(self) -> tuple[AllocationRecord, ...]:
         """All allocations of this node, those of its other sessions too."""
+        return await self._in_time(self._list_allocations())
+
+    async def _list_allocations(self) -> tuple[AllocationRecord, ...]:
         session = await self._session()
         found: list[AllocationRecord] = []
         token = ""
@@ -271,18 +305,30 @@ class AsyncClient:
     async def close(self) -> None:
         """Ends the session: its leased seats are checked in, installed ones stay. May be repeated.
 
-        Takes at most a few seconds; without an answer the seats are free when their promise ends.
+        Takes at most a few seconds; without an answer the seats are free when their promise ends. In the child of a
+        fork it does nothing: the seats are the parent's.
         """
-        if self._closed:
+        if self._closed or not self._is_own:
             return
         self._closed = True
         for holding in self._holdings.values():
             for holder in holding.holders:
                 holder.ended = holder.ended or not holding.installed
-        await self._farewell.close()
+        await self._farewell.close(patience=min(CLOSE_PATIENCE, self._policy.budget))
+
+    async def _in_time(self, work: Coroutine[Any, Any, T], *, wait: float = 0.0) -> T:
+        """What work gives that may take as long as a call; whatever it waits for then, it is given up."""
+        try:
+            _fork.require_own(self._process)
+            return await _within(self._policy.budget + wait, work, asked=str(self._connector))
+        finally:
+            work.close()
 
     async def _give_back(self, holding: Holding, holder: Holder, reason: CheckInReason) -> None:
         """What `AsyncAllocation.check_in` does."""
+        await self._in_time(self._leave(holding, holder, reason))
+
+    async def _leave(self, holding: Holding, holder: Holder, reason: CheckInReason) -> None:
         holding.left(holder)
         if not holding.unused:
             return
@@ -477,6 +523,20 @@ class AsyncClient:
             _log.debug("%s is not acknowledged yet: %s", name, problem)
             return
         self._holdings.pop(name, None)
+
+
+async def _within(limit: float, work: Coroutine[Any, Any, T], *, asked: str) -> T:
+    patience = asyncio.timeout(limit)
+    try:
+        async with patience:
+            return await work
+    except TimeoutError:
+        if not patience.expired():
+            raise
+        raise Unreachable(
+            f"No answer within {limit:g} s from {asked}.",
+            hint="Is a daemon running there? `timeout` says how long a call may take.",
+        ) from None
 
 
 def _weakly(method: Callable[[T], None]) -> Callable[[T], None]:

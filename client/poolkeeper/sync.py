@@ -10,9 +10,8 @@ program without its exit handlers unless the program turns it into an exit:
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
 
-After a fork the parent's client refuses to work in the child, and gives nothing back there. gRPC's own
-fork handlers may crash the child: start programs with `subprocess` and processes with the start method
-"spawn", or set GRPC_ENABLE_FORK_SUPPORT=0 when a bare fork that executes another program is needed.
+After a fork the parent's client refuses to work in the child, and gives nothing back there. In the child of a process
+that has used gRPC no client can be made: gRPC's threads are not there, and a call would never return.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from poolkeeper import aio
+from poolkeeper import _fork, aio
 from poolkeeper._allocation import AsyncAllocation
 from poolkeeper._clock import Clock
 from poolkeeper._connector import Transport
@@ -53,6 +52,7 @@ def enrol(
     trust_first_use: bool = False,
     identity: str | os.PathLike[str] | None = None,
     domain: str | None = None,
+    timeout: float | timedelta = 20.0,
 ) -> Record:
     """Enrols this node; see `poolkeeper.aio.enrol`."""
     return _Loop.shared().run(
@@ -64,6 +64,7 @@ def enrol(
             trust_first_use=trust_first_use,
             identity=identity,
             domain=domain,
+            timeout=timeout,
         )
     )
 
@@ -148,8 +149,9 @@ class Allocation:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Checks in. That no daemon answers does not hide what happened within."""
-        self._loop.run(self._held.__aexit__(kind, error, traceback))
+        """Checks in, unless it is the parent's. That no daemon answers does not hide what happened within."""
+        if self._loop.alive:
+            self._loop.run(self._held.__aexit__(kind, error, traceback))
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,7 +279,8 @@ class Client:
 
     def close(self) -> None:
         """Ends the session; see `AsyncClient.close`."""
-        self._loop.run(self._client.close())
+        if self._loop.alive:
+            self._loop.run(self._client.close())
 
     def _in_thread(self, callback: Callable[..., None] | None) -> Callable[..., Awaitable[None]] | None:
         """The callback as a coroutine function that runs it in a thread of its own."""
@@ -340,11 +343,11 @@ class _Loop:
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """The result of work on the loop; interrupted, the work is cancelled."""
-        if not self.alive:
+        try:
+            _fork.require_own(self._process)
+        except FailedPrecondition:
             work.close()
-            raise FailedPrecondition(
-                "This client was made before a fork.", hint="Make one in the process that uses it."
-            )
+            raise
         if threading.current_thread() is self._thread:
             work.close()
             raise FailedPrecondition("A waiting callback must not call back into the client.")
@@ -372,3 +375,13 @@ def _allocation_of(held: AsyncAllocation, loop: _Loop) -> Allocation:
             found = Allocation(held, loop)
             _allocations[held] = weakref.ref(found)
         return found
+
+
+def _in_child() -> None:
+    # Another thread may have held them at the fork, which is not there to let go of them.
+    global _making  # noqa: PLW0603 - as said.
+    _making = _Loop._making = threading.Lock()  # noqa: SLF001 - its own module.
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_in_child)

@@ -23,6 +23,7 @@ from typing import Final, Self
 
 import grpc
 
+from poolkeeper import _fork
 from poolkeeper._fake_pool import FakePool, Product, Refusal, short
 from poolkeeper._fake_service import Servicer
 from poolkeeper.identity import Identity, Record
@@ -232,6 +233,7 @@ class FakeServer:
             return len(self._fake.waiters)
 
     def _listen(self) -> None:
+        _fork.uses_grpc()
         server = grpc.server(
             futures.ThreadPoolExecutor(_WORKERS, thread_name_prefix="fake-server"),
             options=[("grpc.so_reuseport", 0)],

@@ -18,6 +18,7 @@ import grpc.aio
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from poolkeeper import _fork
 from poolkeeper._core.address import Address
 from poolkeeper._core.signing import is_pin, pin_of, same_pin
 from poolkeeper.errors import (
@@ -48,7 +49,11 @@ class Trust:
 
 
 def open_channel(address: Address, trust: Trust) -> grpc.aio.Channel:
-    """An asyncio channel to a daemon; nothing is sent before it is used."""
+    """An asyncio channel to a daemon; nothing is sent before it is used.
+
+    Raises FailedPrecondition in the child of a process that has used gRPC.
+    """
+    _fork.uses_grpc()
     options: list[tuple[str, Any]] = [
         # A channel made anew must dial anew, not inherit the pause of one that failed before.
         ("grpc.use_local_subchannel_pool", 1),

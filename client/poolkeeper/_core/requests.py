@@ -29,6 +29,14 @@ def seconds(span: float | timedelta | None, *, field: str) -> float | None:
     return value
 
 
+def budget(span: float | timedelta) -> float:
+    """The seconds that a call may take; raises InvalidRequest for none."""
+    value = seconds(span, field="timeout")
+    if not value:
+        raise InvalidRequest("timeout is 0.", hint="Give the seconds that a call may take, more than 0.")
+    return value
+
+
 def duration(value: float) -> Duration:
     """Seconds as the protocol writes them."""
     nanos = round(value * _NANOS)

@@ -308,7 +308,7 @@ async def test_a_daemon_that_is_not_there_is_told_in_time(
     backend: Backend, identity: Path, transport: Transport
 ) -> None:
     backend.stop()
-    client = AsyncClient(identity=identity, transport=transport, timeout=0.2)
+    client = AsyncClient(identity=identity, transport=transport, timeout=1)
     with pytest.raises(poolkeeper.Unreachable):
         await client.check_out("enc")
     await client.close()
@@ -318,7 +318,7 @@ async def test_a_daemon_that_is_not_there_is_told_in_time(
 async def test_a_check_in_that_could_not_be_sent_is_made_up_for(
     backend: Backend, identity: Path, transport: Transport
 ) -> None:
-    async with AsyncClient(identity=identity, transport=transport, timeout=0.2) as client:
+    async with AsyncClient(identity=identity, transport=transport, timeout=1) as client:
         seat = await client.check_out("enc")
         backend.stop()
         with pytest.raises(poolkeeper.Unreachable):

@@ -86,7 +86,7 @@ async def test_a_client_that_is_closed_while_it_opens_leaves_nothing_behind(daem
 
 async def test_a_check_out_that_was_never_sent_takes_no_seat(daemon: RealDaemon, node: Path) -> None:
     daemon.set_minimum_allocation(3600)
-    async with AsyncClient(identity=node, timeout=0.1) as client:
+    async with AsyncClient(identity=node, timeout=1) as client:
         daemon.stop()
         with pytest.raises(poolkeeper.Unreachable):
             await client.check_out("enc")
@@ -99,7 +99,7 @@ async def test_a_check_out_that_was_never_sent_takes_no_seat(daemon: RealDaemon,
 
 async def test_a_check_in_that_was_made_up_for_is_not_reconciled_for_ever(daemon: RealDaemon, node: Path) -> None:
     clock = daemon.clock()
-    async with AsyncClient(identity=node, timeout=0.1, _clock=clock) as client:
+    async with AsyncClient(identity=node, timeout=1, _clock=clock) as client:
         seat, kept = [await client.check_out("enc") for _ in range(2)]
         daemon.stop()
         with pytest.raises(poolkeeper.Unreachable):
@@ -113,7 +113,7 @@ async def test_a_check_in_that_was_made_up_for_is_not_reconciled_for_ever(daemon
 
 
 async def test_a_late_check_in_does_not_take_what_was_granted_anew(daemon: RealDaemon, node: Path) -> None:
-    async with AsyncClient(identity=node, timeout=0.1) as client:
+    async with AsyncClient(identity=node, timeout=1) as client:
         seat = await client.check_out("enc", consumer="unit-4")
         daemon.stop()
         with pytest.raises(poolkeeper.Unreachable):
