@@ -44,10 +44,11 @@ from poolkeeper_server.domain.uses import allocation_name
 from poolkeeper_server.services.administration import statement_payload
 from tests.inprocess.installation import BEGINNING
 from tests.stateful.invariants import Caller, Invariants
-from tests.stateful.worlds import CommitterWorld, DomainWorld, PostgresStored, Sent, SqliteStored, World, runs
+from tests.stateful.worlds import CommitterWorld, DomainWorld, Happened, PostgresStored, Sent, SqliteStored, World, runs
 
 ESTATE = "acme"
-NODES = ("a", "b")
+#: Where each is bound at first.
+NODES = {"a": "west", "b": "west", "c": "east"}
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 LEASES = (6, 20, 60)
 MARGIN = int(2.5 * SECOND)
@@ -55,7 +56,7 @@ DAY = 86_400 * SECOND
 
 
 class EverythingMachine(RuleBasedStateMachine):
-    """Sessions of two nodes, three pools, leased and installed lines; time moves when it is told to."""
+    """Sessions of three nodes, three pools, leased and installed lines; time moves when it is told to."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -131,8 +132,8 @@ class EverythingMachine(RuleBasedStateMachine):
         ):
             self.send(command, lambda answer: _must(isinstance(answer, c.Done), answer))
             self.commit()
-        for node in NODES:
-            self.enrol(node, "west")
+        for node, pool in NODES.items():
+            self.enrol(node, pool)
             self.open(node)
 
     def enrol(self, node: str, pool: str) -> None:
@@ -197,18 +198,13 @@ class EverythingMachine(RuleBasedStateMachine):
         if not self.batch:
             return
         batch, self.batch = self.batch, []
-        waiting = {
-            (queue.pool_id, queue.product_id): [
-                waiter.sequence
-                for waiter in sorted(self.all(Waiter), key=lambda waiter: waiter.sequence)
-                if (waiter.pool_id, waiter.product_id) == (queue.pool_id, queue.product_id)
-            ]
-            for queue in self.all(Queue)
-        }
+        waiting = [] if any(isinstance(command, c.MoveSeats) for command, _ in batch) else self.all(Waiter)
+        seated = {found.allocation_id: (found.pool_id, _seats(found)) for found in self.all(Allocation)}
         pools = {pool.pool_id: pool for pool in self.all(Pool)}
         before = {found.allocation_id: found.state for found in self.all(Allocation)}
         happened = self.world.commit([Sent(command) for command, _ in batch])
         self.nothing_given_back_early_skips_its_rest(before, pools)
+        self.nobody_draws_from_a_pool_that_he_is_not_bound_to(seated, happened)
         for key, notices in happened.told:
             for notice in notices:
                 self.noticed(self.callers.get(str(key[1])), notice)
@@ -231,17 +227,33 @@ class EverythingMachine(RuleBasedStateMachine):
             if early and not unheard and found.allocation_id not in self.disclaimed:
                 assert found.end_reason in pool.skip_quarantine or found.allocation_id in self.released, found
 
-    def served(self, waiter: Waiter, answer: object, waiting: dict[Any, list[int]]) -> None:
+    def nobody_draws_from_a_pool_that_he_is_not_bound_to(
+        self, seated: dict[str, tuple[str, int]], happened: Happened
+    ) -> None:
+        """What has more seats than before was given them by a check-out of the very pool, or moved there whole."""
+        asked = [
+            (command.session_id, answer) for command, answer in happened.decided if isinstance(command, c.CheckOut)
+        ]
+        asked += [(waiter.session_id, answer) for waiter, answer in happened.served]
+        drawn = {
+            (answer.allocation.allocation_id, self.get(Session, ESTATE, session_id).pool_id)
+            for session_id, answer in asked
+            if isinstance(answer, c.Granted)
+        }
+        for found in self.all(Allocation):
+            pool_id, seats = seated.get(found.allocation_id, ("", 0))
+            if pool_id in ("", found.pool_id) and _seats(found) > seats:
+                assert (found.allocation_id, found.pool_id) in drawn, f"CC-34: {found} had {seats}"
+
+    def served(self, waiter: Waiter, answer: object, waiting: list[Waiter]) -> None:
         if not isinstance(answer, c.Granted):
             return
         assert self.lease < waiter.deadline_lease, "a waiter whose time was over got a seat"
-        before = [
-            sequence
-            for sequence in waiting.get((waiter.pool_id, waiter.product_id), [])
-            if sequence < waiter.sequence
-            and self.get(Waiter, ESTATE, waiter.pool_id, waiter.product_id, sequence) is not None
-        ]
-        assert not before, f"waiter {waiter.sequence} was served before {before}"
+        drawn = {licence for licence, _ in answer.allocation.lines} if self.is_new(answer) else set()
+        for earlier in waiting:
+            if (earlier.pool_id == waiter.pool_id and earlier.sequence < waiter.sequence) and not earlier.consumer:
+                still = self.get(Waiter, ESTATE, earlier.pool_id, earlier.product_id, earlier.sequence) is not None
+                assert not still or not drawn & self.could(earlier), f"CC-44: {waiter} was served before {earlier}"
         caller = self.callers.get(waiter.session_id)
         if caller is None:
             return
@@ -273,6 +285,21 @@ class EverythingMachine(RuleBasedStateMachine):
         session = self.get(Session, ESTATE, caller.session_id)
         return SessionState.ENDED if session is None else session.state
 
+    def is_new(self, answer: c.Granted) -> bool:
+        """Whether all of its seats were drawn for it, since it is nobody else's and was in no quarantine."""
+        return not answer.resumed and not answer.allocation.consumer
+
+    def could(self, waiter: Waiter) -> set[str]:
+        """The lines that could serve a waiter who holds nothing."""
+        counts: dict[LicensedBy, dict[str, int]] = {}
+        for holding in self.all(Holding):
+            licence = self.get(Licence, ESTATE, holding.licence_id)
+            valid = licence.valid_before is None or self.civil < licence.valid_before
+            if holding.pool_id == waiter.pool_id and waiter.product_id in licence.products and valid:
+                counts.setdefault(licence.licensed_by, {})[licence.licence_id] = holding.count
+        need = waiter.quantity or 2
+        return {line for room in counts.values() if sum(room.values()) >= need for line in room}
+
     def noticed(self, caller: Caller | None, notice: object) -> None:
         if caller is not None and isinstance(notice, c.Notice):
             caller.forget(notice.allocation_id)
@@ -282,7 +309,7 @@ class EverythingMachine(RuleBasedStateMachine):
 
     # ---- what sessions do ----
 
-    @rule(node=st.sampled_from(NODES))
+    @rule(node=st.sampled_from(sorted(NODES)))
     def open(self, node: str) -> None:
         self.commit()
         record = self.get(Node, ESTATE, node)
@@ -310,8 +337,12 @@ class EverythingMachine(RuleBasedStateMachine):
         self.commit()
 
     def caller(self, index: int) -> Caller | None:
-        able = [caller for caller in self.callers.values() if caller.node]
+        able = self.able()
         return able[index % len(able)] if able else None
+
+    def able(self) -> list[Caller]:
+        """Those who may call still."""
+        return [caller for caller in self.callers.values() if caller.node]
 
     @rule(
         index=st.integers(0, 3),
@@ -351,6 +382,31 @@ class EverythingMachine(RuleBasedStateMachine):
         )
         self.asked.append(command)
         self.ask(caller, command, lost=lost, more=more)
+
+    @rule(sizes=st.lists(st.integers(1, 3), min_size=2, max_size=3), data=st.data(), back=st.booleans())
+    def share(self, *, sizes: list[int], data: st.DataObject, back: bool) -> None:
+        """One consumer on several nodes, bound to several pools; what the first has may rest before the next asks."""
+        self.commit()
+        for size in sizes:
+            node = data.draw(st.sampled_from(sorted(NODES)))
+            able = [index for index, caller in enumerate(self.able()) if caller.node == node]
+            if not able:
+                continue
+            product = data.draw(st.sampled_from(["enc", "cam", "cam"]))
+            asked = {"consumer": "ann", "product": product, "size": size, "wait": 0, "lost": False, "more": False}
+            self.check_out(index=able[0], **asked)
+            if back:
+                self.check_in(index=able[0], which=0, reason=CheckInReason.UNINSTALLED, more=False)
+
+    @rule(asks=st.lists(st.tuples(st.integers(0, 3), st.sampled_from(["enc", "dec"]), st.integers(1, 3)), min_size=3))
+    def crowd(self, asks: list[tuple[int, str, int]]) -> None:
+        """Many ask at once, for products that share lines; those who get nothing wait."""
+        self.commit()
+        for index, product, size in asks[:6]:
+            asked = {"consumer": "", "product": product, "size": size, "wait": 60, "lost": False, "more": False}
+            self.check_out(index=index, **asked)
+        for index, _, size in asks[:3]:
+            self.check_in(index=index, which=size, reason=CheckInReason.ENDED, more=False)
 
     @rule(index=st.integers(0, 3), which=st.integers(0, 20), more=st.booleans())
     def retry(self, *, index: int, which: int, more: bool) -> None:
@@ -602,7 +658,7 @@ class EverythingMachine(RuleBasedStateMachine):
     @rule(data=st.data(), kind=st.sampled_from(["outage", "settings", "settings", "bind_anew", "migrate"]))
     def administer(self, data: st.DataObject, kind: str) -> None:
         """What happens seldom."""
-        node = data.draw(st.sampled_from(NODES))
+        node = data.draw(st.sampled_from(sorted(NODES)))
         match kind:
             case "outage":
                 self.outage(data.draw(st.sampled_from([1, 30])))
@@ -693,16 +749,25 @@ class EverythingMachine(RuleBasedStateMachine):
             first = min(waiters, key=lambda waiter: waiter.sequence)
             if first.consumer or self.lease >= first.deadline_lease:
                 continue
+            # Those with earlier numbers keep their lines, whether they need them all or not.
+            earlier = {
+                waiter.product_id
+                for waiter in self.all(Waiter)
+                if waiter.pool_id == first.pool_id and waiter.sequence < first.sequence
+            }
             free: Counter[LicensedBy] = Counter()
             for holding in self.all(Holding):
                 licence = self.get(Licence, ESTATE, holding.licence_id)
                 valid = licence.valid_before is None or self.civil < licence.valid_before
-                if holding.pool_id == queue.pool_id and queue.product_id in licence.products and valid:
+                kept = not earlier.isdisjoint(licence.products)
+                if holding.pool_id == queue.pool_id and queue.product_id in licence.products and valid and not kept:
                     free[licence.licensed_by] += holding.free
             need = first.quantity or 2
             session = self.get(Session, ESTATE, first.session_id)
             alive = session.state is SessionState.OPEN and self.lease < session.expires_lease
             assert not alive or max(free.values(), default=0) < need, f"{first} waits beside {free}"
+            ended = any(licence.valid_before and self.civil >= licence.valid_before for licence in self.all(Licence))
+            assert ended or self.could(first), f"CC-44: {first} waits for what can never be"
 
     def teardown(self) -> None:
         if hasattr(self, "world"):
@@ -738,6 +803,10 @@ def _digest(named: dict[str, int]) -> int:
     for name, size in named.items():
         total = digest.add(total, digest.digest_of(name, size))
     return total
+
+
+def _seats(found: Allocation) -> int:
+    return found.quantity if found.state in SEATED else 0
 
 
 def _ignore(answer: object) -> None:
