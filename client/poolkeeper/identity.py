@@ -14,10 +14,13 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import hashlib
 import hmac
 import json
 import os
+import shlex
+import stat
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -110,7 +113,7 @@ class Identity:
     def load(self) -> Record:
         """The record of the enrolment; raises NotEnrolled or IdentityUnusable."""
         try:
-            told = json.loads((self.directory / _RECORD).read_text())
+            told = json.loads(self._read(_RECORD))
         except FileNotFoundError:
             raise NotEnrolled(
                 f"No enrolled node in {self.directory}.",
@@ -217,7 +220,8 @@ class Identity:
         """
         self._make()
         try:
-            descriptor = os.open(self.directory / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+            flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
+            descriptor = os.open(self.directory / _LOCK, flags, 0o600)
         except OSError as problem:
             raise self._unusable("write", problem) from problem
         try:
@@ -229,12 +233,28 @@ class Identity:
     def _make(self) -> None:
         try:
             self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            mode = stat.S_IMODE(self.directory.stat().st_mode)
         except OSError as problem:
             raise self._unusable("make", problem) from problem
+        # A group may look in; nobody else may put files there under our names.
+        if os.name != "nt" and mode & 0o027:
+            raise _open_to_others(self.directory, mode, 700)
+
+    def _read(self, name: str) -> bytes:
+        """The content of one of the files, which nobody but its owner can have read or written."""
+        path = self.directory / name
+        flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+        with open(os.open(path, flags), "rb") as file:  # noqa: PTH123 - Path.open takes no descriptor.
+            found = os.fstat(file.fileno())
+            if not stat.S_ISREG(found.st_mode):
+                raise OSError(errno.EINVAL, f"{path} is not a file")
+            if os.name != "nt" and found.st_mode & 0o077:
+                raise _open_to_others(path, stat.S_IMODE(found.st_mode), 600)
+            return file.read()
 
     def _read_key(self, name: str) -> NodeKey:
         try:
-            loaded = load_pem_private_key((self.directory / name).read_bytes(), password=None)
+            loaded = load_pem_private_key(self._read(name), password=None)
         except (OSError, ValueError) as problem:
             raise self._unusable("read the key of", problem) from problem
         if not isinstance(loaded, Ed25519PrivateKey):
@@ -243,7 +263,7 @@ class Identity:
 
     def _read_begun(self) -> NodeKey | None:
         try:
-            told = json.loads((self.directory / _ENROLLING).read_text())
+            told = json.loads(self._read(_ENROLLING))
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as problem:
@@ -272,6 +292,13 @@ class Identity:
             f"Cannot {what} the identity in {self.directory}: {problem}.",
             hint="It must be a directory that this user can write: the node's secret changes at every start.",
         )
+
+
+def _open_to_others(path: Path, mode: int, wanted: int) -> IdentityUnusable:
+    return IdentityUnusable(
+        f"{path} is open to others than its owner (mode {mode:04o}): whoever reads it can be this node.",
+        hint=f"If nobody has read it, run: chmod {wanted} {shlex.quote(str(path))}",
+    )
 
 
 def _synchronise(directory: Path) -> None:

@@ -3,6 +3,8 @@
 import difflib
 import os
 import re
+import shlex
+import stat
 import tomllib
 from collections.abc import Mapping
 from ipaddress import ip_network
@@ -33,6 +35,7 @@ _SECOND = 1_000_000
 _DAY = 86_400 * _SECOND
 # How far two quartz clocks of different machines may drift apart: 200 parts in a million (section 3a).
 _DRIFT_PER_MILLION = 200
+_PASSWORD = re.compile(r"(://[^/@:\s]*):[^@\s]*@")
 _UNITS = {"ms": 1_000, "s": _SECOND, "m": 60 * _SECOND, "h": 3_600 * _SECOND, "d": _DAY}
 
 
@@ -163,7 +166,7 @@ class Settings(BaseSettings):
     def _relations(self) -> Self:
         if self.database and not is_postgres(self.database):
             raise ConfigurationError(
-                f"database is {self.database}, which is not the address of a PostgreSQL database.",
+                f"database is {_masked(self.database)}, which is not the address of a PostgreSQL database.",
                 hint="Write it as postgresql://USER@HOST/NAME, or leave it out for a file in the data directory.",
             )
         if self.tls == "off" and not self.listen.is_loopback:
@@ -243,7 +246,14 @@ def load_settings(overrides: Mapping[str, Any], *, file: Path | None = None) -> 
         """Settings that read this file too."""
 
     try:
-        return SettingsOfThisStart(**given)
+        settings = SettingsOfThisStart(**given)
+        if (
+            file is not None
+            and "database" not in {*given, *variables}
+            and _masked(settings.database) != settings.database
+        ):
+            _require_closed(file)
+        return settings
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"{file} is not valid TOML: {error}.", hint="Correct that line.") from error
     except OSError as error:
@@ -254,6 +264,24 @@ def load_settings(overrides: Mapping[str, Any], *, file: Path | None = None) -> 
         ) from error
     except ValidationError as error:
         raise _explained(error.errors()[0], given=given, variables=variables, file=file) from error
+
+
+def _require_closed(file: Path) -> None:
+    """Raises ConfigurationError for a file that holds a password and that others can read or write."""
+    found = file.stat()
+    # Root may hand it to the daemon's group.
+    open_to = 0o027 if found.st_uid == 0 and os.geteuid() != 0 else 0o077
+    if found.st_mode & open_to:
+        raise ConfigurationError(
+            f"{file} holds the database's password and is open to others than its owner"
+            f" (mode {stat.S_IMODE(found.st_mode):04o}).",
+            hint=f"Run: chmod 600 {shlex.quote(str(file))}",
+        )
+
+
+def _masked(text: str) -> str:
+    """The text without the password of a URL in it."""
+    return _PASSWORD.sub(r"\1:…@", text)
 
 
 def _beside(data: object) -> Path | None:
@@ -283,7 +311,7 @@ def _explained(
     else:
         source = f"in {file}"
     detail = error["msg"].removeprefix("Value error, ")
-    return ConfigurationError(f"{key} {source}: {detail}.", hint=f"It was {error['input']!r}.")
+    return ConfigurationError(f"{key} {source}: {detail}.", hint=f"It was {_masked(repr(error['input']))}.")
 
 
 def _unknown(name: str, *, where: str, known: list[str]) -> ConfigurationError:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import json
-import os
 import signal
 import socket
 import time
@@ -28,7 +27,7 @@ from poolkeeper_server.services.administration import AdministrationService
 from poolkeeper_server.services.certificates import Authority, ServerCertificate, given_certificate, own_certificate
 from poolkeeper_server.services.clock import Clock, HostClock, HostTime, TimeSource, first_mark
 from poolkeeper_server.services.committer import Committer
-from poolkeeper_server.services.configuration import ConfigurationError, NotYet, refused_by_system, without_driver
+from poolkeeper_server.services.configuration import ConfigurationError, NotYet, without_driver
 from poolkeeper_server.services.contract import ServerInfo
 from poolkeeper_server.services.directory import DataDirectory
 from poolkeeper_server.services.events import Event, configure_logging, get_logger
@@ -39,6 +38,7 @@ from poolkeeper_server.services.ids import new_id
 from poolkeeper_server.services.leasing import LeasingService
 from poolkeeper_server.services.limits import Limits
 from poolkeeper_server.services.nodes import Credentials, Sightings
+from poolkeeper_server.services.private_file import read_private, write_whole
 from poolkeeper_server.services.process import most_connections, raise_open_files, share_arenas
 from poolkeeper_server.services.relay import Relay
 from poolkeeper_server.services.secrets import Secrets, open_secrets
@@ -218,7 +218,7 @@ async def serving(
             await _begin_serving(daemon)
             await daemon.grpc.start()
             if settings.front_certificate is not None:
-                _write(settings.front_certificate, daemon.front_certificate, mode=0o600)
+                write_whole(settings.front_certificate, daemon.front_certificate)
             _write_endpoint(data, daemon)
             daemon.readiness.reason = ""
             try:
@@ -496,13 +496,13 @@ def _certificate(settings: Settings, authority: Authority) -> ServerCertificate 
 async def _operator_token(settings: Settings, data: Path, database: Database, now: int) -> str:
     """The operator's token, kept in a file of the data directory that only its owner reads."""
     path = data / _TOKEN
-    if path.exists():
+    try:
         text = _read_token(path)
         digest = admin_digest(text)
-    else:
+    except FileNotFoundError:
         secret = make_admin_secret()
         text, digest = secret.text, secret.digest
-        _write(path, text + "\n", mode=0o600)
+        write_whole(path, text + "\n")
     await database.record_token(
         Token(
             # Each daemon of a database has a token, and a file, of its own.
@@ -519,15 +519,11 @@ async def _operator_token(settings: Settings, data: Path, database: Database, no
 
 
 def _read_token(path: Path) -> str:
-    """An operator's token from its file; anything else there, which could be guessed, must not become one."""
-    try:
-        text = path.read_text(encoding="utf-8", errors="replace").strip()
-    except OSError as error:
-        raise refused_by_system(
-            error,
-            f"The operator's token {path} cannot be read: {error.strerror}.",
-            hint="Make it belong to the user that runs the daemon.",
-        ) from error
+    """An operator's token from its file; anything else there, which could be guessed, must not become one.
+
+    Raises FileNotFoundError when there is none, and ConfigurationError for one that others can reach.
+    """
+    text = read_private(path, "The operator's token").decode(errors="replace").strip()
     if not is_admin_secret(text):
         raise ConfigurationError(
             f"{path} does not hold an operator's token.", hint="Delete it, and the next start makes a new one."
@@ -539,7 +535,7 @@ def _write_endpoint(data: Path, daemon: Daemon) -> None:
     """Where local commands find the daemon; written when it is ready, and whole."""
     authority = data / _AUTHORITY
     if daemon.authority:
-        _write(authority, daemon.authority, mode=0o644)
+        write_whole(authority, daemon.authority, mode=0o644)
     endpoint = {
         "grpc": str(daemon.grpc.address),
         "local": daemon.grpc.local,
@@ -548,24 +544,7 @@ def _write_endpoint(data: Path, daemon: Daemon) -> None:
         "pin": daemon.pin,
         "ca": str(authority) if daemon.authority else "",
     }
-    _write(data / _ENDPOINT, json.dumps(endpoint) + "\n", mode=0o644)
-
-
-def _write(path: Path, text: str, *, mode: int) -> None:
-    draft = path.with_name(f".{path.name}.new")
-    try:
-        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
-    except OSError as error:
-        raise refused_by_system(
-            error,
-            f"{path} cannot be written: {error.strerror}.",
-            hint="Make room on its disk, and its directory writable for the user that runs the daemon.",
-        ) from error
+    write_whole(data / _ENDPOINT, json.dumps(endpoint) + "\n", mode=0o644)
 
 
 def _announce(settings: Settings, daemon: Daemon) -> None:

@@ -38,7 +38,7 @@ class Bench:
     def place(self, name: str) -> Iterator[Path]:
         """A new directory, gone afterwards."""
         path = self.directory / name
-        path.mkdir()
+        path.mkdir(mode=0o700)
         try:
             yield path
         finally:

@@ -73,7 +73,7 @@ RIGHT: dict[str, Any] = {
     "product": "encoder",
     "products": "encoder",
     "node": f"{ESTATE}/nodes/none",
-    "allocation": f"{POOL}/allocations/none",
+    "allocation": f"{POOL}/allocations/{0:024}",
     "line": "SO-1",
     "node_id": "none",
     "estate": ESTATE,
@@ -88,7 +88,7 @@ NAMED = {
     "GetPoolRequest": POOL,
     "ClosePoolRequest": f"{ESTATE}/pools/spare",
     "UnfreezePoolRequest": POOL,
-    "RevokeCodeRequest": f"{POOL}/codes/none",
+    "RevokeCodeRequest": f"{POOL}/codes/{0:024}",
     "GetNodeRequest": f"{ESTATE}/nodes/studio-7",
     "ApproveNodeRequest": f"{ESTATE}/nodes/none",
     "RejectNodeRequest": f"{ESTATE}/nodes/none",
@@ -96,10 +96,10 @@ NAMED = {
     "MigrateNodeRequest": f"{ESTATE}/nodes/studio-7",
     "GetConsumerRequest": f"{ESTATE}/consumers/camera",
     "DeleteConsumerRequest": f"{ESTATE}/consumers/none",
-    "GetAllocationRequest": f"{POOL}/allocations/none",
-    "ReleaseAllocationRequest": f"{POOL}/allocations/none",
+    "GetAllocationRequest": f"{POOL}/allocations/{0:024}",
+    "ReleaseAllocationRequest": f"{POOL}/allocations/{0:024}",
     "ExportLedgerRequest": POOL,
-    "RevokeTokenRequest": "tokens/none",
+    "RevokeTokenRequest": f"tokens/{0:024}",
 }
 #: Messages whose parent is a pool.
 OF_A_POOL = {"IssueCodeRequest", "ListCodesRequest", "ListEntriesRequest", "ListPoolAllocationsRequest"}

@@ -87,11 +87,11 @@ async def denied(node: NodeClient) -> None:
 
 
 async def check_in(node: NodeClient) -> None:
-    assert await reason_of(node.check_in(f"{WEST}/allocations/none")) == "NOT_FOUND"
+    assert await reason_of(node.check_in(f"{WEST}/allocations/{0:024}")) == "NOT_FOUND"
 
 
 async def acknowledge(node: NodeClient) -> None:
-    asked = node.acknowledge(f"{WEST}/allocations/none", licensing_pb2.Fence(epoch=1, sequence=1))
+    asked = node.acknowledge(f"{WEST}/allocations/{0:024}", licensing_pb2.Fence(epoch=1, sequence=1))
     assert await reason_of(asked) == "NOT_FOUND"
 
 
@@ -428,7 +428,7 @@ async def test_what_an_admin_may_not_pick(installation: Installation) -> None:
         await installation.admin.nodes.ApproveNode(admin_pb2.ApproveNodeRequest(name=NODE))
     assert (refused.value.reason, "--session" in refused.value.hint) == ("FAILED_PRECONDITION", True)
     assert await reason_of(pick(installation, other.session)) == "INVALID_FIELD"
-    assert await reason_of(pick(installation, f"{NODE}/sessions/none")) == "NOT_FOUND"
+    assert await reason_of(pick(installation, f"{NODE}/sessions/{0:026}")) == "NOT_FOUND"
     assert (await shown(installation)).state == admin_pb2.NODE_STATE_COPIED
 
 

@@ -176,7 +176,7 @@ async def test_a_client_is_told_what_never_was(installation: Installation) -> No
     await installation.studio()
     node = await installation.node()
     ghost = licensing_pb2.Granted(
-        allocation=licensing_pb2.Allocation(name="estates/acme/pools/west/allocations/ghost"), quantity=1
+        allocation=licensing_pb2.Allocation(name=f"estates/acme/pools/west/allocations/{0:024}"), quantity=1
     )
     asked = await node.heartbeat(ghost)
     (told,) = (await node.heartbeat(ghost, **knowing(asked.reconcile, ghost))).notices

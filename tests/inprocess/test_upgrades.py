@@ -94,6 +94,7 @@ async def make(installation: Installation, server: Server | None, version: str, 
         path = installation.data / "poolkeeper.sqlite"
         path.unlink()
         migrate(path, version)
+        path.chmod(0o600)
         connection = sqlite.connect(str(path), isolation_level=None)
         for table, (names, rows) in fitting.items():
             listed = ", ".join(f'"{name}"' for name in names)

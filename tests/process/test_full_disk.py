@@ -31,7 +31,9 @@ def disk(tmp_path: Path) -> Iterator[Path]:
     directory = tmp_path / "disk"
     directory.mkdir()
     mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={SIZE}", "poolkeeper-test", directory], capture_output=True, check=False
+        ["mount", "-t", "tmpfs", "-o", f"size={SIZE},mode=700", "poolkeeper-test", directory],
+        capture_output=True,
+        check=False,
     )
     yield directory
     if mounted.returncode == 0:
@@ -225,7 +227,7 @@ async def test_a_first_start_without_room_on_the_disk_says_so(
     if not is_small(disk):
         pytest.skip("this user may not mount a disk; tests of refused starts limit the size of files instead")
     daemon = Daemon(disk / "data", processes, logs=tmp_path / "log")
-    daemon.data.mkdir()
+    daemon.data.mkdir(mode=0o700)
     fill(disk, daemon, left)
     daemon.launch()
     assert await daemon.ended(within=STARTING) == 3, daemon.log

@@ -53,9 +53,10 @@ def issue(
         issued = admin.call(CodeServiceStub(admin.channel).IssueCode, request)
         address = admin.endpoint.advertised
     printer = connection.printer
-    line = f"poolkeeper enrol {address} --pool {name.short(parent)} --code {issued.digits}"
-    line += f" --domain {shlex.quote(domain)}" if domain else ""
-    line += f" --pin {issued.pin}" if issued.pin else ""
+    words = ["poolkeeper", "enrol", address, "--pool", name.short(parent), "--code", issued.digits]
+    words += ["--domain", domain] if domain else []
+    words += ["--pin", issued.pin] if issued.pin else []
+    line = shlex.join(words)
     if printer.as_json:
         printer.json(output.document(issued) | {"enrol_command": line})
         return

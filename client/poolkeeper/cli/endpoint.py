@@ -2,7 +2,9 @@
 
 import json
 import os
+import shlex
 import socket
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -131,7 +133,12 @@ def _token(directory: Path, token_file: Path | None) -> str:
         return given
     path = token_file or directory / "operator.token"
     try:
-        token = path.read_text(encoding="ascii").strip()
+        with path.open(encoding="ascii") as file:
+            mode = os.fstat(file.fileno()).st_mode
+            # A pipe that a shell made for this command is nobody else's.
+            if stat.S_ISREG(mode) and mode & 0o077:
+                raise _exposed(path, stat.S_IMODE(mode))
+            token = file.read().strip()
     except PermissionError:
         raise _forbidden(path) from None
     except (OSError, ValueError) as error:
@@ -144,6 +151,15 @@ def _token(directory: Path, token_file: Path | None) -> str:
     if not token:
         raise Problem("no credential", why=f"{path} is empty", status=Status.FORBIDDEN)
     return token
+
+
+def _exposed(path: Path, mode: int) -> Problem:
+    return Problem(
+        "a credential that others can read is not used",
+        why=f"{path} is open to others than its owner (mode {mode:04o})",
+        hint=f"chmod 600 {shlex.quote(str(path))}\nand if somebody may have read it: `poolkeeper token revoke`",
+        status=Status.FORBIDDEN,
+    )
 
 
 def _forbidden(path: Path) -> Problem:

@@ -105,7 +105,7 @@ class Printer:
         else:
             self.line(empty)
         if next_page_token:
-            self.line(f"More: --page-token {shlex.quote(next_page_token)}")
+            self.line(f"More: --page-token={shlex.quote(next_page_token)}")
 
     def table(
         self, headings: Sequence[tuple[str, bool]], rows: Sequence[Sequence[str]], *, header: bool = True

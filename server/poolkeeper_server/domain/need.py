@@ -26,9 +26,7 @@ def seats_needed(product: Product, quantity: int, demand: Pairs) -> int:
     for unit, amount in demand:
         if unit not in units:
             known = some(units) or "none"
-            raise invalid(
-                "demand", f"Product {product.product_id} has no unit {unit!r}.", hint=f"Its units are: {known}."
-            )
+            raise invalid("demand", f"Product {product.product_id} has no such unit.", hint=f"Its units are: {known}.")
         if amount < 0:
             raise invalid("demand", f"The demand of {unit} must not be negative.")
         need = max(need, -(-amount // units[unit]))

@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from poolkeeper_server.services.configuration import ConfigurationError, refused_by_system
+from poolkeeper_server.services.private_file import read_private
 
 FIXED_NAME = "poolkeeper"
 """The name in every server certificate; a client that reaches the daemon by another one asks for this."""
@@ -92,7 +93,7 @@ def given_certificate(chain: Path, private_key: Path) -> ServerCertificate:
     The last certificate of the chain stands for the CA: clients may pin it. Raises ConfigurationError that says
     which file is not as it should be.
     """
-    chain_pem, key_pem = _read(chain), _read(private_key)
+    chain_pem, key_pem = _read(chain), _read_key(private_key)
     try:
         certificates = x509.load_pem_x509_certificates(chain_pem)
     except ValueError as error:
@@ -165,6 +166,14 @@ def _alternative_names(hosts: tuple[str, ...]) -> list[x509.GeneralName]:
             if not address.is_unspecified:
                 names[str(address)] = x509.IPAddress(address)
     return list(names.values())
+
+
+def _read_key(path: Path) -> bytes:
+    try:
+        # Certificate authorities' tools keep links to the newest key.
+        return read_private(path, "The private key", links=True)
+    except FileNotFoundError as error:
+        raise ConfigurationError(f"There is no private key {path}.", hint="Correct the path.") from error
 
 
 def _read(path: Path) -> bytes:

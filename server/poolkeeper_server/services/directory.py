@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import Self
 
 from poolkeeper_server.services.configuration import ConfigurationError, NotYet, refused_by_system
+from poolkeeper_server.services.private_file import require_private_directory
 
 _LOCK = "daemon.lock"
 
@@ -29,7 +30,8 @@ class DataDirectory:
     def __enter__(self) -> Self:
         try:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            lock = os.open(self.path / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            require_private_directory(self.path)
+            lock = os.open(self.path / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
             if os.geteuid() == 0:
                 # What root does here must not keep the daemon's own user out.
                 owner = self.path.stat()

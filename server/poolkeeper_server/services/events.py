@@ -7,6 +7,7 @@ import contextlib
 import io
 import json
 import logging
+import re
 import sys
 import time
 from collections.abc import Callable
@@ -31,6 +32,8 @@ _MOST_CALLERS = 10_000
 
 #: Knows which of our own events are written.
 _OWN = logging.getLogger("poolkeeper_server")
+#: An admin's token, wherever it was typed.
+_TOKEN = re.compile(r"pk_[A-Za-z0-9_-]{16,}")
 
 
 class Event(StrEnum):
@@ -232,6 +235,7 @@ def _plain(logger: WrappedLogger, method_name: str, event: EventDict) -> EventDi
 
 
 def _printable(text: str) -> str:
+    text = _TOKEN.sub("pk_…", text)
     if text.isprintable():
         return text
     return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
@@ -239,7 +243,7 @@ def _printable(text: str) -> str:
 
 def _json(event: EventDict, **options: object) -> str:
     del options
-    text = orjson.dumps(event, default=str).decode()
+    text = _TOKEN.sub("pk_…", orjson.dumps(event, default=str).decode())
     if text.isprintable():
         return text
     # JSON leaves much unescaped that moves the cursor of whoever looks at the file.

@@ -7,7 +7,6 @@ import hashlib
 import hmac
 import os
 import secrets
-import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
@@ -19,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from poolkeeper_server.services.certificates import Authority, make_authority
 from poolkeeper_server.services.configuration import ConfigurationError, refused_by_system
+from poolkeeper_server.services.private_file import read_private
 
 _FORMAT = 1
 _KEY_BYTES = 32
@@ -80,7 +80,7 @@ def open_secrets(path: Path, *, stored_check: str | None) -> Secrets:
     ConfigurationError for a file that is missing, malformed, readable by others, or not the one that this
     database was used with.
     """
-    if stored_check is None and not path.exists():
+    if stored_check is None and not os.path.lexists(path):
         _create(path, Secrets.make())
     found = read_secrets(path)
     if stored_check is not None and not hmac.compare_digest(stored_check, found.check_value()):
@@ -98,25 +98,12 @@ def read_secrets(path: Path) -> Secrets:
     Raises ConfigurationError for a file that is missing, malformed or readable by others than its owner.
     """
     try:
-        with path.open("rb") as file:
-            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
-            content = file.read()
+        content = read_private(path, "The secrets file")
     except FileNotFoundError as error:
         raise ConfigurationError(
             f"There is no secrets file {path}, and the database was used with one.",
             hint="Restore it from its backup, or name it with --secrets; without it no node can be recognised.",
         ) from error
-    except OSError as error:
-        raise refused_by_system(
-            error,
-            f"The secrets file {path} cannot be read: {error.strerror}.",
-            hint="Make it belong to the user that runs the daemon.",
-        ) from error
-    if mode & 0o077:
-        raise ConfigurationError(
-            f"The secrets file {path} is open to others than its owner (mode {mode:04o}).",
-            hint=f"Run: chmod 600 {path}",
-        )
     try:
         return _parse(content)
     except (ValueError, KeyError, TypeError) as error:
@@ -167,7 +154,7 @@ def _create(path: Path, new: Secrets) -> None:
     """Writes `new` to `path` unless another daemon was quicker; either way a whole file is there."""
     draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
-        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
         try:
             with open(descriptor, "wb") as file:  # noqa: PTH123 # Path.open takes no descriptor.
                 file.write(_serialised(new))

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import shlex
+import stat
 import types
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -53,6 +56,7 @@ class EmbeddedDatabase:
 
     async def migrate(self) -> bool:
         """Makes or upgrades the file; True when there was something to do."""
+        _make_private(self._path)
         return migrate(self._path)
 
     @contextmanager
@@ -114,6 +118,31 @@ class EmbeddedDatabase:
     def reader(self) -> Reader:
         """Read-only queries."""
         return Reader(_engine(self._path))
+
+
+def _make_private(path: Path) -> None:
+    """Makes the file if there is none, for its owner alone: SQLite makes its log and index like the file itself.
+
+    Raises:
+        StoreUnusable: when others than its owner can read or write it, or it is no file.
+    """
+    # One that is there is not opened: whoever closes it loses every lock that the process has on it. What else is wrong
+    # with the place is told by SQLite.
+    with suppress(OSError):
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    for part in (path, *(path.with_name(path.name + suffix) for suffix in ("-wal", "-shm"))):
+        with suppress(OSError):
+            found = part.lstat()
+            if stat.S_ISLNK(found.st_mode):
+                raise StoreUnusable(
+                    f"The database {part} is a symbolic link.", hint="Put the database itself there, or use --data."
+                )
+            mode = stat.S_IMODE(found.st_mode)
+            if mode & 0o077:
+                raise StoreUnusable(
+                    f"The database {part} is open to others than its owner (mode {mode:04o}).",
+                    hint=f"Run: chmod 600 {shlex.quote(str(part))}",
+                )
 
 
 def _engine(path: Path) -> Any:  # noqa: ANN401 - SQLAlchemy is loaded when it is needed

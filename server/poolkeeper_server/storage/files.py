@@ -6,7 +6,9 @@ import asyncio
 import errno
 import fcntl
 import os
+import shlex
 import shutil
+import stat
 import tempfile
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
@@ -347,6 +349,11 @@ class _Claim:
             raise StoreRefused(
                 f"{self._path} is being written by another command.", hint="Wait for its end, or name another file."
             ) from error
+        try:
+            self._require_own()
+        except StoreUnusable:
+            os.close(self._descriptor)
+            raise
         # What a copy left behind that was killed.
         self._clear()
         os.ftruncate(self._descriptor, 0)
@@ -354,6 +361,16 @@ class _Claim:
             owner = self._path.parent.stat()
             os.fchown(self._descriptor, owner.st_uid, owner.st_gid)
         return self
+
+    def _require_own(self) -> None:
+        # In a directory in which others write, one of them may have put it there to read what is copied.
+        found = os.fstat(self._descriptor)
+        ours = {os.geteuid(), self._path.parent.stat().st_uid} if self._store else {os.geteuid()}
+        if not stat.S_ISREG(found.st_mode) or found.st_uid not in ours or found.st_mode & 0o077 or found.st_nlink != 1:
+            raise StoreUnusable(
+                f"{self.draft} is there already, and others can reach it.",
+                hint=f"If nobody needs it, run: rm {shlex.quote(str(self.draft))}",
+            )
 
     def __exit__(self, *_: object) -> None:
         self._clear()

@@ -61,7 +61,7 @@ def first_moment(date: str, field: str) -> int | None:
         # By itself fromisoformat takes weeks and dates without hyphens too.
         day = dt.date.fromisoformat(date if _DATE.fullmatch(date) else "")
     except ValueError as error:
-        raise invalid(field, f"{field} {date[:20]!r} is no date.", hint="Write it as 2031-12-31.") from error
+        raise invalid(field, f"{field} is no date.", hint="Write it as 2031-12-31.") from error
     return (day.toordinal() - _EPOCH) * _DAY
 
 

@@ -7,6 +7,7 @@ that nobody reads.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -40,6 +41,8 @@ _QUIET = {Reason.DRAINING, Reason.OVERLOADED, Reason.STORE_UNAVAILABLE}
 
 LARGEST_MESSAGE = 4 * 1024 * 1024
 """Bytes of the largest request; gRPC refuses larger ones with RESOURCE_EXHAUSTED."""
+# A code that was typed where a name belongs; the digits of a name that looks like one are not missed in a log.
+_CODE = re.compile(r"\b[0-9]{8}\b")
 
 
 class Access(Enum):
@@ -357,7 +360,7 @@ def refused(method: str, refusal: Refusal, *, most: int = MOST_DETAILS) -> statu
     metrics.RPC_REFUSALS.labels(method, refusal.reason.value).inc()
     # A denied check-out is logged by the service, with all that is known of it.
     log = _log.debug if refusal.reason in _QUIET or refusal.denial is not None else _log.info
-    log(Event.CALL_REFUSED, reason=refusal.reason.value, message=refusal.message)
+    log(Event.CALL_REFUSED, reason=refusal.reason.value, message=_CODE.sub("********", refusal.message))
     return status_of(refusal, most=most)
 
 

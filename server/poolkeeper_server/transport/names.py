@@ -6,15 +6,18 @@ from dataclasses import dataclass
 from urllib.parse import quote, unquote
 
 from poolkeeper_server.domain.refusal import Refusal, invalid
-from poolkeeper_server.transport.texts import canonical, shown
+from poolkeeper_server.transport.texts import canonical, is_no_word
 
 _ID = re.compile(r"[a-z][a-z0-9-]{0,62}")
-_NODE = re.compile(r"[a-z0-9.-]{1,63}")
-_MADE = re.compile(r"[A-Za-z0-9]{1,64}")
+_NODE = re.compile(r"[a-z0-9][a-z0-9.-]{0,62}")
+# What `services.ids` makes, and the ids of sessions: no eight digits, and no token, typed where a name belongs.
+_MADE = re.compile(r"[0-9a-v]{24,26}")
+_LICENCE = re.compile(r"L[0-9]{1,18}")
+_TOKEN = re.compile(r"operator(-[0-9a-f]{8})?|[0-9a-v]{24}")
 _REQUEST_ID = re.compile(r"[!-~]{1,64}")
 
 _ID_RULE = "lower-case letters, digits and hyphens, starting with a letter, at most 63"
-_NODE_RULE = "lower-case letters, digits, dots and hyphens, at most 63"
+_NODE_RULE = "lower-case letters, digits, dots and hyphens, starting with a letter or a digit, at most 63"
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +102,7 @@ def read_product(name: str, field: str) -> str:
     """The product's id, of products/encoder-1x1 or of the bare id."""
     bare = name.removeprefix("products/")
     if not _ID.fullmatch(bare):
-        raise _no_name(name, field, "products/encoder-1x1")
+        raise _no_name(field, "products/encoder-1x1")
     return bare
 
 
@@ -119,7 +122,7 @@ def read_pool(name: str, field: str) -> Parent:
 def read_licence(name: str, field: str) -> Child:
     """A licence."""
     estate, licence = _parts(
-        name, field, "estates/acme/licences/L000001", ("estates", _estate_id), ("licences", _made_id)
+        name, field, "estates/acme/licences/L000001", ("estates", _estate_id), ("licences", _licence_id)
     )
     return Child(estate, licence)
 
@@ -169,7 +172,7 @@ def check_own_allocations(given: Iterable[str], estate: str, field: str) -> None
     of_estate = re.compile(rf"estates/{re.escape(estate)}/pools/{_ID.pattern}/allocations/{_MADE.pattern}").fullmatch
     for name in given:
         if of_estate(name) is None:
-            raise _no_name(name, field, f"estates/{estate}/pools/west/allocations/01j0")
+            raise _no_name(field, f"estates/{estate}/pools/west/allocations/01j0")
 
 
 def read_code(name: str, field: str) -> Child:
@@ -195,21 +198,21 @@ def read_consumer(name: str, field: str) -> Child:
 
 def read_token(name: str, field: str) -> str:
     """An admin token's id."""
-    (token,) = _parts(name, field, "tokens/t7k2", ("tokens", _made_id))
+    (token,) = _parts(name, field, "tokens/operator", ("tokens", _token_id))
     return token
 
 
 def new_id(text: str, field: str) -> str:
     """An id for a new estate, product or pool."""
     if not _ID.fullmatch(text):
-        raise invalid(field, f"{field} {shown(text)} is no id.", hint=f"An id has {_ID_RULE}.")
+        raise invalid(field, f"{field} is no id.", hint=f"An id has {_ID_RULE}.")
     return text
 
 
 def new_node_id(text: str, field: str) -> str:
     """A friendly name for a node."""
     if not _NODE.fullmatch(text):
-        raise invalid(field, f"{field} {shown(text)} is no node name.", hint=f"A node name has {_NODE_RULE}.")
+        raise invalid(field, f"{field} is no node name.", hint=f"A node name has {_NODE_RULE}.")
     return text
 
 
@@ -223,18 +226,19 @@ def request_id(text: str, *, required: bool = False) -> str:
 def _parts(name: str, field: str, example: str, *wanted: tuple[str, Callable[[str], str | None]]) -> list[str]:
     parts = name.split("/")
     if len(parts) != 2 * len(wanted):
-        raise _no_name(name, field, example)
+        raise _no_name(field, example)
     found = []
     for (collection, read), got, given in zip(wanted, parts[::2], parts[1::2], strict=True):
         value = read(given)
         if got != collection or value is None:
-            raise _no_name(name, field, example)
+            raise _no_name(field, example)
         found.append(value)
     return found
 
 
-def _no_name(name: str, field: str, example: str) -> Refusal:
-    return invalid(field, f"{field} {shown(name)} is not a name of the kind wanted.", hint=f"Write it as {example}.")
+def _no_name(field: str, example: str) -> Refusal:
+    # Not what was given: whoever types a token or a code in the wrong place must not find it in a log.
+    return invalid(field, f"{field} is not a name of the kind wanted.", hint=f"Write it as {example}.")
 
 
 def _estate_id(given: str) -> str | None:
@@ -249,9 +253,18 @@ def _made_id(given: str) -> str | None:
     return given if _MADE.fullmatch(given) else None
 
 
+def _licence_id(given: str) -> str | None:
+    return given if _LICENCE.fullmatch(given) else None
+
+
+def _token_id(given: str) -> str | None:
+    return given if _TOKEN.fullmatch(given) else None
+
+
 def _consumer_id(given: str) -> str | None:
     try:
         consumer = unquote(given, errors="strict")
     except UnicodeDecodeError:
         return None
-    return canonical(consumer) or None
+    found = canonical(consumer)
+    return found if found and not is_no_word(found) else None

@@ -10,7 +10,6 @@ from poolkeeper_server.domain.refusal import invalid
 
 LONGEST_TEXT = 250
 """Characters; four times as many bytes at most, so that every key of ours fits into an index of every store."""
-_SHOWN = 60
 
 
 def canonical(value: str) -> str | None:
@@ -39,6 +38,16 @@ def text(value: str, field: str, *, required: bool = False) -> str:
     raise invalid(field, f"{field} holds a control character.", hint="Leave line breaks and the like out.")
 
 
-def shown(given: str) -> str:
-    """What was given, in quotes and short: a refusal repeats no more of it than tells which it was."""
-    return repr(given if len(given) <= _SHOWN else f"{given[:_SHOWN]}…")
+def argument(value: str, field: str, *, required: bool = False) -> str:
+    """A text as `text` takes it that is also a name: it can stand in a line that somebody is given to type."""
+    found = text(value, field, required=required)
+    if is_no_word(found):
+        raise invalid(
+            field, f"{field} begins with a hyphen, or is a dot or two.", hint="Begin it with another character."
+        )
+    return found
+
+
+def is_no_word(name: str) -> bool:
+    """Whether it would be an option, or a way through folders, to whatever it is handed to."""
+    return name.startswith("-") or name in {".", ".."}

@@ -1,6 +1,7 @@
 """Lost answers, refused streams and abandoned requests, which only the fake server can be told to make."""
 
 import asyncio
+import shutil
 from pathlib import Path
 
 import pytest
@@ -125,9 +126,7 @@ async def test_a_lost_reply_to_the_opening_is_the_same_session(fake: FakeServer,
 async def test_a_copied_identity_is_refused(fake: FakeServer, tmp_path: Path) -> None:
     original, copy = tmp_path / "a", tmp_path / "b"
     fake.enrol_identity(original)
-    copy.mkdir()
-    for file in original.iterdir():
-        (copy / file.name).write_bytes(file.read_bytes())
+    shutil.copytree(original, copy)
     async with AsyncClient(identity=original) as client:
         await client.check_out("enc")
     with pytest.raises(poolkeeper.NodeCopied):

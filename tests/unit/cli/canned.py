@@ -90,6 +90,7 @@ class CannedDaemon(grpc.GenericRpcHandler):
         endpoint = {"grpc": address, "local": address, "http": "127.0.0.1:0", "tls": False, "pin": "", "ca": ""}
         directory.joinpath("endpoint.json").write_text(json.dumps(endpoint))
         directory.joinpath("operator.token").write_text(f"{TOKEN}\n")
+        directory.joinpath("operator.token").chmod(0o600)
 
 
 def _bytes(message: Message) -> bytes:

@@ -1,3 +1,5 @@
+import shlex
+
 import pytest
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
@@ -163,6 +165,27 @@ def test_a_table_in_a_pipe_is_neither_cut_nor_coloured(poolkeeper: Command, daem
 def test_an_empty_listing_says_what_to_do(poolkeeper: Command, daemon: CannedDaemon) -> None:
     daemon.answers["ListEstates"] = pb.ListEstatesResponse()
     assert "poolkeeper estate create" in poolkeeper("estate", "list").out
+
+
+@pytest.mark.invariant("SECRETS")
+def test_a_line_to_be_typed_on_the_node_is_one_command_whatever_a_daemon_answers(
+    poolkeeper: Command, daemon: CannedDaemon
+) -> None:
+    daemon.answers["IssueCode"] = pb.IssueCodeResponse(
+        code=pb.Code(name="estates/acme/pools/west/codes/c1"), digits="1; reboot", pin="$(reboot)"
+    )
+    issued = poolkeeper("code", "issue", "acme/west", "--node", "n", "--domain", "a b's")
+    line = issued.out.split("On the node:\n  ")[1].split("\n")[0]
+    words = shlex.split(line)
+    assert words[:2] == ["poolkeeper", "enrol"]
+    assert words[-6:] == ["--code", "1; reboot", "--domain", "a b's", "--pin", "$(reboot)"]
+    assert ";" not in shlex.join(words).replace("'1; reboot'", "")
+    daemon.answers["ListEstates"] = pb.ListEstatesResponse(
+        estates=[pb.Estate(name="estates/a")],
+        next_page_token="-x; reboot",  # noqa: S106 # no password
+    )
+    listed = poolkeeper("estate", "list", "--page-size", "1").out.splitlines()[-1]
+    assert shlex.split(listed) == ["More:", "--page-token=-x; reboot"]
 
 
 def test_nodes_that_wait_are_listed_with_their_fingerprints(poolkeeper: Command, daemon: CannedDaemon) -> None:

@@ -1,4 +1,5 @@
 import os
+import shlex
 import time
 from pathlib import Path
 
@@ -42,6 +43,24 @@ def test_an_unreadable_token_is_status_4_with_a_hint(poolkeeper: Command, daemon
     done = poolkeeper("estate", "list")
     assert done.status == 4
     assert "sudo -u" in done.err
+
+
+@pytest.mark.invariant("SECRETS")
+@pytest.mark.parametrize("given", [False, True], ids=["the operator's", "given"])
+def test_a_token_that_others_can_read_is_not_used(
+    poolkeeper: Command, daemon: CannedDaemon, tmp_path: Path, *, given: bool
+) -> None:
+    daemon.answers["ListEstates"] = pb.ListEstatesResponse()
+    path = tmp_path / ("my token" if given else "operator.token")
+    path.write_text(TOKEN)
+    path.chmod(0o644)
+    words = ("estate", "list", *(("--token-file", str(path)) if given else ()))
+    done = poolkeeper(*words)
+    assert (done.status, done.out) == (4, "")
+    assert "open to others than its owner (mode 0644)" in done.err
+    assert f"chmod 600 {shlex.quote(str(path))}\n" in done.err
+    path.chmod(0o600)
+    assert poolkeeper(*words).status == 0
 
 
 def test_a_missing_token_is_status_4(poolkeeper: Command, daemon: CannedDaemon, tmp_path: Path) -> None:

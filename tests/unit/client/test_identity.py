@@ -2,6 +2,7 @@ import os
 import stat
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,50 @@ def test_only_the_owner_may_look(identity: Identity) -> None:
     assert set(modes.values()) == {0o600}
 
 
+@pytest.mark.invariant("SECRETS")
+@pytest.mark.skipif(os.name == "nt", reason="modes are POSIX's")
+@pytest.mark.parametrize("name", ["", "node.json", "key"])
+@pytest.mark.parametrize("mode", [0o604, 0o640, 0o620])
+def test_what_others_can_reach_is_refused_with_what_mends_it(identity: Identity, name: str, mode: int) -> None:
+    key = identity.key_for_enrolment(POOL, "12345678")
+    identity.enrolled(record(key), key)
+    path = identity.directory / (key.file if name == "key" else name)
+    wanted = 0o600 if name else 0o700
+    path.chmod(mode if name else mode | 0o103)
+    for ask in (
+        (identity.key, identity.load) if name == "node.json" else (identity.key,) if name else (_locked(identity),)
+    ):
+        with pytest.raises(IdentityUnusable, match="open to others") as caught:
+            ask()
+        assert f"chmod {wanted:o} {path}" in caught.value.hint
+    path.chmod(wanted)
+    assert identity.key().public_key == key.public_key
+    _locked(identity)()
+
+
+def _locked(identity: Identity) -> Callable[[], None]:
+    def lock() -> None:
+        with identity.try_lock() as held:
+            assert held
+
+    return lock
+
+
+@pytest.mark.invariant("SECRETS")
+def test_a_link_or_a_pipe_in_the_place_of_a_file_is_not_followed(identity: Identity) -> None:
+    key = identity.key_for_enrolment(POOL, "12345678")
+    identity.enrolled(record(key), key)
+    path = identity.directory / key.file
+    path.rename(path.with_name("elsewhere"))
+    path.symlink_to("elsewhere")
+    with pytest.raises(IdentityUnusable):
+        identity.key()
+    path.unlink()
+    os.mkfifo(path, 0o600)
+    with pytest.raises(IdentityUnusable, match="is not a file"):
+        identity.key()
+
+
 def test_a_record_comes_back_as_it_was_stored(identity: Identity) -> None:
     key = identity.key_for_enrolment(POOL, "12345678")
     stored = identity.enrolled(record(key), key)
@@ -90,17 +135,22 @@ def test_one_holder_at_a_time(identity: Identity) -> None:
         assert third
 
 
+def written(identity: Identity, text: str) -> None:
+    identity.directory.mkdir(mode=0o700)
+    path = identity.directory / "node.json"
+    path.write_text(text)
+    path.chmod(0o600)
+
+
 def test_a_broken_record_is_told_with_a_hint(identity: Identity) -> None:
-    identity.directory.mkdir()
-    (identity.directory / "node.json").write_text('{"version": 1}')
+    written(identity, '{"version": 1}')
     with pytest.raises(IdentityUnusable) as caught:
         identity.load()
     assert caught.value.hint
 
 
 def test_a_record_of_a_newer_version_is_not_guessed_at(identity: Identity) -> None:
-    identity.directory.mkdir()
-    (identity.directory / "node.json").write_text('{"version": 2}')
+    written(identity, '{"version": 2}')
     with pytest.raises(IdentityUnusable, match="version 2"):
         identity.load()
 

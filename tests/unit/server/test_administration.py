@@ -22,12 +22,12 @@ NAMES = {
     "EstateService": "estates/theirs",
     "LicenceService": "estates/theirs/licences/L000001",
     "PoolService": "estates/theirs/pools/west",
-    "CodeService": "estates/theirs/pools/west/codes/c1",
+    "CodeService": "estates/theirs/pools/west/codes/0000000000000000000000c1",
     "NodeService": "estates/theirs/nodes/studio-7",
     "ConsumerService": "estates/theirs/consumers/camera",
-    "AllocationService": "estates/theirs/pools/west/allocations/a1",
+    "AllocationService": "estates/theirs/pools/west/allocations/0000000000000000000000a1",
     "LedgerService": "estates/theirs/pools/west",
-    "TokenService": "tokens/t1",
+    "TokenService": "tokens/0000000000000000000000t1",
 }
 # Methods whose parent must be a pool.
 IN_POOL = {"IssueCode", "ListEntries"}

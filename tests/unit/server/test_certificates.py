@@ -43,8 +43,16 @@ def test_the_certificate_fits_every_name_by_which_the_daemon_is_reached(own: Ser
 
 def test_given_files_are_used_as_they_are(own: ServerCertificate, tmp_path: Path) -> None:
     (tmp_path / "chain.pem").write_bytes(own.chain)
-    (tmp_path / "key.pem").write_bytes(own.private_key)
-    assert given_certificate(tmp_path / "chain.pem", tmp_path / "key.pem") == own
+    key = tmp_path / "key.pem"
+    key.write_bytes(own.private_key)
+    key.chmod(0o640)
+    with pytest.raises(ConfigurationError, match="open to others") as caught:
+        given_certificate(tmp_path / "chain.pem", key)
+    assert f"chmod 600 {key}" in caught.value.hint
+    key.chmod(0o600)
+    # Certificate authorities' tools keep a link to the newest one.
+    (tmp_path / "live.pem").symlink_to(key)
+    assert given_certificate(tmp_path / "chain.pem", tmp_path / "live.pem") == own
 
 
 def test_given_files_that_do_not_fit_are_refused(own: ServerCertificate, tmp_path: Path) -> None:
@@ -53,6 +61,9 @@ def test_given_files_that_do_not_fit_are_refused(own: ServerCertificate, tmp_pat
     with pytest.raises(ConfigurationError, match="cannot be read"):
         given_certificate(chain, key)
     chain.write_bytes(own.chain)
+    with pytest.raises(ConfigurationError, match="no private key"):
+        given_certificate(chain, key)
+    key.touch(mode=0o600)
     key.write_bytes(other.private_key)
     with pytest.raises(ConfigurationError, match="does not belong"):
         given_certificate(chain, key)

@@ -1,4 +1,5 @@
 import os
+import shlex
 from pathlib import Path
 
 import pytest
@@ -94,6 +95,22 @@ def test_bad_value_is_refused_naming_the_file(tmp_path: Path, content: str, said
         load_settings({"data": tmp_path})
     assert said in caught.value.message
     assert str(tmp_path / "poolkeeper.toml") in caught.value.message
+
+
+@pytest.mark.invariant("SECRETS")
+def test_a_database_s_password_stands_in_no_error_and_in_no_file_that_others_can_read(tmp_path: Path) -> None:
+    file = tmp_path / "my settings.toml"
+    url = "postgresql://licences:hush@db/licences"
+    file.write_text(f'database = "{url}"\n')
+    file.chmod(0o640)
+    with pytest.raises(ConfigurationError, match="open to others") as caught:
+        load_settings({"data": tmp_path}, file=file)
+    assert f"chmod 600 {shlex.quote(str(file))}" in caught.value.hint
+    file.chmod(0o600)
+    assert load_settings({"data": tmp_path}, file=file).database == url
+    with pytest.raises(ConfigurationError) as refused:
+        load_settings({"data": tmp_path, "database": url.replace("postgresql", "mysql")})
+    assert "mysql://licences:…@db/licences" in str(refused.value)
 
 
 def test_missing_file_is_refused_when_it_was_named(tmp_path: Path) -> None:

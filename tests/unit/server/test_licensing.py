@@ -75,7 +75,7 @@ class Installation:
         self.listeners: list[Callable[[Push], None]] = []
         self.changed = asyncio.Event()
         self.full = False
-        self._ids = (f"a{number}" for number in itertools.count())
+        self._ids = (f"{number:024}" for number in itertools.count())
         settings = commands.PoolSettings(
             lease_duration=120 * SECOND, heartbeat_interval=30 * SECOND, margin=5 * SECOND, minimum_allocation=0
         )
@@ -399,7 +399,9 @@ async def test_seats_come_back_with_check_in_and_the_end_of_the_session(node: No
 
 
 async def test_an_allocation_of_another_estate_cannot_be_named(node: Node) -> None:
-    request = pb.CheckInRequest(request_id="i1", allocation="estates/other/pools/default/allocations/a1")
+    request = pb.CheckInRequest(
+        request_id="i1", allocation="estates/other/pools/default/allocations/0000000000000000000000a1"
+    )
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await node.stub.CheckIn(request, metadata=node.metadata)
     assert reason_of(refusal_of(caught.value)) == "INVALID_FIELD"

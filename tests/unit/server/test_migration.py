@@ -97,6 +97,7 @@ async def test_an_embedded_database_is_upgraded(tmp_path: Path) -> None:
     with engine.begin() as bound:
         to_0001(bound)
     engine.dispose()
+    path.chmod(0o600)
     database = EmbeddedDatabase(path)
     assert await database.migrate()
     assert not await database.migrate()

@@ -8,7 +8,7 @@ from poolkeeper_server.transport import conversion, names
 from poolkeeper_server.transport.administration.servicer import AdminServicer, operator, origin, within
 from poolkeeper_server.transport.fields import count_of, end_of, first_moment, page_of, units_of
 from poolkeeper_server.transport.handlers import AdminCall
-from poolkeeper_server.transport.texts import text
+from poolkeeper_server.transport.texts import argument, text
 
 _MOST_SEATS = 1_000_000_000
 _MOST_PRODUCTS = 100
@@ -109,7 +109,7 @@ class LicenceServicer(AdminServicer):
                 products=tuple(products),
                 count=count_of(request.count, "count", most=_MOST_SEATS),
                 licensed_by=licensed_by,
-                order_number=text(request.order_number, "order_number"),
+                order_number=argument(request.order_number, "order_number"),
                 valid_from=first,
                 valid_before=end,
             )

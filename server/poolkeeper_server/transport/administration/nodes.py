@@ -9,7 +9,7 @@ from poolkeeper_server.transport.administration.servicer import AdminServicer, o
 from poolkeeper_server.transport.fields import page_of
 from poolkeeper_server.transport.handlers import AdminCall
 from poolkeeper_server.transport.names import Child
-from poolkeeper_server.transport.texts import text
+from poolkeeper_server.transport.texts import argument, text
 from poolkeeper_server.transport.times import read_duration
 
 _MINUTE = 60_000_000
@@ -30,7 +30,7 @@ class CodeServicer(AdminServicer):
                 **origin(call, request, request.request_id, estate=within(call, pool.estate)),
                 pool_id=pool.pool,
                 node_id=names.new_node_id(request.node_id, "node_id"),
-                domain=text(request.domain, "domain"),
+                domain=argument(request.domain, "domain"),
                 replace=request.replace,
                 lifetime=lifetime,
                 code_id="",
@@ -155,7 +155,7 @@ class ConsumerServicer(AdminServicer):
     async def CreateConsumer(self, request: pb.CreateConsumerRequest, call: AdminCall) -> pb.Consumer:
         """Registers a consumer."""
         estate = within(call, names.read_estate(request.parent, "parent"))
-        consumer = text(request.consumer, "consumer", required=True)
+        consumer = argument(request.consumer, "consumer", required=True)
         if "/" in consumer:
             raise invalid("consumer", "consumer holds a slash.", hint="It becomes part of a name; leave slashes out.")
         await self._ask.apply(

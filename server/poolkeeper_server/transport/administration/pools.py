@@ -70,7 +70,7 @@ class PoolServicer(AdminServicer):
         paths = list(request.update_mask.paths)
         unknown = [path for path in paths if path not in _SETTINGS]
         if unknown or not paths:
-            what = f"names {unknown[0][:60]!r}" if unknown else "is empty"
+            what = "names what is no setting" if unknown else "is empty"
             raise invalid("update_mask", f"update_mask {what}.", hint=f"It may name {', '.join(_SETTINGS)}.")
         await self._ask.apply(
             commands.UpdatePool(
