@@ -9,7 +9,7 @@ import pytest
 from poolkeeper.v1 import admin_pb2, errors_pb2, licensing_pb2
 from tests.inprocess.installation import Installation, answer
 from tests.inprocess.ledgers import entries
-from tests.inprocess.steps import SHORT, counts, reason_of, talking
+from tests.inprocess.steps import SHORT, counts, reason_of, register, talking
 
 WEST = "estates/acme/pools/west"
 QUARANTINED, ENDED = licensing_pb2.ALLOCATION_STATE_QUARANTINED, licensing_pb2.ALLOCATION_STATE_ENDED
@@ -110,6 +110,25 @@ async def test_until_then_nobody_else_gets_the_seat(installation: Installation) 
     assert await reason_of(other.check_out()) == "NO_SEAT_AVAILABLE"
     await node.acknowledge(held.allocation.name, (await node.heartbeat(held)).notices[0].fence)
     assert (await other.check_out()).quantity == 1
+
+
+@pytest.mark.behaviour("CC-23")
+@pytest.mark.parametrize("late", [0, 1])
+async def test_a_shared_seat_is_free_when_the_last_of_its_promises_ends_and_no_sooner(
+    installation: Installation, late: int
+) -> None:
+    await installation.studio(**SHORT)
+    await register(installation, "ann")
+    nodes = [await installation.node("a"), await installation.node("b")]
+    shared = [await node.check_out(consumer="ann") for node in nodes]
+    await installation.pass_by(4)
+    await nodes[late].heartbeat(shared[late])
+    assert (await release(installation, shared[0])).state == REVOKED
+    # Six seconds of lease and a margin of two and a half, from the opening of one and the renewal of the other.
+    await installation.pass_by(4.6)
+    assert await counts(installation) == (4, 1, 0, 3)
+    await installation.pass_by(4)
+    assert await counts(installation) == (4, 0, 0, 4)
 
 
 @pytest.mark.behaviour("CC-23")

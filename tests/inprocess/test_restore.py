@@ -204,7 +204,28 @@ async def test_a_receipt_of_the_present_epoch_proves_nothing(installation: Insta
     assert await counts(installation) == (4, 0, 0, 4)
 
 
+@pytest.mark.invariant("3A-RESTORE")
+async def test_what_was_given_back_since_the_restore_is_not_proven_by_a_receipt_from_since(
+    installation: Installation, backups: Backups
+) -> None:
+    await installation.studio(seats=4, minimum_allocation=3_600, **LONG)
+    node = await installation.node()
+    backup = await backups.make(node)
+    held = await node.check_out(consumer="camera")
+    await backups.put_back(backup, node)
+    assert gone(await show(node, held)) == []
+    # Who holds it and asks again is given a receipt of the present epoch, in the quiet period too.
+    again = await node.check_out(consumer="camera")
+    assert again.allocation.name == held.allocation.name
+    assert again.receipt != held.receipt
+    await node.check_in(again.allocation.name)
+    # It rests, and nothing but a check-out takes it up again.
+    assert gone(await show(node, again)) == [again.allocation.name]
+    assert await counts(installation) == (4, 0, 1, 3)
+
+
 @pytest.mark.behaviour("CC-16")
+@pytest.mark.invariant("3A-RESTORE")
 async def test_a_promise_that_is_over_proves_nothing(installation: Installation, backups: Backups) -> None:
     await installation.studio(seats=4, **LONG)
     node = await installation.node()

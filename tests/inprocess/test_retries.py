@@ -21,6 +21,21 @@ async def test_a_retry_takes_no_second_seat(installation: Installation) -> None:
 
 
 @pytest.mark.behaviour("CC-13")
+@pytest.mark.invariant("INV-5")
+async def test_a_clock_that_is_not_trusted_forgets_no_request(installation: Installation) -> None:
+    await installation.studio(seats=2)
+    node = await installation.node()
+    first = await node.check_out(request_id="again")
+    housekeeping = installation.daemon.housekeeping
+    # Thirty days ahead at once, and what is kept for seven would be old.
+    installation.time.civil_now += 30 * 86_400 * 1_000_000
+    await housekeeping.tick()
+    await housekeeping.care()
+    assert (await node.check_out(request_id="again")).allocation.name == first.allocation.name
+    assert await counts(installation) == (2, 1, 0, 1)
+
+
+@pytest.mark.behaviour("CC-13")
 async def test_retries_at_the_same_time_take_one_seat(installation: Installation) -> None:
     await installation.studio(seats=8)
     node = await installation.node()

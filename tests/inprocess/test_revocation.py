@@ -12,7 +12,7 @@ import pytest
 from poolkeeper.v1 import admin_pb2, errors_pb2, licensing_pb2
 from tests.inprocess.installation import Installation, NodeClient, Refused, answer
 from tests.inprocess.ledgers import entries
-from tests.inprocess.steps import SHORT, counts, named, reason_of, talking
+from tests.inprocess.steps import SHORT, counts, move, named, reason_of, talking
 
 WEST, EAST = "estates/acme/pools/west", "estates/acme/pools/east"
 NODE = "estates/acme/nodes/studio-7"
@@ -65,6 +65,22 @@ async def batched(node: NodeClient, batch: licensing_pb2.BatchCheckOutRequest) -
     for result in found.results:
         if result.WhichOneof("result") == "error":
             raise Refused(result.error)
+
+
+@pytest.mark.behaviour("CC-9")
+async def test_force_frees_what_the_node_leased_and_not_what_is_installed_on_it(installation: Installation) -> None:
+    await installation.studio()
+    await installation.product("player")
+    await installation.licence(2, product="player", licensed_by="INSTALLED_INSTANCE", order="SO-2")
+    await move(installation, "default", "west", **{"SO-2": 2})
+    node = await installation.node()
+    await node.check_out()
+    installed = await node.check_out("player", installation="hall-2")
+    await revoke(installation, force=True)
+    held = await installation.admin.allocations.ListAllocations(
+        admin_pb2.ListPoolAllocationsRequest(parent="estates/acme")
+    )
+    assert [found.name for found in held.allocations] == [installed.allocation.name]
 
 
 @pytest.mark.behaviour("CC-9")

@@ -103,6 +103,7 @@ def test_a_record_comes_back_as_it_was_stored(identity: Identity) -> None:
     assert b"12345678" not in (identity.directory / "node.json").read_bytes()
 
 
+@pytest.mark.invariant("INV-5")
 def test_the_same_code_again_keeps_the_key_and_the_newest_secret(identity: Identity) -> None:
     key = identity.key_for_enrolment(POOL, "12345678")
     identity.enrolled(record(key), key)

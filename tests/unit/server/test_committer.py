@@ -201,6 +201,7 @@ async def test_heartbeats_and_check_ins_go_first_and_giving_up_a_wait_keeps_its_
     assert [type(one) for one in store.batches[0]] == [Heartbeat, CheckIn, CheckOut, CancelWait]
 
 
+@pytest.mark.invariant("INV-5")
 async def test_a_check_out_whose_caller_has_gone_is_dropped_and_a_check_in_is_not() -> None:
     store = ScriptedStore()
     async with running(store) as committer:

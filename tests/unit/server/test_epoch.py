@@ -28,6 +28,7 @@ def test_an_epoch_is_later_than_the_one_before_and_than_those_that_nobody_rememb
     assert following(epoch, civil) == next_one
 
 
+@pytest.mark.invariant("3A-RESTORE")
 def test_it_is_later_than_that_of_a_database_which_is_replaced_too() -> None:
     mark = Mark(epoch=3, lease=0, civil=0, reference=0, boot_id="", boot_time=0, frozen="")
     _, begun_at = begun([], [], mark, civil=0, why="It was restored.", above=7)

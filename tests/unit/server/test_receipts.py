@@ -120,6 +120,7 @@ def test_what_was_not_sealed_here_proves_nothing(receipts: Receipts) -> None:
         receipts.read_session(grant)
 
 
+@pytest.mark.invariant("3A-RESTORE")
 def test_a_renewal_proves_its_whole_set_and_nothing_less_or_more(receipts: Receipts) -> None:
     one = receipts.read_grant(receipts.of_grant(GRANTED, until=11))
     two = replace(one, allocation_id="01l", quantity=1)

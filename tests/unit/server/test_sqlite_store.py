@@ -112,9 +112,12 @@ async def test_after_a_commit_of_which_nobody_knows_nothing_is_remembered(
 
 
 @pytest.mark.usefixtures("session")
+@pytest.mark.invariant("INV-6")
 async def test_what_fails_after_the_commit_is_not_told_as_undone(
     store: SqliteStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    assert isinstance(await heartbeat(store), Renewed)
+
     def fail(state: State) -> None:
         raise MemoryError(state)
 
