@@ -109,7 +109,7 @@ async def test_leased_and_installed_lines_of_a_pool_each_give_their_own_kind(ins
     node, other = await installation.node("a"), await installation.node("b")
     first, second = await node.check_out(), await other.check_out()
     assert (first.allocation.kind, second.allocation.kind) == (LEASED, INSTALLED)
-    assert not second.HasField("remaining")
+    assert (first.HasField("expire_time"), second.HasField("expire_time")) == (True, False)
     await node.close()
     await other.close()
     assert await counts(installation) == (2, 1, 0, 1)

@@ -9,7 +9,7 @@ from google.protobuf import field_mask_pb2
 
 from poolkeeper.v1 import admin_pb2, errors_pb2, licensing_pb2
 from tests.inprocess.installation import Installation, Refused, answer
-from tests.inprocess.steps import WEST, close_pool, counts, move, reason_of, release, talking, twin, update
+from tests.inprocess.steps import WEST, close_pool, counts, move, named, reason_of, release, talking, twin, update
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,7 @@ async def test_a_change_of_a_pool_that_was_changed_since_it_was_read_is_refused(
 
 
 async def test_a_field_that_the_mask_does_not_name_is_left_alone(installation: Installation) -> None:
-    await installation.studio(minimum_allocation=30, reclaim_after=5 * 86_400)
+    await installation.studio(minimum_allocation=30, reclaim_after=5 * 86_400, continuation=86_400)
     changed = await update(installation, title="West wing")
     assert changed.title == "West wing"
     assert changed.minimum_allocation.seconds == 30
@@ -100,6 +100,7 @@ async def test_an_installed_seat_of_a_closed_pool_stays_until_it_is_checked_in(i
     await installation.studio(seats=1, licensed_by="INSTALLED_INSTANCE")
     node = await installation.node()
     granted = await node.check_out(installation="/opt/encoder")
+    await named(node, granted)
     await close_pool(installation)
     await installation.pass_by(130)
     assert await counts(installation) == (1, 1, 0, 0)

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from poolkeeper.v1 import admin_pb2
+from poolkeeper_server.storage.sqlite import connect
 from tests.inprocess.installation import NodeClient
 from tests.process.daemon import PATIENCE, POOL, SHORTEST, Daemon, Done, Office, command, now
 from tests.process.host import HostClock
@@ -48,7 +49,7 @@ async def everything(daemon: Daemon, office: Office, host: HostClock) -> None:
     await office.new_pool("east", {}, minimum_allocation=1800, **SHORTEST)
     await done(daemon, "pool move acme default west SO-2=5")
     await done(daemon, "pool move acme west east SO-1=2 SO-2=2")
-    await done(daemon, "pool update acme/west --minimum-allocation 30m --no-skip-quarantine")
+    await done(daemon, "pool update acme/west --minimum-allocation 30m --no-skip-quarantine --continuation 12h")
     node, silent = await office.node("studio-7"), await office.node("studio-8", EAST)
     await silent.check_out(consumer="lost")
     await consume(node)
@@ -61,10 +62,22 @@ async def everything(daemon: Daemon, office: Office, host: HostClock) -> None:
     await done(daemon, "pool update acme/west --reclaim-after 1d")
     host.step("+2d")
     await done(daemon, "clock accept")
+    await live_through_two_days(daemon, office)
     await gone(office, POOL, resting=0)
     await gone(office, EAST, resting=0)
     assert unseen.allocation.name not in await office.held()
     await done(daemon, "pool close acme/west")
+
+
+async def live_through_two_days(daemon: Daemon, office: Office) -> None:
+    """Lease time goes on, as if the daemon had run for two days and nobody had called."""
+    await office.__aexit__(None, None, None)
+    await daemon.stop()
+    connection = connect(daemon.data / "poolkeeper.sqlite")
+    connection.execute("UPDATE marks SET lease = lease + 2 * 86400000000")
+    connection.close()
+    await daemon.start()
+    await office.__aenter__()
 
 
 async def consume(node: NodeClient) -> None:
@@ -95,7 +108,7 @@ async def take_back(daemon: Daemon, node: NodeClient) -> None:
 async def move_house(daemon: Daemon, office: Office) -> None:
     """An installed seat follows its node into another pool."""
     mover = await office.node("studio-9")
-    await mover.check_out(INSTALLED, installation="hall-1")
+    await mover.heartbeat(await mover.check_out(INSTALLED, installation="hall-1"))
     issued = await office.admin.codes.IssueCode(
         admin_pb2.IssueCodeRequest(parent=EAST, node_id="studio-9", replace=True)
     )

@@ -4,6 +4,8 @@ import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import postgresql
 
+from poolkeeper_server.domain import digest
+
 revision = "0008"
 down_revision = "0007"
 branch_labels = None
@@ -57,7 +59,27 @@ def _fill() -> None:
         f"UPDATE uses SET pool_id = (SELECT a.pool_id {installed}), generation = {generation.format('uses')} "
         f"WHERE EXISTS (SELECT 1 {installed})"
     )
+    bound = op.get_bind()
+    of_installed = f"EXISTS (SELECT 1 {installed} AND a.kind = 'INSTALLED')"
+    sessions = bound.execute(sa.text(f"SELECT DISTINCT estate_id, session_id FROM uses WHERE {of_installed}")).all()
     op.execute(
         "UPDATE uses SET holder = node_id || '/' || generation, session_id = '', version = 0, "
-        f"until_lease = {lease} + {_CONTINUATION} WHERE EXISTS (SELECT 1 {installed} AND a.kind = 'INSTALLED')"
+        f"until_lease = {lease} + {_CONTINUATION} WHERE {of_installed}"
+    )
+    for estate_id, session_id in sessions:
+        _sum_up(bound, {"estate": estate_id, "session": session_id})
+
+
+def _sum_up(bound: sa.Connection, session: dict[str, str]) -> None:
+    """Has a session whose installed uses were left to its node count what is left to itself."""
+    of_session = "WHERE estate_id = :estate AND session_id = :session"
+    total = count = 0
+    for estate_id, pool_id, allocation_id, quantity in bound.execute(
+        sa.text(f"SELECT estate_id, pool_id, allocation_id, quantity FROM uses {of_session}"), session
+    ).all():
+        name = f"estates/{estate_id}/pools/{pool_id}/allocations/{allocation_id}"
+        total, count = digest.add(total, digest.digest_of(name, quantity)), count + 1
+    bound.execute(
+        sa.text(f"UPDATE sessions SET count = :count, digest = :digest {of_session}"),
+        session | {"count": count, "digest": total},
     )
