@@ -129,13 +129,17 @@ async def let_go(old: NodeClient, held: licensing_pb2.Granted) -> None:
     await old.acknowledge(held.allocation.name, held.fence)
 
 
+async def give_back(old: NodeClient, held: licensing_pb2.Granted) -> None:
+    await old.check_in(held.allocation.name)
+
+
 async def close(old: NodeClient, _: licensing_pb2.Granted) -> None:
     await old.close()
 
 
 @pytest.mark.behaviour("CC-8")
 @pytest.mark.behaviour("CC-33")
-@pytest.mark.parametrize("farewell", [let_go, close])
+@pytest.mark.parametrize("farewell", [let_go, give_back, close])
 async def test_a_successor_waits_until_the_machine_before_it_has_let_go(
     installation: Installation, farewell: Callable[[NodeClient, licensing_pb2.Granted], Awaitable[None]]
 ) -> None:

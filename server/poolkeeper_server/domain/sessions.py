@@ -307,13 +307,13 @@ def _given_back(
     state: State, now: Moment, allocation: Allocation, session: Session, reason: str, spare_id: str
 ) -> Allocation | None:
     """The allocation after the session's part in it has ended; None where it has none."""
-    if allocation.kind is Kind.INSTALLED:
-        if allocation.state not in SEATED or session.state is not SessionState.OPEN:
-            return None
+    if allocation.state in SEATED and allocation.kind is Kind.INSTALLED and session.state is SessionState.OPEN:
         return uses.give_up(state, now, allocation, session, event="CHECKED_IN", reason=reason, spare_id=spare_id)
     use = state.get(Use, allocation.estate_id, allocation.allocation_id, session.session_id)
     if use is None or use.node_id != session.node_id:
         return None
+    if session.state is SessionState.REVOKED:
+        return _let_go_of(state, now, allocation, use, reason, spare_id)
     return uses.end_use(state, now, allocation, use, event="CHECKED_IN", reason=reason, spare_id=spare_id)
 
 
