@@ -537,6 +537,9 @@ async def _within(limit: float, work: Coroutine[Any, Any, T], *, asked: str) -> 
             f"No answer within {limit:g} s from {asked}.",
             hint="Is a daemon running there? `timeout` says how long a call may take.",
         ) from None
+    finally:
+        # It knows the task, which keeps the error, whose traceback leads here: a circle keeps a forgotten client.
+        del patience
 
 
 def _weakly(method: Callable[[T], None]) -> Callable[[T], None]:

@@ -210,7 +210,7 @@ MISTYPED = (
     ("enrol ADDRESS --pool acme/west --code 12345678 --pin AAAA", 2, "pin"),
     ("pool show acme/none", 1, "none"),
     ("pool show acme/../x", 2, "acme/../x"),
-    ("pool create acme West", 1, "West"),
+    ("pool create acme West", 1, "pool_id is no id"),
     ("pool create acme east --lease 5s", 1, "6 seconds"),
     ("pool create acme east --lease 1y", 2, "1y"),
     ("pool create acme east --move SO-1=0", 2, "SO-1=0"),
@@ -227,8 +227,8 @@ MISTYPED = (
         "31.12.27",
     ),
     (f"estate create other --title {'x' * 251}", 1, "251 characters"),
-    ("code issue acme/west --node Studio_7", 1, "Studio_7"),
-    ("allocation release acme/west/none --reason test", 1, "none"),
+    ("code issue acme/west --node Studio_7", 1, "node_id is no node name"),
+    ("allocation release acme/west/none --reason test", 1, "allocation"),
 )
 
 

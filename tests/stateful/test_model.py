@@ -142,8 +142,10 @@ class ModelMachine(RuleBasedStateMachine):
             model.nodes |= NODES
             for line, (_, count, _, west, east) in LINES.items():
                 model.counts |= {("default", line): count - west - east, ("west", line): west, ("east", line): east}
-        happened = self.world.commit([Sent(command) for command in commands])
-        assert all(isinstance(answer, c.Done | c.CodeIssued | c.Enrolled) for _, answer in happened.decided)
+        for command in commands:
+            # One after the other: those of different senders are taken in turn.
+            ((_, answer),) = self.world.commit([Sent(command)]).decided
+            assert isinstance(answer, c.Done | c.CodeIssued | c.Enrolled)
         for estate, node in itertools.product(ESTATES, ["a", *NODES]):
             self.open(estate=estate, node=node)
         for estate in ESTATES:
