@@ -256,6 +256,7 @@ async def test_a_reason_that_is_none_is_refused(installation: Installation) -> N
     assert await reason_of(answer(node.stub.CheckIn(request, metadata=node.metadata))) == "INVALID_FIELD"
 
 
+@pytest.mark.invariant("3A-MARGIN")
 @pytest.mark.behaviour("CC-16")
 @pytest.mark.behaviour("CC-23")
 async def test_who_has_not_acknowledged_a_release_is_promised_nothing_beyond_it(installation: Installation) -> None:
