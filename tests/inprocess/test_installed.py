@@ -17,6 +17,7 @@ from tests.inprocess.steps import (
     live_through,
     named,
     reason_of,
+    register,
     release,
     twin,
     update,
@@ -167,6 +168,16 @@ async def test_nothing_is_reclaimed_that_its_program_may_still_use(installation:
     assert await reason_of(update(installation, continuation=41 * DAY)) == "INVALID_FIELD"
 
 
+@pytest.mark.behaviour("CC-33")
+async def test_a_shorter_setting_reclaims_nothing_that_was_promised_for_longer(installation: Installation) -> None:
+    await holding(installation, continuation=10 * DAY, reclaim_after=10 * DAY)
+    await update(installation, continuation=DAY, reclaim_after=2 * DAY)
+    await live_through(installation, 3 * DAY)
+    assert await counts(installation) == (1, 1, 0, 0)
+    await live_through(installation, 8 * DAY)
+    assert await counts(installation) == (1, 0, 0, 1)
+
+
 # ---- what the program may believe, and who is waited for -------------------------------------------------------------
 
 
@@ -205,6 +216,24 @@ async def test_a_silent_node_s_seat_is_kept_until_its_continuation_is_over(insta
     node = await installation.node()
     granted = await node.check_out(installation="/opt/encoder")
     await named(node, granted)
+    await installation.pass_by(9)
+    await release(installation, granted.allocation.name)
+    await installation.pass_by(53)
+    assert await counts(installation) == (1, 1, 0, 0)
+    await installation.pass_by(0.5)
+    assert await counts(installation) == (1, 0, 0, 1)
+
+
+@pytest.mark.behaviour("CC-33")
+async def test_a_seat_of_two_silent_nodes_is_kept_until_the_last_of_their_promises(installation: Installation) -> None:
+    await installation.studio(seats=1, licensed_by="INSTALLED_INSTANCE", continuation=60, **SHORT)
+    await register(installation, "ann")
+    first, second = await installation.node(), await installation.node("other")
+    granted = await first.check_out(consumer="ann")
+    await named(first, granted)
+    await installation.pass_by(8)
+    await second.open()
+    await named(second, await second.check_out(consumer="ann"))
     await installation.pass_by(9)
     await release(installation, granted.allocation.name)
     await installation.pass_by(53)
