@@ -64,11 +64,6 @@ def end_for(session: Session, kind: Kind) -> int:
     return max(session.expires_lease, session.continued_lease + session.expires_lease - session.promised_lease)
 
 
-def is_live(session: Session | None, now: Moment) -> bool:
-    """Whether a promise of leased seats to this session still runs."""
-    return session is not None and session.state is not SessionState.ENDED and now.lease < session.expires_lease
-
-
 def end_of(state: State, use: Use, kind: Kind) -> int:
     """The lease time at which the promise of a use is over; 0 for one that nothing is promised for."""
     if use.until_lease is not None:

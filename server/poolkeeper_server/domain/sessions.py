@@ -139,7 +139,7 @@ def heartbeat(state: State, command: Heartbeat, now: Moment, ids: Iterator[str])
         notices.append(closing(pool, now))
     session = renew(session, pool, now)
     agree = (session.count, session.digest) == (command.count, command.digest)
-    if agree:
+    if agree and session.named != session.version:
         session = replace(session, named=session.version)
     state.put(session)
     return Renewed(
